@@ -1,0 +1,5 @@
+//! The HTTP API on its own port.
+
+mod options;
+
+pub use options::Options;

@@ -1,0 +1,16 @@
+//! Choosing one endpoint: pure functions over candidates, counters and a worker's own state.
+//!
+//! Owns the policies, the shared [`EndpointStats`] with its [`InFlight`] guard, and passive ejection. Does not know
+//! addresses, sockets or snapshots: `table` hands it a slice of [`Candidate`]s in the order of its endpoints. Invariant:
+//! a pick allocates nothing and never returns an endpoint that was already tried.
+
+mod candidate;
+mod expected_delay;
+mod outlier;
+mod picker;
+mod stats;
+
+pub use candidate::{Candidate, usable};
+pub use outlier::{Failure, observe};
+pub use picker::{Local, Picker, Tried};
+pub use stats::{EndpointStats, InFlight, ServiceStats};

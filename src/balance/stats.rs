@@ -1,0 +1,214 @@
+//! Counters that outlive snapshots: what workers write about an endpoint and everybody reads.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::oneshot;
+
+/// Shared counters of one endpoint; the same value in each snapshot that holds the endpoint.
+///
+/// The in-flight count is the only line that workers contend for on the request path.
+#[derive(Debug)]
+#[repr(align(64))]
+pub struct EndpointStats {
+    in_flight: AtomicU32,
+    /// Failures in a row by kind; see `outlier`.
+    pub(crate) gateway_errors: AtomicU32,
+    pub(crate) server_errors: AtomicU32,
+    pub(crate) ejections: AtomicU32,
+    pub(crate) ejected_until_ms: AtomicU64,
+    requests: AtomicU64,
+    failures: AtomicU64,
+    /// Last latency average that a worker exported, in microseconds; for people, not for picking.
+    latency_us: AtomicU32,
+    /// Until when a DNS answer that named the endpoint may be cached.
+    named_until_ms: AtomicU64,
+    serial: u64,
+}
+
+static NEXT_SERIAL: AtomicU64 = AtomicU64::new(1);
+
+impl EndpointStats {
+    /// Returns zeroed counters with a serial number that is unique in the process.
+    pub fn new() -> Self {
+        Self {
+            in_flight: AtomicU32::new(0),
+            gateway_errors: AtomicU32::new(0),
+            server_errors: AtomicU32::new(0),
+            ejections: AtomicU32::new(0),
+            ejected_until_ms: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+            latency_us: AtomicU32::new(0),
+            named_until_ms: AtomicU64::new(0),
+            serial: NEXT_SERIAL.fetch_add(1, Ordering::Relaxed),
+        }
+    }
+
+    /// Returns the number that identifies the endpoint across snapshots.
+    pub fn serial(&self) -> u64 {
+        self.serial
+    }
+
+    /// Counts one request as in flight until the guard is dropped.
+    pub fn begin(self: &Arc<Self>) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::AcqRel);
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        InFlight { stats: self.clone() }
+    }
+
+    /// As [`EndpointStats::begin`], unless `limit` requests are in flight already.
+    pub fn try_begin(self: &Arc<Self>, limit: u32) -> Option<InFlight> {
+        self.in_flight.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < limit).then_some(n + 1)).ok()?;
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        Some(InFlight { stats: self.clone() })
+    }
+
+    /// Returns the requests in flight, tunnels included.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Acquire)
+    }
+
+    /// Returns the requests that were ever begun.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Returns the failures that were ever observed.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count_failure(&self) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns true while passive ejection holds.
+    pub fn is_ejected(&self, now_ms: u64) -> bool {
+        self.ejected_until_ms.load(Ordering::Relaxed) > now_ms
+    }
+
+    /// Exports a worker's latency average for people, in microseconds.
+    pub fn set_latency_us(&self, latency_us: u32) {
+        self.latency_us.store(latency_us, Ordering::Relaxed);
+    }
+
+    /// Returns the last exported latency average in microseconds; 0 before the first.
+    pub fn latency_us(&self) -> u32 {
+        self.latency_us.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a DNS answer which names the endpoint may be cached until `until_ms`; called before it is sent.
+    pub fn name_until(&self, until_ms: u64) {
+        self.named_until_ms.fetch_max(until_ms, Ordering::AcqRel);
+    }
+
+    /// Returns until when DNS answers that named the endpoint may be cached; 0: never named.
+    pub fn named_until_ms(&self) -> u64 {
+        self.named_until_ms.load(Ordering::Acquire)
+    }
+}
+
+impl Default for EndpointStats {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// One request in flight at an endpoint; counted until dropped.
+#[derive(Debug)]
+pub struct InFlight {
+    stats: Arc<EndpointStats>,
+}
+
+impl InFlight {
+    /// Returns the endpoint's counters.
+    pub fn stats(&self) -> &Arc<EndpointStats> {
+        &self.stats
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.stats.in_flight.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Shared counters of one service: its bounded wait queue.
+///
+/// The lock is taken only while a service is saturated; it guards a deque and is never held across an await.
+#[derive(Debug, Default)]
+pub struct ServiceStats {
+    waiting: AtomicU32,
+    queue: Mutex<VecDeque<oneshot::Sender<()>>>,
+}
+
+impl ServiceStats {
+    /// Returns the requests that wait for a free replica.
+    pub fn waiting(&self) -> u32 {
+        self.waiting.load(Ordering::Acquire)
+    }
+
+    /// Joins the wait queue; `None` when `limit` requests wait already. The receiver ends when a replica may be free.
+    pub fn try_wait(&self, limit: u32) -> Option<oneshot::Receiver<()>> {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.retain(|waiter| !waiter.is_closed());
+        if queue.len() >= limit as usize {
+            self.waiting.store(u32::try_from(queue.len()).unwrap_or(u32::MAX), Ordering::Release);
+            return None;
+        }
+        let (sender, receiver) = oneshot::channel();
+        queue.push_back(sender);
+        self.waiting.store(u32::try_from(queue.len()).unwrap_or(u32::MAX), Ordering::Release);
+        Some(receiver)
+    }
+
+    /// Wakes the request that has waited longest, if any waits. Called after an in-flight guard was dropped.
+    pub fn release(&self) {
+        if self.waiting() > 0 {
+            self.wake(1);
+        }
+    }
+
+    /// Wakes up to `count` waiting requests: a replica became ready, or the limit rose.
+    pub fn wake(&self, count: usize) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut woken = 0;
+        while woken < count {
+            let Some(waiter) = queue.pop_front() else { break };
+            woken += usize::from(waiter.send(()).is_ok());
+        }
+        self.waiting.store(u32::try_from(queue.len()).unwrap_or(u32::MAX), Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{EndpointStats, ServiceStats};
+    use std::sync::Arc;
+
+    #[test]
+    fn in_flight_counts_until_the_guard_is_dropped_and_respects_the_limit() {
+        let stats = Arc::new(EndpointStats::new());
+        let a = stats.begin();
+        let b = stats.try_begin(2).unwrap();
+        assert!(stats.try_begin(2).is_none());
+        assert_eq!((stats.in_flight(), stats.requests()), (2, 2));
+        drop(a);
+        assert!(stats.try_begin(2).is_some());
+        drop(b);
+        assert_eq!(stats.in_flight(), 0);
+    }
+
+    #[test]
+    fn the_wait_queue_is_bounded_and_wakes_the_oldest_that_still_waits() {
+        let stats = ServiceStats::default();
+        let first = stats.try_wait(2).unwrap();
+        let mut second = stats.try_wait(2).unwrap();
+        assert!(stats.try_wait(2).is_none());
+        drop(first);
+        stats.release();
+        assert!(second.try_recv().is_ok());
+        assert_eq!(stats.waiting(), 0);
+    }
+}

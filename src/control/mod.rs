@@ -1,0 +1,5 @@
+//! Control plane: what decides.
+
+mod options;
+
+pub use options::Options;

@@ -1,0 +1,39 @@
+//! Typed options of the control plane.
+
+use crate::model::NodeId;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Options of the control plane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// This machine's name.
+    pub node: Option<NodeId>,
+    /// Directory of state: logs of replicas, the admin socket.
+    pub state: PathBuf,
+    /// Ports handed to processes.
+    pub port_range: RangeInclusive<u16>,
+    /// Publishes follow each other at least this far apart; removals are never delayed.
+    pub publish_interval: Duration,
+    /// Lease of a registration that names none.
+    pub default_lease: Duration,
+    /// An expired or gone instance is listed for this long.
+    pub gone_listed: Duration,
+    /// Checks in flight at a time.
+    pub max_probes: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            node: None,
+            state: PathBuf::from("/var/lib/weir"),
+            port_range: 20_000..=29_999,
+            publish_interval: Duration::from_millis(5),
+            default_lease: Duration::from_secs(30),
+            gone_listed: Duration::from_secs(60),
+            max_probes: 256,
+        }
+    }
+}

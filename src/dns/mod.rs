@@ -1,0 +1,5 @@
+//! Data plane: names.
+
+mod options;
+
+pub use options::Options;

@@ -1,0 +1,17 @@
+//! The vocabulary: values that every other module speaks of.
+//!
+//! No I/O, no clock, no serde, no locks. A value here is valid by construction: names are parsed once, in
+//! [`ServiceName::parse`] and its siblings. The formats that users write live in `spec`, which converts into these types.
+
+mod health;
+mod id;
+mod instance;
+mod service;
+
+pub use health::{HealthState, Outcome, Transition};
+pub use id::{InstanceId, NameError, NodeId, ServiceName, parse_label};
+pub use instance::{Instance, InstanceState, Source, Verdict, Workload};
+pub use service::{
+    HealthCheck, Limits, ListenerSpec, Outliers, Policy, PortSpec, Probe, Protocol, RouteSpec, RunSpec, ServiceSpec,
+    StaticEndpoint, Timeouts,
+};

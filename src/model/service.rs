@@ -1,0 +1,208 @@
+//! Definitions as the product uses them: services, listeners, routes.
+//!
+//! `spec` holds what users write; its conversion fills every default, so nothing here is optional but what may truly be
+//! absent.
+
+use crate::model::ServiceName;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How an endpoint is picked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Policy {
+    /// Least expected delay: own outstanding requests times own latency average, over endpoints that answered last.
+    #[default]
+    ExpectedDelay,
+    /// Each endpoint in turn.
+    RoundRobin,
+    /// In turn, by weight.
+    Weighted,
+    /// The endpoint with the fewest requests in flight per weight.
+    LeastRequest,
+    /// The less loaded of two random endpoints.
+    PowerOfTwo,
+}
+
+/// Transport of a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Protocol {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// A named port of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortSpec {
+    /// One DNS label, unique in the service; `http` when none is written.
+    pub name: Arc<str>,
+    /// TCP or UDP: the protocol label of its SRV name.
+    pub protocol: Protocol,
+}
+
+/// An endpoint written in the configuration: an instance that Weir does not run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StaticEndpoint {
+    /// Its address.
+    pub address: IpAddr,
+    /// Port numbers in the order of the service's ports.
+    pub ports: Vec<u16>,
+    /// Relative share, 1..=1000.
+    pub weight: u32,
+}
+
+/// What one active check does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// A TCP connection is accepted.
+    Tcp,
+    /// `GET path` is answered with a status in the range; redirects are not followed.
+    Http {
+        /// Path and query, starting with `/`.
+        path: Arc<str>,
+        /// The Host header; the endpoint's address when absent.
+        host: Option<Arc<str>>,
+        /// The accepted status codes.
+        status: RangeInclusive<u16>,
+    },
+}
+
+/// Active health checks of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// What one check does.
+    pub probe: Probe,
+    /// Index of the checked port in the service's ports.
+    pub port: usize,
+    /// Time between checks of a settled instance, ± 10 %.
+    pub interval: Duration,
+    /// Time between checks while starting or while the last outcome differs from the verdict.
+    pub fast_interval: Duration,
+    /// Time after which one check fails.
+    pub timeout: Duration,
+    /// Passes in a row that end an unhealthy verdict.
+    pub rise: u32,
+    /// Failures in a row that make the verdict unhealthy.
+    pub fall: u32,
+}
+
+/// Bounds on what a service's endpoints are given at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests that one replica serves at once; more wait. `None`: no bound.
+    pub concurrency: Option<u32>,
+    /// Requests that may wait for a free replica; more are answered 503.
+    pub queue: u32,
+    /// Longest wait in that queue; then 503.
+    pub queue_timeout: Duration,
+}
+
+/// Time limits of a service's requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// TCP connection to an endpoint.
+    pub connect: Duration,
+    /// From the request's last byte to the response's first byte.
+    pub response: Duration,
+    /// Longest pause inside a body.
+    pub idle: Duration,
+    /// Longest pause in a tunnel.
+    pub tunnel_idle: Duration,
+}
+
+/// Passive ejection (outlier detection).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outliers {
+    /// Whether failures eject.
+    pub enabled: bool,
+    /// Gateway errors (502-504) in a row that eject.
+    pub gateway_errors: u32,
+    /// Other server errors (5xx) in a row that eject.
+    pub server_errors: u32,
+    /// First ejection; doubles with each one that follows closely.
+    pub base: Duration,
+    /// Longest ejection.
+    pub max: Duration,
+}
+
+/// How replicas are run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunSpec {
+    /// Program and arguments; `${PORT}`, `${PORT_<NAME>}` and `${INSTANCE}` are replaced.
+    pub command: Vec<String>,
+    /// Environment added to the allow-list; the same replacements.
+    pub env: BTreeMap<String, String>,
+    /// Working directory; Weir's own when absent.
+    pub directory: Option<PathBuf>,
+    /// Wait after SIGTERM before SIGKILL.
+    pub stop_grace: Duration,
+    /// An instance that is unhealthy for so long is replaced.
+    pub replace_after: Duration,
+}
+
+/// A service: a named group of endpoints with one policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceSpec {
+    /// Its name; also its DNS name.
+    pub name: ServiceName,
+    /// Its ports, at least one; the first is the default of routes.
+    pub ports: Vec<PortSpec>,
+    /// Endpoints that the configuration lists.
+    pub endpoints: Vec<StaticEndpoint>,
+    /// How an endpoint is picked.
+    pub policy: Policy,
+    /// Active checks.
+    pub health: Option<HealthCheck>,
+    /// Bounds.
+    pub limits: Limits,
+    /// Time limits.
+    pub timeouts: Timeouts,
+    /// Passive ejection.
+    pub outliers: Outliers,
+    /// Further attempts after the first, 0..=5.
+    pub retries: u32,
+    /// Time over which a new endpoint's share grows from 10 % to full; zero: at once.
+    pub slow_start: Duration,
+    /// Longest wait for requests in flight when an endpoint is withdrawn.
+    pub drain_timeout: Duration,
+    /// TTL of its DNS answers, whole seconds.
+    pub dns_ttl: Duration,
+    /// How replicas are run; `None`: Weir runs none.
+    pub run: Option<RunSpec>,
+    /// Wanted replicas when `run` is present.
+    pub replicas: u32,
+}
+
+/// An address where traffic enters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerSpec {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Networks whose `X-Forwarded-*` and `Forwarded` are believed, as address and prefix length.
+    pub trusted_proxies: Vec<(IpAddr, u8)>,
+}
+
+/// A rule of a listener: host and path prefix → service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteSpec {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The listeners it applies to; empty: all.
+    pub listeners: Vec<Arc<str>>,
+    /// `None`: any host; `*.example.com`: any host below; else exact. Lower case, no port.
+    pub host: Option<Arc<str>>,
+    /// Path prefix by whole segments, starting with `/`.
+    pub path: Arc<str>,
+    /// The service that answers.
+    pub service: ServiceName,
+    /// Index of the port in the service's ports.
+    pub port: usize,
+}

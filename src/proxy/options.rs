@@ -1,0 +1,93 @@
+//! Typed options of the data plane, with their defaults and why.
+
+use std::time::Duration;
+
+/// Options of the proxy: workers, limits and time limits that hold for every listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Worker threads; `None`: the CPUs that the process may use.
+    pub workers: Option<usize>,
+    /// Whether workers are pinned to CPUs; `None`: with four CPUs or more.
+    pub pin: Option<bool>,
+    /// Bounds on what a client may send or hold.
+    pub limits: Limits,
+    /// Time limits towards clients.
+    pub timeouts: Timeouts,
+    /// Idle connections kept to one endpoint by one worker. 512: above the concurrency of a busy worker.
+    pub max_idle_per_endpoint: usize,
+    /// An idle upstream connection is closed after this: below the 5 s keepalive of common servers.
+    pub pool_idle: Duration,
+}
+
+/// Bounds on what a client may send or hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections of one worker; further ones wait in the accept queue.
+    pub connections: usize,
+    /// Octets of a request or response head, request line included; above: 431.
+    pub head_bytes: usize,
+    /// Header fields of a head; above: 431.
+    pub header_fields: usize,
+    /// Octets of the request target; above: 414.
+    pub uri_bytes: usize,
+    /// Octets of a request body; above: 413. `None`: no bound.
+    pub body_bytes: Option<u64>,
+    /// Octets of a request body that are kept for a retry.
+    pub retry_body_bytes: usize,
+}
+
+/// Time limits towards clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Whole request head, from its first byte; above: 408.
+    pub head: Duration,
+    /// Idle keepalive connection.
+    pub keepalive: Duration,
+    /// Pause inside a request body, or while the client does not read.
+    pub body_idle: Duration,
+    /// After a grace of 5 s a body must move at least this many bytes a second.
+    pub body_min_bytes_per_second: u64,
+    /// After the drain began, idle connections are closed after this.
+    pub drain_idle: Duration,
+    /// After the drain began, what still runs is reset after this.
+    pub drain: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            workers: None,
+            pin: None,
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+            max_idle_per_endpoint: 512,
+            pool_idle: Duration::from_secs(4),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 50_000,
+            head_bytes: 64 * 1024,
+            header_fields: 128,
+            uri_bytes: 16 * 1024,
+            body_bytes: None,
+            retry_body_bytes: 64 * 1024,
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            head: Duration::from_secs(10),
+            keepalive: Duration::from_secs(60),
+            body_idle: Duration::from_secs(30),
+            body_min_bytes_per_second: 256,
+            drain_idle: Duration::from_secs(2),
+            drain: Duration::from_secs(30),
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! The backend table: where the two planes meet.
+//!
+//! One immutable [`Snapshot`] with a rising generation, swapped whole. Control builds the next one with [`build`] and
+//! publishes it through the only [`Publisher`]; each worker reads through its own [`Reader`], which acknowledges the
+//! generation it has. Proxy, DNS and API choose endpoints by the same [`Service::candidates`]. Invariant: nothing in a
+//! published snapshot changes but the counters that hang off it.
+
+mod build;
+mod cell;
+pub mod names;
+mod route;
+mod snapshot;
+
+pub use build::{Change, Changes, ServiceChange, build};
+pub use cell::{Acknowledger, AcknowledgerStatus, Publisher, Reader, Table, channel};
+pub use route::{Route, Routes};
+pub use snapshot::{Endpoint, Service, Services, Snapshot};

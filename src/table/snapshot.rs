@@ -1,0 +1,143 @@
+//! The immutable value in the table.
+
+use crate::balance::{Candidate, Local, Picker, ServiceStats, Tried, usable};
+use crate::model::{InstanceId, ListenerSpec, ServiceName, ServiceSpec};
+use crate::rng::Rng;
+use crate::table::Routes;
+use crate::table::names::Names;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// Services are spread over this many shards by slot, so that a change copies one shard and this list.
+pub(crate) const SHARDS: usize = 128;
+
+/// Services of one shard by slot; `None` where a slot is free.
+pub(crate) type Shard = Arc<[Option<Arc<Service>>]>;
+
+/// One routable address of a service: an instance that is ready.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    /// The instance behind it.
+    pub id: InstanceId,
+    /// Its address.
+    pub address: IpAddr,
+    /// Port numbers in the order of the service's ports; 0 where it does not offer one.
+    pub ports: Arc<[u16]>,
+}
+
+impl Endpoint {
+    /// Returns the address of one of the service's ports; `None` where the endpoint does not offer it.
+    pub fn socket(&self, port: usize) -> Option<SocketAddr> {
+        self.ports.get(port).filter(|&&number| number != 0).map(|&number| SocketAddr::new(self.address, number))
+    }
+}
+
+/// A service in a snapshot: its definition and its endpoints.
+#[derive(Debug)]
+pub struct Service {
+    /// Where it stands in the snapshot; stable while the service exists, reused after it is gone.
+    pub slot: usize,
+    /// Its definition.
+    pub spec: Arc<ServiceSpec>,
+    /// Endpoints that may be picked; ready instances whatever their verdict.
+    pub endpoints: Box<[Endpoint]>,
+    /// What policies see of them, in the same order.
+    pub candidates: Box<[Candidate]>,
+    /// Withdrawn endpoints that still finish requests; never picked, never named.
+    pub draining: Box<[(Endpoint, Candidate)]>,
+    /// Shared counters and wait queue.
+    pub stats: Arc<ServiceStats>,
+    /// The policy.
+    pub picker: Picker,
+}
+
+impl Service {
+    /// Returns the indices of the endpoints that may be used now, fail-open included: the one predicate of proxy, DNS and API.
+    pub fn candidates(&self, now_ms: u64) -> impl Iterator<Item = usize> + '_ {
+        usable(&self.candidates, now_ms).0
+    }
+
+    /// Returns whether no endpoint is usable, so that all of them are used.
+    pub fn fails_open(&self, now_ms: u64) -> bool {
+        !self.endpoints.is_empty() && usable(&self.candidates, now_ms).1
+    }
+
+    /// Picks one endpoint by the service's policy; see [`Picker::pick`].
+    pub fn pick(&self, local: &mut Local, tried: &Tried, now_ms: u64, rng: &mut Rng) -> Option<usize> {
+        self.picker.pick(&self.candidates, local, tried, now_ms, rng)
+    }
+
+    /// Returns the service's name.
+    pub fn name(&self) -> &ServiceName {
+        &self.spec.name
+    }
+}
+
+/// The services of a snapshot by slot and by name; unchanged shards are shared between snapshots.
+#[derive(Debug, Clone)]
+pub struct Services {
+    pub(crate) shards: Box<[Shard]>,
+    pub(crate) slots: Arc<HashMap<ServiceName, usize>>,
+}
+
+impl Services {
+    /// Returns no services.
+    pub fn empty() -> Self {
+        let none: Shard = Arc::new([]);
+        Self { shards: vec![none; SHARDS].into(), slots: Arc::default() }
+    }
+
+    /// Returns the service in a slot; O(1).
+    pub fn at(&self, slot: usize) -> Option<&Arc<Service>> {
+        self.shards.get(slot % SHARDS)?.get(slot / SHARDS)?.as_ref()
+    }
+
+    /// Returns the service of a name; one hash.
+    pub fn get(&self, name: &ServiceName) -> Option<&Arc<Service>> {
+        self.at(*self.slots.get(name)?)
+    }
+
+    /// Returns all services, in no particular order.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.shards.iter().flat_map(|shard| shard.iter()).flatten()
+    }
+
+    /// Returns the number of services.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Returns whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+}
+
+/// What every reader sees at one moment; immutable, swapped whole.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Its number, rising by one; 0 before the first publish: nothing is known yet.
+    pub generation: u64,
+    /// The services.
+    pub services: Services,
+    /// The compiled routes.
+    pub routes: Arc<Routes>,
+    /// The sharded DNS name table.
+    pub names: Names,
+    /// The listeners that are wanted; `app` holds their sockets.
+    pub listeners: Arc<[ListenerSpec]>,
+}
+
+impl Snapshot {
+    /// Returns the snapshot before the first publish.
+    pub fn empty(names: Names) -> Self {
+        Self {
+            generation: 0,
+            services: Services::empty(),
+            routes: Arc::new(Routes::empty()),
+            names,
+            listeners: Arc::new([]),
+        }
+    }
+}
