@@ -1,0 +1,5 @@
+//! Exhaustive tests of the pure core.
+
+mod framing;
+mod head;
+mod rewrite;
