@@ -1,5 +1,12 @@
 //! Control plane: what decides.
+//!
+//! The registry ([`registry::Handle`]) is the single writer of services and instances; `publisher` turns its effects
+//! into the next snapshot; [`health`] judges instances, [`discovery`] feeds what the configuration lists, [`withdraw`]
+//! knows when an endpoint is used by nobody any more. Nothing here carries traffic. [`plane`] starts all of it.
 
+pub mod events;
 mod options;
+mod publisher;
+pub mod registry;
 
 pub use options::Options;

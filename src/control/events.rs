@@ -1,0 +1,219 @@
+//! The feed of what control did: a ring of the last events and a bounded broadcast of new ones.
+//!
+//! Each event carries the generation that made it visible, so that a reader can tie "instance ready" to the table that
+//! routes to it. Invariant: sequence numbers rise by one, and subscribers see them in that order. A subscriber that is
+//! slower than the channel learns that it missed some and can fill in from [`Events::recent`]. Next on the path:
+//! `admin::events`.
+
+use crate::clock;
+use crate::model::{InstanceId, ServiceName};
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::broadcast;
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EventKind {
+    /// An instance was registered; it waits for its first check or is ready at once.
+    InstanceRegistered,
+    /// An instance may receive traffic.
+    InstanceReady,
+    /// An unhealthy instance passed its checks again.
+    InstanceHealthy,
+    /// An instance failed its checks and is withdrawn.
+    InstanceUnhealthy,
+    /// An instance takes no new work.
+    InstanceDraining,
+    /// An instance exited or was deregistered.
+    InstanceGone,
+    /// A lease ran out.
+    LeaseExpired,
+    /// A renewal brought an expired instance back.
+    LeaseRevived,
+    /// A service was defined, or its definition changed.
+    ServiceDefined,
+    /// A service was removed.
+    ServiceRemoved,
+    /// The scheduler starts a replica.
+    ReplicaStarting,
+    /// A replica exited.
+    ReplicaExited,
+    /// A service's replicas exit too often; no more are started for a while.
+    ReplicaQuarantined,
+    /// The wanted number of replicas changed.
+    Scaled,
+    /// An acknowledger did not load a withdrawal in time.
+    AcknowledgeLate,
+}
+
+impl EventKind {
+    /// Returns the name as the API, the log and the CLI show it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InstanceRegistered => "instance_registered",
+            Self::InstanceReady => "instance_ready",
+            Self::InstanceHealthy => "instance_healthy",
+            Self::InstanceUnhealthy => "instance_unhealthy",
+            Self::InstanceDraining => "instance_draining",
+            Self::InstanceGone => "instance_gone",
+            Self::LeaseExpired => "lease_expired",
+            Self::LeaseRevived => "lease_revived",
+            Self::ServiceDefined => "service_defined",
+            Self::ServiceRemoved => "service_removed",
+            Self::ReplicaStarting => "replica_starting",
+            Self::ReplicaExited => "replica_exited",
+            Self::ReplicaQuarantined => "replica_quarantined",
+            Self::Scaled => "scaled",
+            Self::AcknowledgeLate => "acknowledge_late",
+        }
+    }
+}
+
+impl fmt::Display for EventKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Its number since the start, from 1, rising by one.
+    pub seq: u64,
+    /// When, in milliseconds since the Unix epoch.
+    pub at_unix_ms: u64,
+    /// The generation of the table that shows it.
+    pub generation: u64,
+    /// What happened.
+    pub kind: EventKind,
+    /// The service it concerns.
+    pub service: Option<ServiceName>,
+    /// The instance it concerns.
+    pub instance: Option<InstanceId>,
+    /// A sentence for people.
+    pub message: String,
+}
+
+/// The feed; clones share it.
+#[derive(Debug, Clone)]
+pub struct Events {
+    sender: broadcast::Sender<Arc<Event>>,
+    /// Short lock: one push for an event, one copy of pointers for a reader.
+    ring: Arc<Mutex<Ring>>,
+}
+
+#[derive(Debug)]
+struct Ring {
+    last_seq: u64,
+    capacity: usize,
+    events: VecDeque<Arc<Event>>,
+}
+
+/// Events that are kept unless told otherwise; a busy minute of a hundred services.
+pub const DEFAULT_CAPACITY: usize = 1024;
+
+impl Events {
+    /// Makes a feed that keeps the last `capacity` events (at least one).
+    pub fn new(capacity: usize) -> Self {
+        let capacity = capacity.max(1);
+        let ring = Ring { last_seq: 0, capacity, events: VecDeque::with_capacity(capacity) };
+        Self { sender: broadcast::Sender::new(capacity), ring: Arc::new(Mutex::new(ring)) }
+    }
+
+    /// Adds an event, logs it and sends it to the subscribers; never waits.
+    pub fn emit(
+        &self,
+        generation: u64,
+        kind: EventKind,
+        service: Option<ServiceName>,
+        instance: Option<InstanceId>,
+        message: String,
+    ) {
+        log(generation, kind, service.as_ref(), instance.as_ref(), &message);
+        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        ring.last_seq += 1;
+        let event =
+            Event { seq: ring.last_seq, at_unix_ms: clock::unix_ms(), generation, kind, service, instance, message };
+        let event = Arc::new(event);
+        if ring.events.len() >= ring.capacity {
+            ring.events.pop_front();
+        }
+        ring.events.push_back(event.clone());
+        // Under the lock, so that subscribers see the order of the numbers. No subscriber is no error.
+        let _ = self.sender.send(event);
+    }
+
+    /// Subscribes to events from now on.
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Event>> {
+        self.sender.subscribe()
+    }
+
+    /// Returns the kept events, oldest first.
+    pub fn recent(&self) -> Vec<Arc<Event>> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner).events.iter().cloned().collect()
+    }
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self::new(DEFAULT_CAPACITY)
+    }
+}
+
+fn log(generation: u64, kind: EventKind, service: Option<&ServiceName>, instance: Option<&InstanceId>, message: &str) {
+    let service = service.map(tracing::field::display);
+    let instance = instance.map(tracing::field::display);
+    match kind {
+        EventKind::InstanceUnhealthy
+        | EventKind::LeaseExpired
+        | EventKind::ReplicaQuarantined
+        | EventKind::AcknowledgeLate => {
+            tracing::warn!(event = kind.as_str(), service, instance, generation, "{message}");
+        }
+        _ => tracing::info!(event = kind.as_str(), service, instance, generation, "{message}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{EventKind, Events};
+
+    fn emit(events: &Events, generation: u64) {
+        events.emit(generation, EventKind::Scaled, None, None, format!("change {generation}"));
+    }
+
+    #[test]
+    fn keeps_the_last_events_with_rising_numbers() {
+        let events = Events::new(3);
+        for generation in 1..=5 {
+            emit(&events, generation);
+        }
+        let recent = events.recent();
+        assert_eq!(recent.iter().map(|e| e.seq).collect::<Vec<_>>(), [3, 4, 5]);
+        assert_eq!(recent.iter().map(|e| e.generation).collect::<Vec<_>>(), [3, 4, 5]);
+    }
+
+    #[tokio::test]
+    async fn subscribers_see_new_events_in_order_and_learn_what_they_missed() {
+        let events = Events::new(2);
+        emit(&events, 1);
+        let mut fast = events.subscribe();
+        emit(&events, 2);
+        assert_eq!(fast.recv().await.unwrap().generation, 2);
+        for generation in 3..=9 {
+            emit(&events, generation);
+        }
+        assert!(matches!(fast.recv().await, Err(tokio::sync::broadcast::error::RecvError::Lagged(_))));
+        assert_eq!(fast.recv().await.unwrap().generation, 8);
+        assert_eq!(events.recent().last().unwrap().seq, 9);
+    }
+
+    #[test]
+    fn a_feed_of_no_capacity_keeps_one() {
+        let events = Events::new(0);
+        emit(&events, 1);
+        emit(&events, 2);
+        assert_eq!(events.recent().len(), 1);
+    }
+}

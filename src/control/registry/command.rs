@@ -1,0 +1,144 @@
+//! What can be asked of the registry, and what an accepted command leads to: plain values.
+
+use crate::control::events::EventKind;
+use crate::model::{
+    Instance, InstanceId, ListenerSpec, NodeId, RouteSpec, ServiceName, ServiceSpec, Source, Transition, Workload,
+};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A request to register one instance.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Registration {
+    /// Its id; made up from the service's name when absent.
+    pub id: Option<InstanceId>,
+    /// The service that it is a copy of; it must be defined.
+    pub service: ServiceName,
+    /// Who contributes it.
+    pub source: Source,
+    /// Where it is reached.
+    pub address: IpAddr,
+    /// Port numbers in the order of the service's ports; missing ones count as not offered, as does 0.
+    pub ports: Vec<u16>,
+    /// Relative share of traffic, 1..=1000.
+    pub weight: u32,
+    /// The process or container, when the scheduler started it.
+    pub workload: Option<Workload>,
+    /// The revision of the definition that it runs.
+    pub revision: u64,
+    /// How long it lives without a renewal; over the API the default applies when absent, else it lives until told.
+    pub lease: Option<Duration>,
+    /// The machine that runs it.
+    pub node: NodeId,
+}
+
+/// Changes that become visible in one publish: what a configuration contributes.
+#[derive(Debug, Clone, Default)]
+pub struct Contribution {
+    /// Services to remove, with all their instances.
+    pub undefine: Vec<ServiceName>,
+    /// Services to define or change.
+    pub define: Vec<Arc<ServiceSpec>>,
+    /// Instances that are no longer listed.
+    pub gone: Vec<InstanceId>,
+    /// Instances to register.
+    pub register: Vec<Registration>,
+    /// New routes, when they changed.
+    pub routes: Option<Arc<[RouteSpec]>>,
+    /// New listeners, when they changed.
+    pub listeners: Option<Arc<[ListenerSpec]>>,
+}
+
+/// Why the registry refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RegistryError {
+    /// No such service is defined.
+    #[error("service {0} is not defined")]
+    UnknownService(ServiceName),
+    /// No such instance is registered, or it is gone.
+    #[error("instance {0} is not registered")]
+    UnknownInstance(InstanceId),
+    /// The instance's lease ran out; a renewal brings it back.
+    #[error("the lease of instance {0} expired; renew it or register again")]
+    Expired(InstanceId),
+    /// The id is taken by an instance that lives.
+    #[error("instance {0} is registered already; renew or deregister it")]
+    Duplicate(InstanceId),
+    /// The request contradicts itself or the service.
+    #[error("{0}")]
+    Invalid(String),
+    /// The registry ended.
+    #[error("the registry has ended")]
+    Closed,
+}
+
+/// One command to the registry.
+#[derive(Debug, Clone)]
+pub(crate) enum Command {
+    Contribute(Contribution),
+    Register(Registration),
+    Renew(InstanceId),
+    Gone {
+        id: InstanceId,
+        reason: String,
+    },
+    Withdraw {
+        id: InstanceId,
+        reason: String,
+    },
+    Restore(InstanceId),
+    Report {
+        id: InstanceId,
+        transition: Transition,
+        reason: String,
+    },
+    /// Time passed: leases may have run out and listings may have ended.
+    Expire,
+}
+
+/// What a command achieved.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Done {
+    /// Nothing else to say.
+    Applied,
+    /// The instance as registered.
+    Registered(Arc<Instance>),
+    /// The length of the renewed lease.
+    Renewed(Duration),
+    /// The instance drains.
+    Withdrawn(ServiceName, InstanceId),
+}
+
+/// An event before its generation is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Draft {
+    pub(crate) kind: EventKind,
+    pub(crate) service: ServiceName,
+    pub(crate) instance: Option<InstanceId>,
+    pub(crate) message: String,
+}
+
+/// What a command changed.
+#[derive(Debug, Default)]
+pub(crate) struct Effects {
+    /// Services whose endpoints in the table change.
+    pub(crate) touched: Vec<ServiceName>,
+    /// Services of which anything changed, for watchers.
+    pub(crate) noticed: Vec<ServiceName>,
+    /// Whether an endpoint must leave the table at once.
+    pub(crate) removal: bool,
+    /// New routes.
+    pub(crate) routes: Option<Arc<[RouteSpec]>>,
+    /// New listeners.
+    pub(crate) listeners: Option<Arc<[ListenerSpec]>>,
+    /// Events to emit once it is published, in order.
+    pub(crate) drafts: Vec<Draft>,
+}
+
+impl Effects {
+    /// Returns whether the table changes.
+    pub(crate) fn changes_table(&self) -> bool {
+        !self.touched.is_empty() || self.routes.is_some() || self.listeners.is_some()
+    }
+}

@@ -1,0 +1,26 @@
+//! Who exists: services, their instances, and where each instance stands in its life.
+//!
+//! One task owns all of it. Everybody else holds a [`Handle`]: a command goes through a bounded mailbox to the actor,
+//! `State::apply` turns it into effects without I/O, and `control::publisher` makes them visible. Invariants: one writer;
+//! a mutation is answered after the publish that carries it; an instance moves only down its list of states, but for an
+//! undone drain and a revived lease; instances of a service keep the order of their registration. Next on the path:
+//! `publisher.rs`.
+
+mod actor;
+mod admission;
+mod command;
+mod entry;
+mod handle;
+mod state;
+mod timers;
+
+#[cfg(test)]
+mod tests;
+
+pub use actor::spawn;
+pub use command::{Contribution, Registration, RegistryError};
+pub use handle::{Handle, Listing, Withdrawn};
+
+pub(crate) use actor::Answer;
+pub(crate) use command::{Command, Done, Draft, Effects};
+pub(crate) use state::{Rules, State};

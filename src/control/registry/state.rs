@@ -1,0 +1,447 @@
+//! The registry as a value: `apply(command, now)` → outcome and effects. No I/O, no clock, no task.
+//!
+//! Owns services, instances, leases and the list of who went away; does not own the table. Invariants: an instance of a
+//! service sits in exactly one group and in the index; whoever is gone stays listed for `gone_listed`, and only an
+//! expired lease can be revived. Next on the path: `actor.rs`.
+
+use crate::control::events::EventKind;
+use crate::control::registry::admission::{self, lease_of};
+use crate::control::registry::entry::{Departure, Entry};
+use crate::control::registry::timers::Timers;
+use crate::control::registry::{Command, Contribution, Done, Draft, Effects, Listing, Registration, RegistryError};
+use crate::model::{Instance, InstanceId, InstanceState, ServiceName, ServiceSpec, Source, Transition, Verdict};
+use crate::rng::Rng;
+use crate::table::Change;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Exited and deregistered instances that one service lists at most; a crash loop must not fill the memory.
+const MAX_DEPARTED: usize = 64;
+
+/// Instances that one registry holds at most: twice the largest table that is measured.
+const MAX_INSTANCES: usize = 200_000;
+
+/// How long things live.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rules {
+    /// Lease of a registration over the API that names none.
+    pub(crate) default_lease: Duration,
+    /// How long a gone instance is listed.
+    pub(crate) gone_listed: Duration,
+}
+
+/// A service and its instances by the order of their registration.
+#[derive(Debug)]
+struct Group {
+    spec: Arc<ServiceSpec>,
+    entries: BTreeMap<u64, Entry>,
+    /// Who is gone for good, oldest first.
+    departed: VecDeque<u64>,
+}
+
+/// All services and instances.
+#[derive(Debug)]
+pub(crate) struct State {
+    groups: HashMap<ServiceName, Group>,
+    index: HashMap<InstanceId, (ServiceName, u64)>,
+    timers: Timers,
+    last_seq: u64,
+    rules: Rules,
+    /// For the ids of registrations that name none.
+    rng: Rng,
+}
+
+type Outcome = Result<Done, RegistryError>;
+
+impl State {
+    /// Makes an empty registry.
+    pub(crate) fn new(rules: Rules, rng: Rng) -> Self {
+        Self { groups: HashMap::new(), index: HashMap::new(), timers: Timers::default(), last_seq: 0, rules, rng }
+    }
+
+    /// Carries out one command; a refused one changes nothing, but for the accepted parts of a contribution.
+    pub(crate) fn apply(&mut self, command: Command, now_ms: u64) -> (Outcome, Effects) {
+        let mut effects = Effects::default();
+        let outcome = match command {
+            Command::Contribute(contribution) => self.contribute(contribution, now_ms, &mut effects),
+            Command::Register(registration) => self.register(registration, now_ms, &mut effects),
+            Command::Renew(id) => self.renew(&id, now_ms, &mut effects),
+            Command::Gone { id, reason } => self.gone(&id, &reason, now_ms, &mut effects),
+            Command::Withdraw { id, reason } => self.withdraw(&id, &reason, &mut effects),
+            Command::Restore(id) => self.restore(&id, &mut effects),
+            Command::Report { id, transition, reason } => self.report(&id, transition, &reason, now_ms, &mut effects),
+            Command::Expire => {
+                self.expire(now_ms, &mut effects);
+                Ok(Done::Applied)
+            }
+        };
+        (outcome, effects)
+    }
+
+    fn contribute(&mut self, contribution: Contribution, now_ms: u64, effects: &mut Effects) -> Outcome {
+        let mut first_error = None;
+        let mut note = |result: Outcome| {
+            if let Err(error) = result {
+                first_error.get_or_insert(error);
+            }
+        };
+        for id in contribution.gone {
+            note(self.gone(&id, "no longer in the configuration", now_ms, effects));
+        }
+        for name in contribution.undefine {
+            note(self.undefine(&name, effects));
+        }
+        for spec in contribution.define {
+            self.define(spec, effects);
+        }
+        for registration in contribution.register {
+            note(self.register(registration, now_ms, effects));
+        }
+        effects.routes = contribution.routes;
+        effects.listeners = contribution.listeners;
+        first_error.map_or(Ok(Done::Applied), Err)
+    }
+
+    fn define(&mut self, spec: Arc<ServiceSpec>, effects: &mut Effects) {
+        let name = spec.name.clone();
+        let message = match self.groups.get_mut(&name) {
+            Some(group) if group.spec == spec => return,
+            Some(group) => {
+                for entry in group.entries.values_mut().filter(|entry| entry.lives()) {
+                    entry.adapt(&spec);
+                }
+                group.spec = spec;
+                "definition changed"
+            }
+            None => {
+                let group = Group { spec, entries: BTreeMap::new(), departed: VecDeque::new() };
+                self.groups.insert(name.clone(), group);
+                "defined"
+            }
+        };
+        effects.drafts.push(Draft {
+            kind: EventKind::ServiceDefined,
+            service: name.clone(),
+            instance: None,
+            message: message.to_owned(),
+        });
+        effects.touched.push(name.clone());
+        effects.noticed.push(name);
+    }
+
+    fn undefine(&mut self, name: &ServiceName, effects: &mut Effects) -> Outcome {
+        let group = self.groups.remove(name).ok_or_else(|| RegistryError::UnknownService(name.clone()))?;
+        for entry in group.entries.values() {
+            self.index.remove(&entry.instance().id);
+        }
+        effects.drafts.push(Draft {
+            kind: EventKind::ServiceRemoved,
+            service: name.clone(),
+            instance: None,
+            message: format!("removed with {} instances", group.entries.values().filter(|e| e.lives()).count()),
+        });
+        effects.touched.push(name.clone());
+        effects.noticed.push(name.clone());
+        effects.removal = true;
+        Ok(Done::Applied)
+    }
+
+    fn register(&mut self, registration: Registration, now_ms: u64, effects: &mut Effects) -> Outcome {
+        let group = self.groups.get(&registration.service);
+        let spec = group.ok_or_else(|| RegistryError::UnknownService(registration.service.clone()))?.spec.clone();
+        let registration = admission::check(registration, &spec)?;
+        let lease = lease_of(&registration, self.rules.default_lease)?;
+        if let Some(id) = &registration.id
+            && let Ok((_, entry)) = find(&mut self.groups, &self.index, id)
+        {
+            if entry.lives() {
+                return amend(entry, &registration, effects);
+            }
+            // Whoever is listed as gone makes room for the new registration.
+            self.remove(id);
+        }
+        if self.index.len() >= MAX_INSTANCES {
+            return Err(RegistryError::Invalid(format!("the registry is full: it holds {MAX_INSTANCES} instances")));
+        }
+        let id = registration.id.clone().unwrap_or_else(|| self.free_id(&registration.service));
+        let first = admission::first_state(&spec, &registration.ports);
+        let entry = Entry::new(id, registration, first, lease, now_ms);
+        Ok(Done::Registered(self.insert(entry, effects)))
+    }
+
+    fn insert(&mut self, mut entry: Entry, effects: &mut Effects) -> Arc<Instance> {
+        let instance = entry.instance().clone();
+        self.last_seq += 1;
+        self.index.insert(instance.id.clone(), (instance.service.clone(), self.last_seq));
+        entry.schedule(&mut self.timers);
+        effects.drafts.push(entry.draft(EventKind::InstanceRegistered, admission::describe(&instance, entry.lease())));
+        if instance.state == InstanceState::Ready {
+            effects.drafts.push(entry.draft(EventKind::InstanceReady, instance.reason.to_string()));
+            effects.touched.push(instance.service.clone());
+        }
+        effects.noticed.push(instance.service.clone());
+        if let Some(group) = self.groups.get_mut(&instance.service) {
+            group.entries.insert(self.last_seq, entry);
+        }
+        instance
+    }
+
+    fn free_id(&mut self, service: &ServiceName) -> InstanceId {
+        loop {
+            let id = InstanceId::random(service, self.rng.next_u64());
+            if !self.index.contains_key(&id) {
+                return id;
+            }
+        }
+    }
+
+    fn renew(&mut self, id: &InstanceId, now_ms: u64, effects: &mut Effects) -> Outcome {
+        let (spec, entry) = find(&mut self.groups, &self.index, id)?;
+        let Some(length) = entry.lease() else {
+            return Err(RegistryError::Invalid(format!("instance {id} has no lease to renew")));
+        };
+        match entry.departure() {
+            None => entry.renew(now_ms),
+            Some(departure) if departure.expired => {
+                let before = entry.standing();
+                entry.revive(admission::first_state(spec, &entry.instance().ports), now_ms);
+                effects.drafts.push(entry.draft(EventKind::LeaseRevived, "renewed after its lease expired".to_owned()));
+                effects.record(before, entry);
+                entry.schedule(&mut self.timers);
+            }
+            Some(_) => return Err(RegistryError::UnknownInstance(id.clone())),
+        }
+        Ok(Done::Renewed(length))
+    }
+
+    fn gone(&mut self, id: &InstanceId, reason: &str, now_ms: u64, effects: &mut Effects) -> Outcome {
+        let until_ms = now_ms.saturating_add(millis(self.rules.gone_listed));
+        let (_, entry) = find(&mut self.groups, &self.index, id)?;
+        let before = entry.standing();
+        match entry.departure() {
+            // Told twice, by the exit and by whoever stopped it: nothing more to do.
+            Some(Departure { expired: false, .. }) => return Ok(Done::Applied),
+            // Deregistered while listed as expired: no renewal brings it back now.
+            Some(Departure { until_ms: listed_ms, .. }) => {
+                entry.depart(reason, Departure { until_ms: listed_ms, expired: false });
+            }
+            None => entry.depart(reason, Departure { until_ms, expired: false }),
+        }
+        effects.drafts.push(entry.draft(EventKind::InstanceGone, reason.to_owned()));
+        effects.record(before, entry);
+        entry.schedule(&mut self.timers);
+        self.bound_departed(id);
+        Ok(Done::Applied)
+    }
+
+    /// Forgets the oldest of those who are gone for good when a service lists too many.
+    fn bound_departed(&mut self, id: &InstanceId) {
+        let Some((name, seq)) = self.index.get(id) else { return };
+        let Some(group) = self.groups.get_mut(name) else { return };
+        group.departed.push_back(*seq);
+        if group.departed.len() > MAX_DEPARTED
+            && let Some(oldest) = group.departed.pop_front()
+            && let Some(entry) = group.entries.remove(&oldest)
+        {
+            self.index.remove(&entry.instance().id);
+        }
+    }
+
+    fn withdraw(&mut self, id: &InstanceId, reason: &str, effects: &mut Effects) -> Outcome {
+        let (_, entry) = find_living(&mut self.groups, &self.index, id)?;
+        let service = entry.instance().service.clone();
+        if entry.instance().state != InstanceState::Draining {
+            let before = entry.standing();
+            entry.drain(reason);
+            effects.drafts.push(entry.draft(EventKind::InstanceDraining, reason.to_owned()));
+            effects.record(before, entry);
+        }
+        Ok(Done::Withdrawn(service, id.clone()))
+    }
+
+    fn restore(&mut self, id: &InstanceId, effects: &mut Effects) -> Outcome {
+        let (_, entry) = find_living(&mut self.groups, &self.index, id)?;
+        if entry.instance().state == InstanceState::Draining {
+            let before = entry.standing();
+            entry.undo_drain();
+            let kind = match entry.instance().state {
+                InstanceState::Ready => EventKind::InstanceReady,
+                _ => EventKind::InstanceRegistered,
+            };
+            effects.drafts.push(entry.draft(kind, entry.instance().reason.to_string()));
+            effects.record(before, entry);
+        }
+        Ok(Done::Applied)
+    }
+
+    fn report(
+        &mut self,
+        id: &InstanceId,
+        transition: Transition,
+        reason: &str,
+        now_ms: u64,
+        effects: &mut Effects,
+    ) -> Outcome {
+        let (spec, entry) = find_living(&mut self.groups, &self.index, id)?;
+        let before = entry.standing();
+        // Without a configured check there is no verdict: the one connection only opens the gate.
+        let verdict = if spec.health.is_some() { transition.to } else { Verdict::Unknown };
+        let kind = match (before.0, transition.to) {
+            (InstanceState::Starting, Verdict::Healthy) => {
+                entry.ready(verdict, reason, now_ms);
+                EventKind::InstanceReady
+            }
+            (InstanceState::Starting | InstanceState::Ready, _) if verdict != before.1 => {
+                entry.judge(verdict, reason);
+                match verdict {
+                    Verdict::Unhealthy => EventKind::InstanceUnhealthy,
+                    Verdict::Healthy | Verdict::Unknown => EventKind::InstanceHealthy,
+                }
+            }
+            // A draining instance is not checked; what is known already is no news.
+            _ => return Ok(Done::Applied),
+        };
+        // A first verdict that changes nothing (the service got a check while it ran) is no news for people.
+        if before.1 != Verdict::Unknown || kind != EventKind::InstanceHealthy {
+            effects.drafts.push(entry.draft(kind, reason.to_owned()));
+        }
+        effects.record(before, entry);
+        Ok(Done::Applied)
+    }
+
+    fn expire(&mut self, now_ms: u64, effects: &mut Effects) {
+        while let Some((id, mark)) = self.timers.pop_due(now_ms) {
+            let Ok((_, entry)) = find(&mut self.groups, &self.index, &id) else { continue };
+            if !entry.take_mark(mark) {
+                continue;
+            }
+            let due = entry.due_ms().is_some_and(|due_ms| due_ms <= now_ms);
+            match (due, entry.departure(), entry.lease()) {
+                (true, Some(_), _) => {
+                    effects.noticed.push(entry.instance().service.clone());
+                    self.remove(&id);
+                }
+                (true, None, Some(length)) => {
+                    let (before, reason) = (entry.standing(), format!("no renewal for {length:?}"));
+                    let until_ms = now_ms.saturating_add(millis(self.rules.gone_listed));
+                    entry.depart(&reason, Departure { until_ms, expired: true });
+                    effects.drafts.push(entry.draft(EventKind::LeaseExpired, reason));
+                    effects.record(before, entry);
+                    entry.schedule(&mut self.timers);
+                }
+                (true, None, None) | (false, ..) => entry.schedule(&mut self.timers),
+            }
+        }
+    }
+
+    fn remove(&mut self, id: &InstanceId) {
+        let Some((name, seq)) = self.index.remove(id) else { return };
+        if let Some(group) = self.groups.get_mut(&name) {
+            group.entries.remove(&seq);
+            group.departed.retain(|departed| *departed != seq);
+        }
+    }
+
+    /// Returns when [`Command::Expire`] has something to do next, in `clock::now_ms` milliseconds.
+    pub(crate) fn next_due_ms(&self) -> Option<u64> {
+        self.timers.next_ms()
+    }
+
+    /// Returns what the table must know of a service now; clones only its routable instances.
+    pub(crate) fn change(&self, name: &ServiceName) -> Change {
+        let Some(group) = self.groups.get(name) else { return Change::Remove(name.clone()) };
+        let routable = group.entries.values().filter(|entry| entry.is_in_table());
+        Change::Set {
+            spec: group.spec.clone(),
+            instances: routable.map(|entry| Instance::clone(entry.instance())).collect(),
+        }
+    }
+
+    /// Returns all instances, gone ones included, service by service in the order of registration.
+    pub(crate) fn instances(&self) -> Vec<Arc<Instance>> {
+        let entries = self.groups.values().flat_map(|group| group.entries.values());
+        entries.map(|entry| entry.instance().clone()).collect()
+    }
+
+    /// Returns one instance, also when it is gone but still listed.
+    pub(crate) fn instance(&self, id: &InstanceId) -> Option<Arc<Instance>> {
+        let (name, seq) = self.index.get(id)?;
+        Some(self.groups.get(name)?.entries.get(seq)?.instance().clone())
+    }
+
+    /// Returns a service and its instances, gone ones included.
+    pub(crate) fn service(&self, name: &ServiceName) -> Option<Listing> {
+        let group = self.groups.get(name)?;
+        let instances = group.entries.values().map(|entry| entry.instance().clone()).collect();
+        Some(Listing { spec: group.spec.clone(), instances })
+    }
+
+    /// Returns the definitions of all services.
+    pub(crate) fn specs(&self) -> Vec<Arc<ServiceSpec>> {
+        self.groups.values().map(|group| group.spec.clone()).collect()
+    }
+}
+
+impl Effects {
+    /// Notes how an instance changed: whether the table must show it and how soon.
+    fn record(&mut self, before: (InstanceState, Verdict), entry: &Entry) {
+        let service = &entry.instance().service;
+        let after = entry.standing();
+        self.noticed.push(service.clone());
+        let in_table = |state| matches!(state, InstanceState::Ready | InstanceState::Draining);
+        if in_table(before.0) || in_table(after.0) {
+            self.touched.push(service.clone());
+        }
+        let routed = |(state, verdict)| state == InstanceState::Ready && verdict != Verdict::Unhealthy;
+        self.removal |= routed(before) && !routed(after);
+    }
+}
+
+/// A file endpoint that is listed again may have another weight; any other second registration is refused.
+fn amend(entry: &mut Entry, registration: &Registration, effects: &mut Effects) -> Outcome {
+    let known = entry.instance();
+    let same = known.source == Source::File
+        && registration.source == Source::File
+        && known.service == registration.service
+        && known.address == registration.address
+        && known.ports == registration.ports;
+    if !same {
+        return Err(RegistryError::Duplicate(known.id.clone()));
+    }
+    if known.weight != registration.weight {
+        let before = entry.standing();
+        entry.instance_mut().weight = registration.weight;
+        effects.record(before, entry);
+    }
+    Ok(Done::Registered(entry.instance().clone()))
+}
+
+fn find<'a>(
+    groups: &'a mut HashMap<ServiceName, Group>,
+    index: &HashMap<InstanceId, (ServiceName, u64)>,
+    id: &InstanceId,
+) -> Result<(&'a Arc<ServiceSpec>, &'a mut Entry), RegistryError> {
+    let known = index.get(id).and_then(|(name, seq)| {
+        let group = groups.get_mut(name)?;
+        Some((&group.spec, group.entries.get_mut(seq)?))
+    });
+    known.ok_or_else(|| RegistryError::UnknownInstance(id.clone()))
+}
+
+fn find_living<'a>(
+    groups: &'a mut HashMap<ServiceName, Group>,
+    index: &HashMap<InstanceId, (ServiceName, u64)>,
+    id: &InstanceId,
+) -> Result<(&'a Arc<ServiceSpec>, &'a mut Entry), RegistryError> {
+    let (spec, entry) = find(groups, index, id)?;
+    match entry.departure() {
+        None => Ok((spec, entry)),
+        Some(departure) if departure.expired => Err(RegistryError::Expired(id.clone())),
+        Some(_) => Err(RegistryError::UnknownInstance(id.clone())),
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
