@@ -6,7 +6,7 @@
 
 pub mod events;
 mod options;
-mod publisher;
+pub mod publisher;
 pub mod registry;
 
 pub use options::Options;

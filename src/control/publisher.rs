@@ -5,23 +5,16 @@
 //! the publish that shows them, with its generation; every caller is answered. Next on the path: `table/build.rs`.
 
 use crate::balance::EndpointStats;
+use crate::clock;
+use crate::control::Options;
 use crate::control::events::Events;
-use crate::control::registry::{Answer, Done, Draft, Effects, RegistryError, State};
+use crate::control::registry::{self, Actor, Answer, Done, Draft, Handle, State, Step, Waiter};
 use crate::model::{InstanceId, ListenerSpec, RouteSpec, ServiceName};
+use crate::rng::Rng;
 use crate::table::{self, Changes, Snapshot};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::oneshot;
-
-/// A caller that is answered once its change is visible.
-#[derive(Debug)]
-pub(crate) struct Waiter {
-    /// Where the answer goes.
-    pub(crate) reply: oneshot::Sender<Result<Answer, RegistryError>>,
-    /// What the registry said.
-    pub(crate) outcome: Result<Done, RegistryError>,
-}
 
 /// What waits for the next publish.
 #[derive(Debug, Default)]
@@ -37,7 +30,7 @@ struct Pending {
 
 /// Coalesces changes and publishes them.
 #[derive(Debug)]
-pub(crate) struct Publisher {
+struct Publisher {
     table: table::Publisher,
     events: Events,
     interval_ms: u64,
@@ -46,15 +39,34 @@ pub(crate) struct Publisher {
     pending: Pending,
 }
 
+/// Starts the registry with its publisher on the current runtime; it ends when the last handle is dropped.
+///
+/// `rng` makes up the ids of instances that name none.
+pub fn spawn(options: &Options, events: Events, table: table::Publisher, rng: Rng) -> Handle {
+    let (actor, handle) = registry::channel(options, rng);
+    tokio::spawn(run(actor, Publisher::new(table, events, options.publish_interval)));
+    handle
+}
+
+async fn run(mut actor: Actor, mut publisher: Publisher) {
+    while let Some(steps) = actor.turn(publisher.due_ms(clock::now_ms())).await {
+        for step in steps {
+            publisher.stage(step);
+        }
+        publisher.publish_due(actor.state(), clock::now_ms());
+    }
+    publisher.publish_all(actor.state(), clock::now_ms());
+}
+
 impl Publisher {
     /// Makes the publisher of a table; publishes follow each other at least `interval` apart, removals apart.
-    pub(crate) fn new(table: table::Publisher, events: Events, interval: Duration) -> Self {
+    fn new(table: table::Publisher, events: Events, interval: Duration) -> Self {
         let interval_ms = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
         Self { table, events, interval_ms, last_ms: 0, pending: Pending::default() }
     }
 
     /// Takes the effects of one command and its caller.
-    pub(crate) fn stage(&mut self, effects: Effects, waiter: Option<Waiter>) {
+    fn stage(&mut self, (effects, waiter): Step) {
         let pending = &mut self.pending;
         pending.changes_table |= effects.changes_table();
         pending.removal |= effects.removal;
@@ -71,21 +83,21 @@ impl Publisher {
     }
 
     /// Returns when the pending changes must be published; `None` when there are none.
-    pub(crate) fn due_ms(&self, now_ms: u64) -> Option<u64> {
+    fn due_ms(&self, now_ms: u64) -> Option<u64> {
         let pending = &self.pending;
         let not_before = if pending.removal || self.last_ms == 0 { 0 } else { self.last_ms + self.interval_ms };
         pending.changes_table.then_some(not_before.max(now_ms))
     }
 
     /// Publishes the pending changes if it is time.
-    pub(crate) fn publish_due(&mut self, state: &State, now_ms: u64) {
+    fn publish_due(&mut self, state: &State, now_ms: u64) {
         if self.due_ms(now_ms).is_some_and(|due_ms| due_ms <= now_ms) {
             self.publish_all(state, now_ms);
         }
     }
 
     /// Publishes the pending changes now, if there are any.
-    pub(crate) fn publish_all(&mut self, state: &State, now_ms: u64) {
+    fn publish_all(&mut self, state: &State, now_ms: u64) {
         if !self.pending.changes_table {
             return;
         }
@@ -140,4 +152,152 @@ fn draining(snapshot: &Snapshot, service: &ServiceName, id: &InstanceId) -> Opti
     let service = snapshot.services.get(service)?;
     let (_, candidate) = service.draining.iter().find(|(endpoint, _)| endpoint.id == *id)?;
     Some(candidate.stats.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Publisher;
+    use crate::control::events::{EventKind, Events};
+    use crate::control::registry::tests::{check, registration, spec};
+    use crate::control::registry::{Answer, Command, Contribution, RegistryError, Rules, State, Waiter};
+    use crate::model::{InstanceId, Source, Transition, Verdict};
+    use crate::rng::Rng;
+    use crate::table::names::Names;
+    use crate::table::{Snapshot, Table, channel};
+    use std::sync::Arc;
+    use std::time::Duration;
+    use tokio::sync::oneshot;
+
+    type Reply = oneshot::Receiver<Result<Answer, RegistryError>>;
+
+    /// A publisher with an interval of 5 ms over a registry, at a time that tests move.
+    struct World {
+        publisher: Publisher,
+        state: State,
+        table: Table,
+        events: Events,
+        now_ms: u64,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let (publisher, table) = channel(Snapshot::empty(Names::default()));
+            let events = Events::default();
+            let publisher = Publisher::new(publisher, events.clone(), Duration::from_millis(5));
+            let rules = Rules { default_lease: Duration::from_secs(30), gone_listed: Duration::from_secs(60) };
+            let state = State::new(rules, Rng::from_seed(1));
+            let mut world = Self { publisher, state, table, events, now_ms: 1000 };
+            let define = Contribution { define: vec![Arc::new(spec("web", Some(check())))], ..Contribution::default() };
+            world.apply(Command::Contribute(define));
+            world
+        }
+
+        fn apply(&mut self, command: Command) -> Reply {
+            let (reply, answer) = oneshot::channel();
+            let (outcome, effects) = self.state.apply(command, self.now_ms);
+            self.publisher.stage((effects, Some(Waiter { reply, outcome })));
+            self.publisher.publish_due(&self.state, self.now_ms);
+            answer
+        }
+
+        fn register(&mut self, instance: &str) -> Reply {
+            self.apply(Command::Register(registration("web", instance, Source::Scheduler)))
+        }
+
+        fn report(&mut self, instance: &str, to: Verdict) -> Reply {
+            let transition = Transition { from: Verdict::Unknown, to };
+            let id = InstanceId::parse(instance).unwrap();
+            self.apply(Command::Report { id, transition, reason: "said the check".to_owned() })
+        }
+
+        fn pass_ms(&mut self, ms: u64) {
+            self.now_ms += ms;
+            self.publisher.publish_due(&self.state, self.now_ms);
+        }
+
+        fn generation(&self) -> u64 {
+            self.table.load().generation
+        }
+    }
+
+    #[test]
+    fn publishes_at_once_after_a_pause_and_then_once_in_an_interval() {
+        let mut world = World::new();
+        assert_eq!(world.generation(), 1, "the first change waits for nothing");
+        for instance in ["a", "b", "c"] {
+            drop(world.register(instance));
+        }
+        world.pass_ms(5);
+        let mut first = world.report("a", Verdict::Healthy);
+        assert_eq!((world.generation(), first.try_recv().unwrap().unwrap().generation), (2, 2));
+        let (mut second, mut third) = (world.report("b", Verdict::Healthy), world.report("c", Verdict::Healthy));
+        assert_eq!(world.publisher.due_ms(world.now_ms), Some(world.now_ms + 5));
+        world.pass_ms(4);
+        assert!(second.try_recv().is_err() && third.try_recv().is_err());
+        world.pass_ms(1);
+        assert_eq!(second.try_recv().unwrap().unwrap().generation, 3);
+        assert_eq!(third.try_recv().unwrap().unwrap().generation, 3);
+        assert_eq!((world.generation(), world.publisher.due_ms(world.now_ms)), (3, None));
+    }
+
+    #[test]
+    fn a_removal_is_never_delayed_and_takes_what_waits_along() {
+        let mut world = World::new();
+        for instance in ["a", "b"] {
+            drop(world.register(instance));
+        }
+        world.pass_ms(5);
+        drop(world.report("a", Verdict::Healthy));
+        let mut waiting = world.report("b", Verdict::Healthy);
+        let id = InstanceId::parse("a").unwrap();
+        let mut gone = world.apply(Command::Gone { id, reason: "exit 1".to_owned() });
+        assert_eq!(gone.try_recv().unwrap().unwrap().generation, 3);
+        assert_eq!(waiting.try_recv().unwrap().unwrap().generation, 3);
+        let snapshot = world.table.load();
+        let service = snapshot.services.iter().next().unwrap();
+        assert_eq!(service.endpoints.iter().map(|e| e.id.as_str()).collect::<Vec<_>>(), ["b"]);
+    }
+
+    #[test]
+    fn what_the_table_does_not_show_is_answered_at_once_without_a_publish() {
+        let mut world = World::new();
+        let mut answer = world.register("a");
+        assert_eq!((answer.try_recv().unwrap().unwrap().generation, world.generation()), (1, 1));
+        let mut refused = world.register("a");
+        assert!(matches!(refused.try_recv().unwrap(), Err(RegistryError::Duplicate(_))));
+    }
+
+    #[test]
+    fn events_carry_the_generation_that_shows_them_in_the_order_of_their_commands() {
+        let mut world = World::new();
+        for instance in ["a", "b"] {
+            drop(world.register(instance));
+        }
+        drop(world.report("a", Verdict::Healthy));
+        drop(world.report("b", Verdict::Healthy));
+        drop(world.register("c"));
+        world.pass_ms(5);
+        let seen: Vec<_> = world.events.recent().iter().map(|e| (e.generation, e.kind)).collect();
+        let expected = [
+            (1, EventKind::ServiceDefined),
+            (1, EventKind::InstanceRegistered),
+            (1, EventKind::InstanceRegistered),
+            (2, EventKind::InstanceReady),
+            (2, EventKind::InstanceReady),
+            (2, EventKind::InstanceRegistered),
+        ];
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn a_withdrawal_is_answered_with_the_counters_that_the_table_had() {
+        let mut world = World::new();
+        drop(world.register("a"));
+        drop(world.report("a", Verdict::Healthy));
+        world.pass_ms(5);
+        let before = world.table.load().services.iter().next().unwrap().candidates[0].stats.serial();
+        let id = InstanceId::parse("a").unwrap();
+        let answer = world.apply(Command::Withdraw { id, reason: "drain".to_owned() }).try_recv().unwrap().unwrap();
+        assert_eq!((answer.stats.unwrap().serial(), answer.generation), (before, world.generation()));
+    }
 }

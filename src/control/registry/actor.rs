@@ -1,17 +1,15 @@
-//! The single writer: one task that owns the state and the publisher.
+//! The single writer: the state, its mailbox, and one turn over them.
 //!
-//! Each turn takes what the mailbox holds (bounded), then expires what is due, then publishes if it is time. Commands go
-//! before expiry, so that a renewal which waits in the mailbox is never beaten by the end of its own lease.
+//! A turn takes what the mailbox holds (bounded), then expires what is due. Commands go before expiry, so that a renewal
+//! which waits in the mailbox is never beaten by the end of its own lease. `publisher.rs::run` drives the turns and makes
+//! their effects visible.
 
 use crate::balance::EndpointStats;
 use crate::clock;
 use crate::control::Options;
-use crate::control::events::Events;
-use crate::control::publisher::{Publisher, Waiter};
-use crate::control::registry::{Command, Done, Handle, Listing, RegistryError, Rules, State};
+use crate::control::registry::{Command, Done, Effects, Handle, Listing, RegistryError, Rules, State};
 use crate::model::{Instance, InstanceId, ServiceName, ServiceSpec};
 use crate::rng::Rng;
-use crate::table;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -19,7 +17,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 /// Commands that wait at most; whoever sends more waits for room.
 const MAILBOX: usize = 1024;
 
-/// Commands that one turn takes at most, so that a removal among them is published within about a millisecond.
+/// Messages that one turn takes at most, so that a removal among them is published within about a millisecond.
 const MAX_TURN: usize = 256;
 
 /// Names of changed services that a watcher may be behind before it must look at all.
@@ -35,6 +33,18 @@ pub(crate) struct Answer {
     /// The counters of a withdrawn endpoint.
     pub(crate) stats: Option<Arc<EndpointStats>>,
 }
+
+/// A caller that is answered once its change is visible.
+#[derive(Debug)]
+pub(crate) struct Waiter {
+    /// Where the answer goes.
+    pub(crate) reply: oneshot::Sender<Result<Answer, RegistryError>>,
+    /// What the registry said.
+    pub(crate) outcome: Result<Done, RegistryError>,
+}
+
+/// One carried out command: what it changed and who waits for it.
+pub(crate) type Step = (Effects, Option<Waiter>);
 
 /// What the mailbox carries.
 #[derive(Debug)]
@@ -52,78 +62,72 @@ pub(super) enum Query {
     Specs(oneshot::Sender<Vec<Arc<ServiceSpec>>>),
 }
 
-struct Actor {
+/// The state with its mailbox.
+#[derive(Debug)]
+pub(crate) struct Actor {
     state: State,
-    publisher: Publisher,
+    mailbox: mpsc::Receiver<Message>,
     notices: broadcast::Sender<ServiceName>,
 }
 
-/// Starts the registry on the current runtime; it ends when the last handle is dropped.
-pub fn spawn(options: &Options, events: Events, table: table::Publisher, rng: Rng) -> Handle {
+/// Makes an empty registry and the handle to it.
+pub(crate) fn channel(options: &Options, rng: Rng) -> (Actor, Handle) {
     let (sender, mailbox) = mpsc::channel(MAILBOX);
     let notices = broadcast::Sender::new(MAX_NOTICES);
     let rules = Rules { default_lease: options.default_lease, gone_listed: options.gone_listed };
-    let actor = Actor {
-        state: State::new(rules, rng),
-        publisher: Publisher::new(table, events, options.publish_interval),
-        notices: notices.clone(),
-    };
-    tokio::spawn(actor.run(mailbox));
-    Handle::new(sender, notices)
+    let handle = Handle::new(sender, notices.clone());
+    (Actor { state: State::new(rules, rng), mailbox, notices }, handle)
 }
 
 impl Actor {
-    async fn run(mut self, mut mailbox: mpsc::Receiver<Message>) {
-        loop {
-            let wait = self.wait(clock::now_ms());
-            tokio::select! {
-                biased;
-                message = mailbox.recv() => match message {
-                    Some(message) => self.take(message, &mut mailbox),
-                    None => break,
-                },
-                () = tokio::time::sleep(wait.unwrap_or(Duration::MAX)), if wait.is_some() => {}
-            }
-            let now_ms = clock::now_ms();
-            if self.state.next_due_ms().is_some_and(|due_ms| due_ms <= now_ms) {
-                self.apply(Command::Expire, None);
-            }
-            self.publisher.publish_due(&self.state, now_ms);
+    /// Waits for messages, an expiry or `until_ms`, whatever comes first, and carries out what there is to do.
+    ///
+    /// Returns `None` when the last handle was dropped. Cancel-safe.
+    pub(crate) async fn turn(&mut self, until_ms: Option<u64>) -> Option<Vec<Step>> {
+        let mut steps = Vec::new();
+        let due_ms = [self.state.next_due_ms(), until_ms].into_iter().flatten().min();
+        let wait = due_ms.map(|due_ms| Duration::from_millis(due_ms.saturating_sub(clock::now_ms())));
+        tokio::select! {
+            biased;
+            message = self.mailbox.recv() => self.take(message?, &mut steps),
+            () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {}
         }
-        self.publisher.publish_all(&self.state, clock::now_ms());
+        if self.state.next_due_ms().is_some_and(|due_ms| due_ms <= clock::now_ms()) {
+            steps.push((self.apply(Command::Expire).1, None));
+        }
+        Some(steps)
     }
 
-    /// Returns how long nothing needs to be done unless a message comes; `None`: for ever.
-    fn wait(&self, now_ms: u64) -> Option<Duration> {
-        let due_ms = [self.state.next_due_ms(), self.publisher.due_ms(now_ms)].into_iter().flatten().min()?;
-        Some(Duration::from_millis(due_ms.saturating_sub(now_ms)))
+    /// Returns the state, of which the publisher shows the changed services.
+    pub(crate) fn state(&self) -> &State {
+        &self.state
     }
 
-    fn take(&mut self, first: Message, mailbox: &mut mpsc::Receiver<Message>) {
-        let mut next = Some(first);
-        for _ in 0..MAX_TURN {
-            match next {
-                Some(Message::Command(command, reply)) => self.apply(command, Some(reply)),
-                Some(Message::Query(query)) => self.answer(query),
-                None => return,
-            }
-            next = mailbox.try_recv().ok();
-        }
-        // The turn is full; the message in hand was taken already and must not be lost.
-        match next {
-            Some(Message::Command(command, reply)) => self.apply(command, Some(reply)),
-            Some(Message::Query(query)) => self.answer(query),
-            None => {}
+    fn take(&mut self, first: Message, steps: &mut Vec<Step>) {
+        self.carry_out(first, steps);
+        for _ in 1..MAX_TURN {
+            let Ok(message) = self.mailbox.try_recv() else { return };
+            self.carry_out(message, steps);
         }
     }
 
-    fn apply(&mut self, command: Command, reply: Option<oneshot::Sender<Result<Answer, RegistryError>>>) {
+    fn carry_out(&mut self, message: Message, steps: &mut Vec<Step>) {
+        match message {
+            Message::Command(command, reply) => {
+                let (outcome, effects) = self.apply(command);
+                steps.push((effects, Some(Waiter { reply, outcome })));
+            }
+            Message::Query(query) => self.answer(query),
+        }
+    }
+
+    fn apply(&mut self, command: Command) -> (Result<Done, RegistryError>, Effects) {
         let (outcome, effects) = self.state.apply(command, clock::now_ms());
         for name in &effects.noticed {
             // Nobody watches: no error.
             let _ = self.notices.send(name.clone());
         }
-        self.publisher.stage(effects, reply.map(|reply| Waiter { reply, outcome }));
+        (outcome, effects)
     }
 
     /// Answers from the state; a caller that no longer waits is no error.

@@ -15,12 +15,11 @@ mod state;
 mod timers;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
-pub use actor::spawn;
 pub use command::{Contribution, Registration, RegistryError};
 pub use handle::{Handle, Listing, Withdrawn};
 
-pub(crate) use actor::Answer;
+pub(crate) use actor::{Actor, Answer, Step, Waiter, channel};
 pub(crate) use command::{Command, Done, Draft, Effects};
 pub(crate) use state::{Rules, State};
