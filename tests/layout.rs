@@ -78,7 +78,7 @@ fn packages(lock: &str) -> Vec<(&str, &str)> {
     lock.split("[[package]]")
         .skip(1)
         .filter_map(|block| {
-            let field = |key: &'static str| Some(block.lines().find(value(key))?.split('"').nth(1)?);
+            let field = |key: &'static str| block.lines().find(value(key))?.split('"').nth(1);
             Some((field("name")?, field("version")?))
         })
         .collect()
