@@ -1,0 +1,268 @@
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::exit,
+    clippy::indexing_slicing,
+    reason = "a program for people"
+)]
+//! CPU per request of Weir beside nginx, HAProxy and a relay that parses nothing.
+//!
+//! `cargo bench --bench proxy_http -- [options]`; see `benches/README.md` for the method and `--help` for the options.
+
+mod cpu;
+mod load;
+mod message;
+mod peers;
+mod relay;
+mod report;
+
+use load::{Load, Shape};
+use message::Kind;
+use peers::{Peer, Setting};
+use report::{Cell, Cells};
+use std::error::Error;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+use weir::clock;
+
+const HELP: &str = "usage: cargo bench --bench proxy_http -- [options]
+
+  --peers A,B        of weir, nginx, haproxy, relay (default: all)
+  --scenarios A,B    of tiny, 16k, head, close, two (default: all)
+  --rounds N         quiet rounds for each peer and scenario (default 12; at most three times as many are run)
+  --seconds S        length of one measured stretch (default 0.5)
+  --connections N    client connections (default 64)
+  --rate N           open loop with N requests a second instead of a closed loop
+  --max-other P      drop a round with more than P % other load on either CPU (default 5)
+  --proxy-cpu N      CPU of the proxies (default 0)
+  --load-cpu N       CPU of backend and load (default 1)
+  --no-fields        nginx and HAProxy add no forwarding fields (to compare with other benches, not with Weir)
+  --weir PATH        another Weir binary
+  --limit R          exit 1 when Weir is above R times nginx or HAProxy in tiny or 16k
+";
+
+struct Options {
+    peers: Vec<String>,
+    scenarios: Vec<String>,
+    rounds: usize,
+    seconds: f64,
+    connections: usize,
+    rate: Option<f64>,
+    max_other: f64,
+    cpus: [usize; 2],
+    fields: bool,
+    weir: PathBuf,
+    limit: Option<f64>,
+}
+
+struct Scenario {
+    name: &'static str,
+    title: &'static str,
+    kind: Kind,
+    close: bool,
+    /// Which of a peer's two listeners: 0 for one endpoint, 1 for two.
+    listener: usize,
+}
+
+const fn scenario(name: &'static str, title: &'static str, kind: Kind, close: bool, listener: usize) -> Scenario {
+    Scenario { name, title, kind, close, listener }
+}
+
+const SCENARIOS: &[Scenario] = &[
+    scenario("tiny", "128 B body, keepalive, 1 endpoint", Kind::Tiny, false, 0),
+    scenario("16k", "16 KiB body, keepalive, 1 endpoint", Kind::Large, false, 0),
+    scenario("head", "browser-like heads, 128 B body, keepalive, 1 endpoint", Kind::Browser, false, 0),
+    scenario("close", "128 B body, one connection a request, 1 endpoint", Kind::Tiny, true, 0),
+    scenario("two", "128 B body, keepalive, 2 endpoints", Kind::Tiny, false, 1),
+];
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let outcome = match arguments.split_first() {
+        Some((first, rest)) if first == "--relay" => relays(rest).map(|()| true),
+        _ => options(arguments).and_then(|options| compare(&options)),
+    };
+    match outcome {
+        Ok(true) => {}
+        Ok(false) => std::process::exit(1),
+        Err(error) => {
+            eprintln!("proxy_http: {error}");
+            std::process::exit(2);
+        }
+    }
+}
+
+fn options(arguments: Vec<String>) -> Result<Options, Box<dyn Error>> {
+    let list = |text: &str| text.split(',').map(str::to_owned).collect::<Vec<_>>();
+    let mut options = Options {
+        peers: list("weir,nginx,haproxy,relay"),
+        scenarios: SCENARIOS.iter().map(|s| s.name.to_owned()).collect(),
+        rounds: 12,
+        seconds: 0.5,
+        connections: 64,
+        rate: None,
+        max_other: 5.0,
+        cpus: [0, 1],
+        fields: true,
+        weir: env!("CARGO_BIN_EXE_weir").into(),
+        limit: None,
+    };
+    let mut rest = arguments.into_iter();
+    while let Some(flag) = rest.next() {
+        let mut value = || rest.next().ok_or(format!("{flag} needs a value"));
+        match flag.as_str() {
+            // Cargo says that it benches.
+            "--bench" => {}
+            "--help" | "-h" => {
+                print!("{HELP}");
+                std::process::exit(0);
+            }
+            "--peers" => options.peers = list(&value()?),
+            "--scenarios" => options.scenarios = list(&value()?),
+            "--rounds" => options.rounds = value()?.parse()?,
+            "--seconds" => options.seconds = value()?.parse()?,
+            "--connections" => options.connections = value()?.parse()?,
+            "--rate" => options.rate = Some(value()?.parse()?),
+            "--max-other" => options.max_other = value()?.parse()?,
+            "--proxy-cpu" => options.cpus[0] = value()?.parse()?,
+            "--load-cpu" => options.cpus[1] = value()?.parse()?,
+            "--no-fields" => options.fields = false,
+            "--weir" => options.weir = value()?.into(),
+            "--limit" => options.limit = Some(value()?.parse()?),
+            other => return Err(format!("unknown option {other}; see --help").into()),
+        }
+    }
+    Ok(options)
+}
+
+/// The floor as a process of its own: one relay thread for each `LISTEN=UPSTREAM,...`.
+fn relays(arguments: &[String]) -> Result<(), Box<dyn Error>> {
+    let mut threads = Vec::new();
+    for argument in arguments {
+        let (listen, upstreams) = argument.split_once('=').ok_or("LISTEN=UPSTREAM,... expected")?;
+        let listen: SocketAddr = listen.parse()?;
+        let upstreams = upstreams.split(',').map(str::parse).collect::<Result<Vec<SocketAddr>, _>>()?;
+        threads.push(std::thread::spawn(move || relay::run(listen, upstreams)));
+    }
+    for thread in threads {
+        thread.join().map_err(|_panic| "a relay thread panicked")??;
+    }
+    Ok(())
+}
+
+/// Runs every scenario; false when there were errors or a limit was missed.
+fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
+    let names: Vec<&str> = options.peers.iter().map(String::as_str).collect();
+    peers::install(&names)?;
+    weir::sys::thread::pin(options.cpus[1])?;
+    let folder = std::env::temp_dir().join(format!("weir-proxy-http-{}", std::process::id()));
+    std::fs::create_dir_all(&folder)?;
+    let mut load = Load::open(2)?;
+    let endpoints = load.endpoints()?;
+    let setting = Setting {
+        folder: &folder,
+        cpu: options.cpus[0],
+        endpoints: &endpoints,
+        fields: options.fields,
+        weir: &options.weir,
+    };
+    let mut running = Vec::new();
+    for name in names {
+        let peer = Peer::start(name, &setting)?;
+        verify(&mut load, &peer, options.fields)?;
+        running.push(peer);
+    }
+    println!(
+        "CPU {} runs one proxy at a time with one worker, CPU {} backend and load; {} connections, {} s a round",
+        options.cpus[0], options.cpus[1], options.connections, options.seconds
+    );
+    println!(
+        "cost: CPU time of the peer's processes per request, lower quartile of the quiet rounds; * marks a dropped round"
+    );
+    let mut good = true;
+    for wanted in &options.scenarios {
+        let scenario = SCENARIOS.iter().find(|s| s.name == wanted).ok_or(format!("no scenario {wanted}"))?;
+        let cells = rounds(&mut load, &running, scenario, options)?;
+        let title = format!("{}: {}", scenario.name, scenario.title);
+        let quartiles = report::print(&title, &cells, options.max_other / 100.0);
+        good &= cells.iter().all(|(_, rounds)| rounds.iter().all(|cell| cell.errors == 0));
+        if let (Some(limit), Some(own)) = (options.limit, quartiles.get("weir"))
+            && ["tiny", "16k"].contains(&scenario.name)
+        {
+            for other in ["nginx", "haproxy"] {
+                let Some(theirs) = quartiles.get(other) else { continue };
+                let ratio = own / theirs;
+                println!(
+                    "  weir / {other} = {ratio:.3}, wanted at most {limit}: {}",
+                    if ratio <= limit { "met" } else { "MISSED" }
+                );
+                good &= ratio <= limit;
+            }
+        }
+    }
+    drop(running);
+    std::fs::remove_dir_all(&folder)?;
+    Ok(good)
+}
+
+/// One request through the peer; its head must carry the forwarding fields.
+fn verify(load: &mut Load, peer: &Peer, fields: bool) -> Result<(), Box<dyn Error>> {
+    let shape = Shape { kind: Kind::Tiny, connections: 1, close: false, rate: None };
+    for target in peer.listen {
+        let stretch = load.run(target, shape, Duration::from_millis(50))?;
+        if stretch.requests == 0 || stretch.errors > 0 {
+            return Err(format!("{} does not answer: {stretch:?}", peer.name).into());
+        }
+    }
+    let head = String::from_utf8_lossy(&load.last_head).to_ascii_lowercase();
+    for field in ["x-forwarded-for:", "x-forwarded-proto:", "x-forwarded-host:", "x-request-id:", "via:"] {
+        if fields && peer.name != "relay" && !head.contains(&format!("\n{field}")) {
+            return Err(format!("{} does not add {field} its request was:\n{head}", peer.name).into());
+        }
+    }
+    Ok(())
+}
+
+fn rounds(load: &mut Load, peers: &[Peer], scenario: &Scenario, options: &Options) -> Result<Cells, Box<dyn Error>> {
+    let peers: Vec<&Peer> = peers.iter().filter(|peer| peer.closes || !scenario.close).collect();
+    let mut cells: Cells = peers.iter().map(|peer| (peer.name, Vec::new())).collect();
+    for round in 0..options.rounds * 3 {
+        // Another order in each round: nobody always follows the same neighbour.
+        for step in 0..peers.len() {
+            let place = (round + step) % peers.len();
+            let cell = measure(load, peers[place], scenario, options)?;
+            cells[place].1.push(cell);
+        }
+        let max = options.max_other / 100.0;
+        let enough = |rounds: &[Cell]| rounds.iter().filter(|cell| cell.quiet(max)).count() >= options.rounds;
+        if cells.iter().all(|(_, rounds)| enough(rounds)) {
+            break;
+        }
+    }
+    Ok(cells)
+}
+
+fn measure(load: &mut Load, peer: &Peer, scenario: &Scenario, options: &Options) -> Result<Cell, Box<dyn Error>> {
+    let shape =
+        Shape { kind: scenario.kind, connections: options.connections, close: scenario.close, rate: options.rate };
+    let target = peer.listen[scenario.listener];
+    // Connections and caches get warm; then everything sleeps, so that the scheduler's counters are exact.
+    load.run(target, shape, Duration::from_millis(60))?;
+    load.idle(Duration::from_millis(10))?;
+    let pids = cpu::tree(peer.pid());
+    let own = [std::process::id()];
+    let (peer_before, own_before, busy_before, start) =
+        (cpu::run_ns(&pids), cpu::run_ns(&own), cpu::busy_ns(), clock::now());
+    let stretch = load.run(target, shape, Duration::from_secs_f64(options.seconds))?;
+    load.idle(Duration::from_millis(5))?;
+    let (peer_after, own_after, busy_after) = (cpu::run_ns(&pids), cpu::run_ns(&own), cpu::busy_ns());
+    let wall = (clock::now() - start).as_secs_f64();
+    let (peer_ns, own_ns) = (peer_after - peer_before, own_after - own_before);
+    let share = |cpu: usize, explained: u64| {
+        let busy = busy_after.get(cpu).copied().unwrap_or(0) - busy_before.get(cpu).copied().unwrap_or(0);
+        busy.saturating_sub(explained) as f64 / 1e9 / wall
+    };
+    let other = [share(options.cpus[0], peer_ns), share(options.cpus[1], own_ns)];
+    Ok(Cell::new(&stretch, peer_ns, other))
+}
