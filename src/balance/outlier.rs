@@ -32,13 +32,7 @@ pub fn observe(
 ) -> Option<u64> {
     let stats = &candidates.get(index)?.stats;
     let Some(failure) = failure else {
-        // Read before write: successes must not dirty the line.
-        if stats.gateway_errors.load(Ordering::Relaxed) != 0 {
-            stats.gateway_errors.store(0, Ordering::Relaxed);
-        }
-        if stats.server_errors.load(Ordering::Relaxed) != 0 {
-            stats.server_errors.store(0, Ordering::Relaxed);
-        }
+        stats.succeeded();
         return None;
     };
     stats.count_failure();

@@ -27,6 +27,16 @@ impl Tried {
         self.len = self.len.saturating_add(1);
     }
 
+    /// Returns the number of endpoints that were tried.
+    pub fn len(&self) -> usize {
+        usize::from(self.len)
+    }
+
+    /// Returns whether none was tried.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// Returns whether the endpoint was tried.
     pub fn contains(&self, serial: u64) -> bool {
         self.serials.iter().take(usize::from(self.len)).any(|&s| s == serial)
@@ -64,6 +74,11 @@ impl Local {
             // A random phase: workers that start together must not send their first cycle to the same endpoints.
             self.position = rng.below(candidates.len().max(1));
         }
+    }
+
+    /// Returns whether it has not followed any candidates yet.
+    pub fn is_new(&self) -> bool {
+        self.serials.is_empty()
     }
 
     /// Feeds the latency of an answered request, in microseconds; returns the average now.

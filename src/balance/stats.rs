@@ -79,6 +79,15 @@ impl EndpointStats {
         self.failures.load(Ordering::Relaxed)
     }
 
+    /// Ends the runs of errors after a success; reads before it writes, so that successes do not dirty the line.
+    pub fn succeeded(&self) {
+        for run in [&self.gateway_errors, &self.server_errors] {
+            if run.load(Ordering::Relaxed) != 0 {
+                run.store(0, Ordering::Relaxed);
+            }
+        }
+    }
+
     pub(crate) fn count_failure(&self) {
         self.failures.fetch_add(1, Ordering::Relaxed);
     }

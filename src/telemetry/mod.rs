@@ -1,5 +1,15 @@
-//! What the product says about itself: log, metrics.
+//! What the product says about itself: log, access log, metrics.
+//!
+//! Workers write to shards of their own with plain stores; only the exposition sums them. No secrets: neither log ever
+//! holds a header value but the host and the request id.
 
+mod access;
+mod exposition;
+mod log;
+mod metrics;
 mod options;
 
+pub use access::{AccessLog, AccessRecord};
+pub use log::init;
+pub use metrics::{Counter, Metrics, ServiceCounters, Shard};
 pub use options::{Format, LogOptions};

@@ -1,0 +1,132 @@
+//! Listening sockets: made once, lent to workers, never closed while their address stays.
+
+use socket2::{Domain, Protocol, Socket, Type};
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+
+/// Connections that may wait for accept; the kernel lowers it to `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// An address that could not be bound.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to listen on {address}: {source}{}", held(.holder.as_deref()))]
+pub struct BindError {
+    /// The address.
+    pub address: SocketAddr,
+    /// Who holds it, as `name (pid N)`, where that can be found out.
+    pub holder: Option<String>,
+    /// What the kernel said.
+    pub source: io::Error,
+}
+
+fn held(holder: Option<&str>) -> String {
+    holder.map(|who| format!("; it is held by {who}")).unwrap_or_default()
+}
+
+/// Binds `count` sockets that share one address by SO_REUSEPORT; port 0 takes a free port, the same for all.
+///
+/// The address is first tried without SO_REUSEPORT: else a second Weir of the same user would silently share the
+/// traffic. `[::]` takes IPv4 too, and falls back to `0.0.0.0` where there is no IPv6.
+///
+/// # Errors
+/// [`BindError`] with the holder's name and pid where `/proc` tells.
+pub fn bind(address: SocketAddr, count: usize) -> Result<Vec<TcpListener>, BindError> {
+    match bind_all(address, count) {
+        Err(error) if address.ip().is_unspecified() && address.is_ipv6() && no_ipv6(&error) => {
+            bind_all(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port()), count)
+        }
+        other => other,
+    }
+    .map_err(|source| BindError { address, holder: holder(address, &source), source })
+}
+
+fn no_ipv6(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+}
+
+fn bind_all(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
+    let probe = socket(address)?;
+    probe.bind(&address.into())?;
+    probe.listen(1)?;
+    let taken = probe.local_addr()?.as_socket().unwrap_or(address);
+    drop(probe);
+    let mut sockets = Vec::with_capacity(count);
+    for _ in 0..count.max(1) {
+        let socket = socket(taken)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&taken.into())?;
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        sockets.push(socket.into());
+    }
+    Ok(sockets)
+}
+
+fn socket(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    Ok(socket)
+}
+
+/// Finds who listens on the address: `/proc/net/tcp*` has the socket's inode, `/proc/PID/fd` its owner.
+fn holder(address: SocketAddr, error: &io::Error) -> Option<String> {
+    if error.kind() != io::ErrorKind::AddrInUse {
+        return None;
+    }
+    let inode = ["/proc/net/tcp", "/proc/net/tcp6"].iter().find_map(|table| {
+        fs::read_to_string(table).ok()?.lines().skip(1).find_map(|line| listening_inode(line, address.port()))
+    })?;
+    let wanted = format!("socket:[{inode}]");
+    let is_pid = |name: &std::ffi::OsStr| name.to_str().is_some_and(|n| n.parse::<u32>().is_ok());
+    for process in fs::read_dir("/proc").ok()?.flatten().filter(|entry| is_pid(&entry.file_name())) {
+        let Ok(descriptors) = fs::read_dir(process.path().join("fd")) else { continue };
+        let holds =
+            descriptors.flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to.as_os_str() == wanted.as_str()));
+        if holds {
+            let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            return Some(format!("{} (pid {})", name.trim(), process.file_name().to_string_lossy()));
+        }
+    }
+    None
+}
+
+/// Reads one line of `/proc/net/tcp`: `sl local_address rem_address st … uid timeout inode`.
+fn listening_inode(line: &str, port: u16) -> Option<String> {
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let (local, state, inode) = (fields.get(1)?, fields.get(3)?, fields.get(9)?);
+    let local_port = u16::from_str_radix(local.rsplit(':').next()?, 16).ok()?;
+    (*state == "0A" && local_port == port).then(|| (*inode).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bind;
+    use std::net::SocketAddr;
+
+    #[test]
+    fn several_sockets_share_one_free_port() {
+        let sockets = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 3).unwrap();
+        let ports: Vec<u16> = sockets.iter().map(|s| s.local_addr().unwrap().port()).collect();
+        assert!(ports[0] != 0 && ports.iter().all(|p| *p == ports[0]), "{ports:?}");
+    }
+
+    #[test]
+    fn a_taken_address_is_refused_by_the_name_of_its_holder() {
+        let first = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 1).unwrap();
+        let address = first[0].local_addr().unwrap();
+        let error = bind(address, 2).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains(&format!("(pid {})", std::process::id())), "{text}");
+    }
+
+    #[test]
+    fn an_unspecified_ipv6_address_takes_ipv4_too() {
+        let sockets = bind("[::]:0".parse().unwrap(), 1).unwrap();
+        let port = sockets[0].local_addr().unwrap().port();
+        assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+    }
+}

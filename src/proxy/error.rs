@@ -1,0 +1,170 @@
+//! What can go wrong with a request, and what the client is told.
+//!
+//! Status, reason code and retry rule are total functions of the kind. Built without formatting.
+
+use crate::balance::Failure;
+use crate::http1::head::Reject;
+
+/// A failed request; closed, so that every consequence is decided here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ProxyError {
+    /// The client's message is refused.
+    Refused(Reject),
+    /// The client was too slow with its head.
+    HeadTimeout,
+    /// The client was too slow with its body.
+    BodyTimeout,
+    /// The client closed or reset its connection.
+    ClientGone,
+    /// The client does not read its response.
+    ClientStalled,
+    /// No route matches.
+    NoRoute,
+    /// The route's service does not exist any more.
+    NoService,
+    /// The service has no endpoint.
+    NoEndpoint,
+    /// Every endpoint was tried.
+    Exhausted,
+    /// The wait queue is full.
+    QueueFull,
+    /// No replica became free in time.
+    QueueTimeout,
+    /// No connection to the endpoint: refused, unreachable.
+    Connect,
+    /// No connection to the endpoint in time.
+    ConnectTimeout,
+    /// The endpoint closed or reset the connection before its response.
+    Reset,
+    /// The endpoint did not answer in time.
+    ResponseTimeout,
+    /// The endpoint's response is malformed.
+    BadResponse(Reject),
+    /// The endpoint's response ended early or stalled.
+    Truncated,
+    /// The endpoint answered 502, 503 or 504, and another may do better.
+    GatewayStatus(u16),
+    /// Weir is stopping and the deadline passed.
+    Stopping,
+}
+
+/// When another attempt is safe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Retry {
+    /// Nothing was sent: always.
+    Safe,
+    /// The endpoint may have seen it: only idempotent methods (RFC 9110 §9.2.2).
+    IfIdempotent,
+    /// No.
+    Never,
+}
+
+impl ProxyError {
+    /// Returns the status that the client is answered; 0 when nobody is there to answer.
+    pub(crate) fn status(self) -> u16 {
+        match self {
+            Self::Refused(reject) => reject.status(),
+            Self::HeadTimeout | Self::BodyTimeout => 408,
+            Self::ClientGone | Self::ClientStalled => 0,
+            Self::NoRoute => 404,
+            Self::NoService | Self::NoEndpoint | Self::QueueFull | Self::QueueTimeout | Self::Stopping => 503,
+            Self::Exhausted | Self::Connect | Self::Reset | Self::BadResponse(_) | Self::Truncated => 502,
+            Self::GatewayStatus(status) => status,
+            Self::ConnectTimeout | Self::ResponseTimeout => 504,
+        }
+    }
+
+    /// Returns the reason code for the `weir-reason` header, logs and metrics; a closed list.
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Self::Refused(reject) => reject.reason(),
+            Self::HeadTimeout => "head_timeout",
+            Self::BodyTimeout => "body_timeout",
+            Self::ClientGone => "client_gone",
+            Self::ClientStalled => "client_stalled",
+            Self::NoRoute => "no_route",
+            Self::NoService => "no_service",
+            Self::NoEndpoint => "no_endpoint",
+            Self::Exhausted => "endpoints_exhausted",
+            Self::QueueFull => "queue_full",
+            Self::QueueTimeout => "queue_timeout",
+            Self::Connect => "connect_failed",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::Reset => "upstream_reset",
+            Self::ResponseTimeout => "response_timeout",
+            Self::BadResponse(_) => "bad_response",
+            Self::Truncated => "truncated",
+            Self::GatewayStatus(_) => "gateway_status",
+            Self::Stopping => "stopping",
+        }
+    }
+
+    /// Returns what the client reads in the body: what happened and what to do.
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::Refused(_) => "the request was refused; the weir-reason header says why",
+            Self::HeadTimeout => "the request head did not arrive in time",
+            Self::BodyTimeout => "the request body did not arrive in time",
+            Self::ClientGone | Self::ClientStalled => "the client went away",
+            Self::NoRoute => "no route matches this host and path",
+            Self::NoService => "the service of this route does not exist",
+            Self::NoEndpoint => "the service has no ready endpoint; try again",
+            Self::Exhausted => "every endpoint of the service failed; try again",
+            Self::QueueFull => "the service is saturated and its queue is full; try again",
+            Self::QueueTimeout => "the service is saturated; try again",
+            Self::Connect => "the endpoint could not be reached",
+            Self::ConnectTimeout => "the endpoint could not be reached in time",
+            Self::Reset => "the endpoint closed the connection before it answered",
+            Self::ResponseTimeout => "the endpoint did not answer in time",
+            Self::BadResponse(_) => "the endpoint's response was malformed",
+            Self::Truncated => "the endpoint's response ended early",
+            Self::GatewayStatus(_) => "the endpoint answered with a gateway error",
+            Self::Stopping => "the proxy is stopping; try again",
+        }
+    }
+
+    /// Returns when another attempt is safe.
+    pub(crate) fn retry(self) -> Retry {
+        match self {
+            Self::Connect | Self::ConnectTimeout => Retry::Safe,
+            Self::Reset | Self::GatewayStatus(_) | Self::BadResponse(_) => Retry::IfIdempotent,
+            _ => Retry::Never,
+        }
+    }
+
+    /// Returns what it says about the endpoint; `None`: nothing.
+    pub(crate) fn failure(self) -> Option<Failure> {
+        match self {
+            Self::Connect | Self::ConnectTimeout | Self::Reset | Self::BadResponse(_) | Self::Truncated => {
+                Some(Failure::Transport)
+            }
+            Self::ResponseTimeout | Self::GatewayStatus(_) => Some(Failure::Gateway),
+            _ => None,
+        }
+    }
+
+    /// Returns whether the connection's framing is lost, so that it must be closed.
+    pub(crate) fn closes(self) -> bool {
+        matches!(self, Self::Refused(_) | Self::HeadTimeout | Self::BodyTimeout | Self::Stopping)
+    }
+}
+
+/// Returns the reason phrase of a status that Weir itself sends (RFC 9110 §15).
+pub(crate) fn phrase(status: u16) -> &'static str {
+    match status {
+        400 => "Bad Request",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        417 => "Expectation Failed",
+        431 => "Request Header Fields Too Large",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => "Error",
+    }
+}

@@ -1,0 +1,483 @@
+//! One attempt: send the request to one endpoint, relay its answer.
+//!
+//! A hand-written state machine, polled by the connection's task: the request's body goes up while the answer comes
+//! down. A small exchange is one write and one read on the upstream and one write on the client. What cannot be written
+//! at once is kept in `out`, and the endpoint is not read meanwhile: back-pressure reaches it.
+
+use crate::clock;
+use crate::http1::framing::{self, Body, Form, Framing};
+use crate::http1::head::{self, Kind, StatusLine, Version};
+use crate::http1::rewrite::{self, Persistence};
+use crate::proxy::error::ProxyError;
+use crate::proxy::http::Downstream;
+use crate::proxy::http::request::{Request, ms};
+use crate::proxy::http::scratch::{HEADROOM, Scratch, poll_read};
+use crate::proxy::worker::Worker;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
+
+/// Interim answers (1xx) of one request.
+const MAX_INTERIM: u8 = 16;
+/// Octets relayed in one poll before other connections get a turn.
+const TURN_BYTES: usize = 256 * 1024;
+/// A slow body is tolerated for so long before its rate counts.
+const RATE_GRACE_MS: u64 = 5000;
+
+/// The answer once its head has come.
+#[derive(Debug)]
+struct Response {
+    body: Body,
+    /// How a chunked body is written on; `None`: as it is.
+    form: Option<Form>,
+    status: u16,
+    close: bool,
+    /// Whether the upstream connection may be used again, and the endpoint's own limit.
+    reuse: Option<Option<u64>>,
+    ended: bool,
+}
+
+/// How an attempt ended well.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// The answer was relayed.
+    Done(Finished),
+    /// The endpoint switched protocols: both sides become a tunnel, starting with these octets from the endpoint.
+    Switched(Vec<u8>),
+}
+
+/// A relayed answer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Finished {
+    pub(crate) status: u16,
+    /// Whether the client's connection must be closed.
+    pub(crate) close: bool,
+    /// Whether the request's body was not read to its end.
+    pub(crate) unread: bool,
+    pub(crate) reuse: Option<Option<u64>>,
+}
+
+/// One attempt in progress.
+pub(crate) struct Attempt<'a> {
+    worker: &'a Worker,
+    down: &'a mut Downstream,
+    request: &'a mut Request,
+    up: &'a mut TcpStream,
+    /// Octets of the request's buffer that were written.
+    sent: usize,
+    /// The endpoint takes no more; an answer may still be there.
+    send_broken: bool,
+    interim: u8,
+    response: Option<Response>,
+    /// The answer's head so far, when it came in pieces.
+    partial: Vec<u8>,
+    /// What the client has not taken yet.
+    out: Vec<u8>,
+    out_at: usize,
+    /// Whether a gateway error is given to the client; else it is an error, and another endpoint is tried.
+    pass_gateway_errors: bool,
+    switched: Option<Vec<u8>>,
+    pub(crate) sent_bytes: u64,
+    pub(crate) first_byte: Option<Instant>,
+}
+
+/// What a step did.
+enum Step {
+    Idle,
+    Moved(usize),
+    Ended(Outcome),
+}
+
+impl<'a> Attempt<'a> {
+    pub(crate) fn new(
+        worker: &'a Worker,
+        down: &'a mut Downstream,
+        request: &'a mut Request,
+        up: &'a mut TcpStream,
+        pass_gateway_errors: bool,
+    ) -> Self {
+        Self {
+            worker,
+            down,
+            request,
+            up,
+            sent: 0,
+            send_broken: false,
+            interim: 0,
+            response: None,
+            partial: Vec::new(),
+            out: Vec::new(),
+            out_at: 0,
+            pass_gateway_errors,
+            switched: None,
+            sent_bytes: 0,
+            first_byte: None,
+        }
+    }
+
+    /// Returns whether the client has been sent a part of the final answer.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.response.is_some() || self.switched.is_some()
+    }
+
+    /// Returns whether the endpoint has sent anything.
+    pub(crate) fn was_answered(&self) -> bool {
+        self.first_byte.is_some()
+    }
+
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Outcome, ProxyError>> {
+        let mut moved = 0;
+        loop {
+            let mut progress = match self.poll_request(cx) {
+                Ok(progress) => progress,
+                Err(error) => return Poll::Ready(Err(error)),
+            };
+            match self.poll_response(cx) {
+                Ok(Step::Ended(outcome)) => return Poll::Ready(Ok(outcome)),
+                Ok(Step::Moved(n)) => {
+                    progress = true;
+                    moved += n;
+                }
+                Ok(Step::Idle) => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+            if !progress {
+                break;
+            }
+            self.touch();
+            if moved > TURN_BYTES {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+        if self.down.deadline.poll_expired(cx) { Poll::Ready(Err(self.expired())) } else { Poll::Pending }
+    }
+
+    /// Sets the deadline for what is waited for now.
+    fn touch(&self) {
+        let timeouts = &self.worker.options.timeouts;
+        let now = self.worker.timers.now_ms();
+        let rate = |bytes: u64| {
+            let per_second = timeouts.body_min_bytes_per_second.max(1);
+            self.request.started_ms + RATE_GRACE_MS + bytes.saturating_mul(1000) / per_second
+        };
+        let idle = now + ms(timeouts.body_idle);
+        let at = if self.out_at < self.out.len() {
+            idle.min(rate(self.sent_bytes).max(now + RATE_GRACE_MS))
+        } else if self.response.is_some() {
+            now + self.request.policy.idle_ms
+        } else if self.request.body.is_done() {
+            now + self.request.policy.response_ms
+        } else {
+            idle.min(rate(self.request.body.passed()))
+        };
+        self.down.deadline.set_at(at);
+    }
+
+    /// Says who was too slow.
+    fn expired(&self) -> ProxyError {
+        if self
+            .worker
+            .draining_since()
+            .is_some_and(|at| self.worker.timers.now_ms() >= at + ms(self.worker.options.timeouts.drain))
+        {
+            return ProxyError::Stopping;
+        }
+        if self.out_at < self.out.len() {
+            ProxyError::ClientStalled
+        } else if self.response.is_some() {
+            ProxyError::Truncated
+        } else if !self.request.body.is_done() && self.sent >= self.request.buffer.len() {
+            ProxyError::BodyTimeout
+        } else {
+            ProxyError::ResponseTimeout
+        }
+    }
+
+    /// Moves the request up; returns whether anything moved.
+    fn poll_request(&mut self, cx: &mut Context<'_>) -> Result<bool, ProxyError> {
+        let mut moved = false;
+        while !self.send_broken {
+            let pending = self.request.buffer.get(self.sent..).unwrap_or_default();
+            if pending.is_empty() {
+                if self.request.body.is_done() || !self.poll_body(cx)? {
+                    return Ok(moved);
+                }
+                moved = true;
+                continue;
+            }
+            match Pin::new(&mut *self.up).poll_write(cx, pending) {
+                Poll::Ready(Ok(n)) if n > 0 => {
+                    self.sent += n;
+                    moved = true;
+                }
+                // The endpoint may have answered before it closed: its answer is read next.
+                Poll::Ready(_) => self.send_broken = true,
+                Poll::Pending => return Ok(moved),
+            }
+        }
+        Ok(moved)
+    }
+
+    /// Reads more of the request's body; returns whether any came.
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Result<bool, ProxyError> {
+        let Self { worker, down, request, sent, .. } = self;
+        let limits = &worker.options.limits;
+        if !request.replayable || request.buffer.len() > request.head_len + limits.retry_body_bytes {
+            request.replayable = false;
+            request.buffer.clear();
+            *sent = 0;
+        }
+        worker.with_scratch(|scratch| {
+            let room = scratch.input.get_mut(HEADROOM..).unwrap_or_default();
+            let n = match poll_read(&mut down.stream, cx, room) {
+                Poll::Ready(Ok(n)) if n > 0 => n,
+                Poll::Ready(_) => return Err(ProxyError::ClientGone),
+                Poll::Pending => return Ok(false),
+            };
+            let input = room.get(..n).unwrap_or_default();
+            let used = request.take_body(input, limits.body_bytes).map_err(ProxyError::Refused)?;
+            down.carry.extend_from_slice(input.get(used..).unwrap_or_default());
+            Ok(true)
+        })
+    }
+
+    /// Moves the answer down.
+    fn poll_response(&mut self, cx: &mut Context<'_>) -> Result<Step, ProxyError> {
+        let mut moved = 0;
+        while let Some(pending) = self.out.get(self.out_at..).filter(|pending| !pending.is_empty()) {
+            match Pin::new(&mut self.down.stream).poll_write(cx, pending) {
+                Poll::Ready(Ok(n)) if n > 0 => {
+                    self.out_at += n;
+                    moved += n;
+                }
+                Poll::Ready(_) => return Err(ProxyError::ClientGone),
+                Poll::Pending if moved > 0 => return Ok(Step::Moved(moved)),
+                Poll::Pending => return Ok(Step::Idle),
+            }
+        }
+        self.out.clear();
+        self.out_at = 0;
+        if let Some(outcome) = self.ended() {
+            return Ok(Step::Ended(outcome));
+        }
+        let worker = self.worker;
+        worker.with_scratch(|scratch| self.receive(scratch, cx))
+    }
+
+    fn ended(&mut self) -> Option<Outcome> {
+        if let Some(rest) = self.switched.take() {
+            return Some(Outcome::Switched(rest));
+        }
+        let response = self.response.as_ref().filter(|r| r.ended || r.body.is_done())?;
+        let unread = !self.request.body.is_done();
+        let complete = !unread && self.sent >= self.request.buffer.len() && !self.send_broken;
+        Some(Outcome::Done(Finished {
+            status: response.status,
+            close: response.close || unread,
+            unread,
+            reuse: response.reuse.filter(|_| complete && !response.ended),
+        }))
+    }
+
+    /// Reads from the endpoint and writes what came to the client.
+    fn receive(&mut self, scratch: &mut Scratch, cx: &mut Context<'_>) -> Result<Step, ProxyError> {
+        let have = self.partial.len();
+        if let Some(front) = scratch.input.get_mut(HEADROOM..HEADROOM + have) {
+            front.copy_from_slice(&self.partial);
+        }
+        let room = scratch.input.get_mut(HEADROOM + have..).unwrap_or_default();
+        let n = match poll_read(self.up, cx, room) {
+            Poll::Pending => return Ok(Step::Idle),
+            Poll::Ready(Ok(n)) if n > 0 => n,
+            Poll::Ready(read) => return self.lost(read.is_ok()),
+        };
+        if self.first_byte.is_none() {
+            self.first_byte = Some(clock::now());
+        }
+        self.partial.clear();
+        let end = HEADROOM + have + n;
+        scratch.output.clear();
+        let start = match self.response {
+            Some(_) => HEADROOM,
+            None => match self.heads(scratch, HEADROOM, end)? {
+                Some(start) => start,
+                None => {
+                    self.write_parts(scratch, cx)?;
+                    return Ok(Step::Moved(n));
+                }
+            },
+        };
+        self.relay(scratch, (start, end), cx)?;
+        match self.ended().filter(|_| self.out.is_empty()) {
+            Some(outcome) => Ok(Step::Ended(outcome)),
+            None => Ok(Step::Moved(n)),
+        }
+    }
+
+    /// The endpoint's stream ended, in order or by an error.
+    fn lost(&mut self, in_order: bool) -> Result<Step, ProxyError> {
+        match &mut self.response {
+            None => Err(ProxyError::Reset),
+            Some(response) if in_order && response.body.ends_with_connection() => {
+                response.ended = true;
+                Ok(Step::Moved(0))
+            }
+            Some(_) => Err(ProxyError::Truncated),
+        }
+    }
+
+    /// Parses heads until the final one; its rewritten form is in `scratch.output`. Returns where the body starts.
+    fn heads(&mut self, scratch: &mut Scratch, mut start: usize, end: usize) -> Result<Option<usize>, ProxyError> {
+        loop {
+            let Scratch { input, output, fields } = scratch;
+            let bytes = input.get(start..end).unwrap_or_default();
+            let parsed = head::parse_response(bytes, &self.worker.limits, fields).map_err(ProxyError::BadResponse)?;
+            let Some(line) = parsed else {
+                self.partial.extend_from_slice(bytes);
+                return Ok(None);
+            };
+            let head = bytes.get(..line.len).unwrap_or_default();
+            if line.status == 101 {
+                self.switch(head, &line, fields, output)?;
+                self.switched = Some(bytes.get(line.len..).unwrap_or_default().to_vec());
+                return Ok(None);
+            }
+            start += line.len;
+            if line.status >= 200 {
+                self.begin(head, &line, fields, output)?;
+                return Ok(Some(start));
+            }
+            self.interim += 1;
+            if self.interim > MAX_INTERIM {
+                return Err(ProxyError::BadResponse(head::Reject::StartLine));
+            }
+            // An HTTP/1.0 client knows no interim answers (RFC 9110 §15.2).
+            if self.request.version == Version::Http11 {
+                rewrite::response(head, &line, fields, false, Persistence::Open, output);
+            }
+        }
+    }
+
+    /// Accepts a 101: only for a request that asked for it.
+    fn switch(
+        &self,
+        head: &[u8],
+        line: &StatusLine<'_>,
+        fields: &head::Fields,
+        out: &mut Vec<u8>,
+    ) -> Result<(), ProxyError> {
+        let websocket =
+            fields.only(Kind::Upgrade).ok().flatten().is_some_and(|f| f.value(head).eq_ignore_ascii_case(b"websocket"));
+        if !self.request.websocket || !websocket {
+            return Err(ProxyError::BadResponse(head::Reject::StartLine));
+        }
+        rewrite::response(head, line, fields, false, Persistence::Upgrade, out);
+        Ok(())
+    }
+
+    /// Decides how the final answer is relayed and rewrites its head.
+    fn begin(
+        &mut self,
+        head: &[u8],
+        line: &StatusLine<'_>,
+        fields: &head::Fields,
+        out: &mut Vec<u8>,
+    ) -> Result<(), ProxyError> {
+        let request = &*self.request;
+        let framing = framing::response_body(head, fields, line.version, line.status, request.is_head)
+            .map_err(ProxyError::BadResponse)?;
+        if matches!(line.status, 502..=504) && !self.pass_gateway_errors {
+            return Err(ProxyError::GatewayStatus(line.status));
+        }
+        let form = match (framing, request.version) {
+            (Framing::Chunked, Version::Http11) if request.trailers => Some(Form::Chunked),
+            (Framing::Chunked, Version::Http11) => Some(Form::ChunkedNoTrailers),
+            (Framing::Chunked, Version::Http10) => Some(Form::Plain),
+            _ => None,
+        };
+        let delimited_by_close = framing == Framing::Close || form == Some(Form::Plain);
+        let draining = self.worker.draining_since().is_some();
+        let close = !request.keep_alive || delimited_by_close || draining || !request.body.is_done();
+        let persistence = match (close, request.version) {
+            (true, _) => Persistence::Close,
+            (false, Version::Http11) => Persistence::Open,
+            (false, Version::Http10) => Persistence::KeepAlive,
+        };
+        let announces_chunks = (framing == Framing::Chunked && form != Some(Form::Plain))
+            || (request.is_head && request.version == Version::Http11 && fields.has(Kind::TransferEncoding));
+        let asked = rewrite::connection(head, fields);
+        let stays = if line.version == Version::Http11 { !asked.close } else { asked.keep_alive && !asked.close };
+        let reuse = (stays && framing != Framing::Close).then(|| keep_alive_ms(head, fields));
+        rewrite::response(head, line, fields, announces_chunks, persistence, out);
+        self.response =
+            Some(Response { body: Body::new(framing), form, status: line.status, close, reuse, ended: false });
+        Ok(())
+    }
+
+    /// Relays what is at hand of the body, after the head in `scratch.output` if there is one.
+    fn relay(
+        &mut self,
+        scratch: &mut Scratch,
+        (start, end): (usize, usize),
+        cx: &mut Context<'_>,
+    ) -> Result<(), ProxyError> {
+        let Some(response) = &mut self.response else { return Ok(()) };
+        let bytes = scratch.input.get(start..end).unwrap_or_default();
+        let broken = |_| ProxyError::Truncated;
+        let used = match response.form {
+            Some(form) => response.body.transcode(bytes, form, &mut scratch.output).map_err(broken)?,
+            None => response.body.advance(bytes).map_err(broken)?,
+        };
+        if used < bytes.len() {
+            // Octets after the end of the answer: the endpoint is out of step, its connection is not used again.
+            response.reuse = None;
+        }
+        if response.form.is_some() || used == 0 {
+            return self.write_parts(scratch, cx);
+        }
+        // The rewritten head goes right before the body, where the endpoint's own head was: one plain write.
+        let head = &scratch.output;
+        let from = start.saturating_sub(head.len());
+        if from + head.len() == start
+            && let Some(place) = scratch.input.get_mut(from..start)
+        {
+            place.copy_from_slice(head);
+            let whole = scratch.input.get(from..start + used).unwrap_or_default();
+            return self.write(whole, cx);
+        }
+        self.out.extend_from_slice(&scratch.output);
+        let body = scratch.input.get(start..start + used).unwrap_or_default();
+        self.write(body, cx)
+    }
+
+    /// Writes `scratch.output`.
+    fn write_parts(&mut self, scratch: &Scratch, cx: &mut Context<'_>) -> Result<(), ProxyError> {
+        self.write(&scratch.output, cx)
+    }
+
+    /// Writes to the client at once if nothing is pending; keeps what it does not take.
+    fn write(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Result<(), ProxyError> {
+        self.sent_bytes += bytes.len() as u64;
+        let mut written = 0;
+        if self.out.is_empty() && !bytes.is_empty() {
+            match Pin::new(&mut self.down.stream).poll_write(cx, bytes) {
+                Poll::Ready(Ok(n)) if n > 0 => written = n,
+                Poll::Ready(_) => return Err(ProxyError::ClientGone),
+                Poll::Pending => {}
+            }
+        }
+        self.out.extend_from_slice(bytes.get(written..).unwrap_or_default());
+        Ok(())
+    }
+}
+
+/// Reads `Keep-Alive: timeout=N` as milliseconds, a second less for the way.
+fn keep_alive_ms(head: &[u8], fields: &head::Fields) -> Option<u64> {
+    let field = fields.only(Kind::KeepAlive).ok().flatten()?;
+    let text = std::str::from_utf8(field.value(head)).ok()?;
+    let seconds: u64 = text.split(',').find_map(|part| part.trim().strip_prefix("timeout=")?.parse().ok())?;
+    Some(seconds.saturating_sub(1).saturating_mul(1000))
+}

@@ -1,0 +1,263 @@
+//! One request from its head to the end of its answer: pick → connect → attempt → observe, and again where that is safe.
+
+use crate::balance::{Tried, observe};
+use crate::clock;
+use crate::proxy::connect::connect;
+use crate::proxy::error::{ProxyError, Retry};
+use crate::proxy::http::attempt::{Attempt, Finished, Outcome};
+use crate::proxy::http::pick::{Picked, pick};
+use crate::proxy::http::request::{Refusal, Request};
+use crate::proxy::http::{Downstream, respond, upgrade};
+use crate::proxy::observe::{Summary, record};
+use crate::proxy::worker::Worker;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
+
+/// A request that is not idempotent rides no connection that idled longer: the endpoint may be closing it.
+const FRESH_IDLE_MS: u64 = 1000;
+/// A reset on a connection that idled longer is taken for the endpoint's keepalive limit, not for a failure.
+const STALE_IDLE_MS: u64 = 500;
+
+/// What becomes of the client's connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// The next request may come.
+    Keep,
+    /// Close.
+    Close,
+    /// Close after reading what the client still sends.
+    Linger,
+}
+
+/// How one attempt went.
+struct Tally {
+    begun: bool,
+    answered: bool,
+    sent_bytes: u64,
+    first_byte: Option<Instant>,
+}
+
+/// Serves one request to its end.
+pub(crate) async fn handle(worker: &Rc<Worker>, down: &mut Downstream, mut request: Request) -> Next {
+    if let Some(local) = worker.locals.borrow_mut().at(request.target.slot) {
+        local.budget.earn();
+    }
+    let (mut tried, mut attempts) = (Tried::default(), 0u8);
+    loop {
+        let picked = match pick(worker, &request, &tried, &down.deadline).await {
+            Ok(picked) => picked,
+            Err(error) => return give_up(worker, down, request, (error, attempts)).await,
+        };
+        attempts += 1;
+        tried.push(picked.key.serial);
+        let last = attempts > request.policy.retries || !picked.others || !request.idempotent || !request.replayable;
+        let (mut stream, idle_ms) = match dial(worker, down, &request, &picked).await {
+            Ok(dialled) => dialled,
+            Err(error) => {
+                failed(worker, &picked, error);
+                drop(picked);
+                if may_retry(worker, &request, error, attempts) {
+                    continue;
+                }
+                return give_up(worker, down, request, (error, attempts)).await;
+            }
+        };
+        let mut attempt = Attempt::new(worker, down, &mut request, &mut stream, last);
+        let result = poll_fn(|cx| attempt.poll(cx)).await;
+        let tally = Tally {
+            begun: attempt.has_begun(),
+            answered: attempt.was_answered(),
+            sent_bytes: attempt.sent_bytes,
+            first_byte: attempt.first_byte,
+        };
+        match result {
+            Ok(Outcome::Done(finished)) => {
+                return done(worker, request, picked, stream, (finished, tally, attempts));
+            }
+            Ok(Outcome::Switched(rest)) => {
+                let started = request.started;
+                finish(worker, request, &picked, (101, "", attempts), &tally);
+                // Boxed: a tunnel is rare, and its buffers live long.
+                Box::pin(upgrade::tunnel(worker, down, stream, rest, picked)).await;
+                tracing::trace!(elapsed = ?clock::now().saturating_duration_since(started), "tunnel closed");
+                return Next::Close;
+            }
+            Err(error) => {
+                let stale = !tally.answered && idle_ms.is_some_and(|idle| idle > STALE_IDLE_MS);
+                if !(error == ProxyError::Reset && stale) {
+                    failed(worker, &picked, error);
+                }
+                if tally.begun || error.status() == 0 {
+                    finish(worker, request, &picked, (0, error.reason(), attempts), &tally);
+                    worker.shard.refused(error.reason());
+                    return Next::Close;
+                }
+                drop(picked);
+                drop(stream);
+                if !may_retry(worker, &request, error, attempts) {
+                    return give_up(worker, down, request, (error, attempts)).await;
+                }
+            }
+        }
+    }
+}
+
+/// Takes a pooled connection or makes one; the idle time says which it was.
+async fn dial(
+    worker: &Worker,
+    down: &Downstream,
+    request: &Request,
+    picked: &Picked,
+) -> Result<(TcpStream, Option<u64>), ProxyError> {
+    let max_idle_ms = if request.idempotent { u64::MAX } else { FRESH_IDLE_MS };
+    let reused = worker.pool.borrow_mut().checkout(picked.key, max_idle_ms, worker.timers.now_ms());
+    down.deadline.set(request.policy.response_ms);
+    match reused {
+        Some(reused) => Ok((reused.stream, Some(reused.idle_ms))),
+        None => {
+            let stream = connect(picked.address, request.policy.connect_ms, &down.deadline).await?;
+            down.deadline.set(request.policy.response_ms);
+            Ok((stream, None))
+        }
+    }
+}
+
+/// Decides whether another attempt is made; takes it from the retry budget.
+fn may_retry(worker: &Worker, request: &Request, error: ProxyError, attempts: u8) -> bool {
+    let safe = match error.retry() {
+        Retry::Safe => request.replayable,
+        Retry::IfIdempotent => request.idempotent && request.replayable,
+        Retry::Never => false,
+    };
+    if !safe || attempts > request.policy.retries {
+        return false;
+    }
+    let mut locals = worker.locals.borrow_mut();
+    let Some(local) = locals.at(request.target.slot) else { return false };
+    let allowed = local.budget.allow(worker.timers.now_ms());
+    if allowed {
+        local.counters.retries.add(1)
+    } else {
+        local.counters.retries_refused.add(1)
+    }
+    allowed
+}
+
+/// Feeds a failure to the passive ejection, on the request that failed.
+fn failed(worker: &Worker, picked: &Picked, error: ProxyError) {
+    let Some(failure) = error.failure() else { return };
+    let now_ms = worker.timers.now_ms();
+    let mut locals = worker.locals.borrow_mut();
+    let Some(local) = locals.at(picked.key.slot) else { return };
+    let service = local.service.clone();
+    let Some(index) = service.candidates.iter().position(|c| c.stats.serial() == picked.key.serial) else { return };
+    local.balance.observe(picked.key.serial, 0, true, now_ms);
+    if let Some(length_ms) = observe(&service.candidates, index, Some(failure), &service.spec.outliers, now_ms) {
+        local.counters.ejections.add(1);
+        let instance = service.endpoints.get(index).map(|e| e.id.as_str()).unwrap_or_default();
+        tracing::warn!(service = %service.name(), instance, reason = error.reason(), length_ms, "endpoint ejected");
+    }
+}
+
+/// The answer was relayed: keep the upstream connection, feed the outcome, count.
+fn done(
+    worker: &Worker,
+    request: Request,
+    picked: Picked,
+    stream: TcpStream,
+    (finished, tally, attempts): (Finished, Tally, u8),
+) -> Next {
+    if let Some(keep_ms) = finished.reuse {
+        worker.pool.borrow_mut().checkin(picked.key, stream, keep_ms, worker.timers.now_ms());
+    }
+    let status = finished.status;
+    match status {
+        502..=504 => failed(worker, &picked, ProxyError::GatewayStatus(status)),
+        500.. => server_error(worker, &picked),
+        _ => {}
+    }
+    finish(worker, request, &picked, (status, "", attempts), &tally);
+    match (finished.close, finished.unread) {
+        (false, _) => Next::Keep,
+        (true, true) => Next::Linger,
+        (true, false) => Next::Close,
+    }
+}
+
+fn server_error(worker: &Worker, picked: &Picked) {
+    let mut locals = worker.locals.borrow_mut();
+    let Some(local) = locals.at(picked.key.slot) else { return };
+    let service = local.service.clone();
+    if let Some(index) = service.candidates.iter().position(|c| c.stats.serial() == picked.key.serial) {
+        let now_ms = worker.timers.now_ms();
+        let failure = Some(crate::balance::Failure::Server);
+        if observe(&service.candidates, index, failure, &service.spec.outliers, now_ms).is_some() {
+            local.counters.ejections.add(1);
+        }
+    }
+}
+
+/// Counts a request that reached an endpoint.
+fn finish(
+    worker: &Worker,
+    request: Request,
+    picked: &Picked,
+    (status, reason, attempts): (u16, &'static str, u8),
+    tally: &Tally,
+) {
+    let elapsed = |to: Instant| to.saturating_duration_since(request.started);
+    let summary = Summary {
+        status,
+        reason,
+        attempts,
+        sent_bytes: tally.sent_bytes,
+        duration: elapsed(clock::now()),
+        first_byte: tally.first_byte.map_or(Duration::ZERO, elapsed),
+        endpoint: Some(picked.address),
+    };
+    if status != 0
+        && status < 500
+        && let Some(stats) = picked.permit.stats()
+    {
+        stats.succeeded();
+        let latency_us = u64::try_from(summary.first_byte.as_micros()).unwrap_or(u64::MAX);
+        let mut locals = worker.locals.borrow_mut();
+        if let Some(local) = locals.at(picked.key.slot)
+            && let Some(average) = local.balance.observe(picked.key.serial, latency_us, false, worker.timers.now_ms())
+        {
+            stats.set_latency_us(average);
+        }
+    }
+    record(worker, &request, &summary);
+    worker.give_buffer(request.buffer);
+}
+
+/// Answers the client for a request that no endpoint answered.
+async fn give_up(
+    worker: &Rc<Worker>,
+    down: &mut Downstream,
+    request: Request,
+    (error, attempts): (ProxyError, u8),
+) -> Next {
+    let summary = Summary {
+        status: error.status(),
+        reason: error.reason(),
+        attempts,
+        sent_bytes: 0,
+        duration: clock::now().saturating_duration_since(request.started),
+        first_byte: Duration::ZERO,
+        endpoint: None,
+    };
+    record(worker, &request, &summary);
+    let complete = request.body.is_done();
+    let keep = complete && request.keep_alive && !error.closes() && worker.draining_since().is_none();
+    let refusal = Refusal { error, is_head: request.is_head, keep };
+    worker.give_buffer(request.buffer);
+    if error.status() == 0 {
+        worker.shard.refused(error.reason());
+        return Next::Close;
+    }
+    respond::refuse(worker, down, &refusal).await
+}

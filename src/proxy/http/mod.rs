@@ -1,0 +1,44 @@
+//! HTTP requests: from a parsed head to the end of the answer.
+//!
+//! [`h1`] drives a client's connection; [`request`] turns bytes into a [`request::Request`]; [`exchange`] picks, attempts
+//! and retries; [`attempt`] relays one attempt; [`respond`] writes Weir's own answers; [`upgrade`] carries tunnels.
+
+mod attempt;
+mod exchange;
+pub(crate) mod h1;
+mod pick;
+pub(crate) mod request;
+mod respond;
+pub(crate) mod scratch;
+mod upgrade;
+
+use crate::proxy::timer::Deadline;
+use std::net::IpAddr;
+use std::sync::Arc;
+use tokio::net::TcpStream;
+
+/// The client's side of a connection.
+#[derive(Debug)]
+pub(crate) struct Downstream {
+    pub(crate) stream: TcpStream,
+    /// Octets read but not yet used: a partial head, or what was pipelined. Empty while idle.
+    pub(crate) carry: Vec<u8>,
+    pub(crate) deadline: Deadline,
+    pub(crate) peer: IpAddr,
+    /// The peer as text, made once.
+    pub(crate) client: Box<str>,
+    /// Whether the peer's forwarding fields are believed.
+    pub(crate) trusted: bool,
+    pub(crate) listener: Arc<str>,
+}
+
+impl Downstream {
+    pub(crate) fn new(
+        stream: TcpStream,
+        (peer, trusted): (IpAddr, bool),
+        listener: Arc<str>,
+        deadline: Deadline,
+    ) -> Self {
+        Self { stream, carry: Vec::new(), deadline, peer, client: peer.to_string().into(), trusted, listener }
+    }
+}

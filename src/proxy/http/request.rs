@@ -1,0 +1,358 @@
+//! Bytes → a request: read, parse, route and rewrite in one poll, so that the scratch buffer is free again after it.
+
+use crate::clock;
+use crate::http1::framing::{self, Body, Form, Framing};
+use crate::http1::head::{self, Kind, Reject, RequestLine, Version};
+use crate::http1::rewrite::{self, Forwarding};
+use crate::proxy::error::ProxyError;
+use crate::proxy::http::Downstream;
+use crate::proxy::http::scratch::{HEADROOM, Scratch, poll_read};
+use crate::proxy::observe::Access;
+use crate::proxy::worker::Worker;
+use crate::rng::Rng;
+use crate::table::Service;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+/// Where a request goes: found by the snapshot that it routed with, checked at each pick.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Target {
+    pub(crate) slot: usize,
+    /// Address of the service's shared counters: the slot may be reused, this tells.
+    pub(crate) identity: usize,
+    pub(crate) port: usize,
+}
+
+/// What of the service's definition a request needs; copied, so that no reference count is shared between workers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Policy {
+    pub(crate) connect_ms: u64,
+    pub(crate) response_ms: u64,
+    pub(crate) idle_ms: u64,
+    pub(crate) tunnel_idle_ms: u64,
+    pub(crate) queue_timeout_ms: u64,
+    pub(crate) queue: u32,
+    pub(crate) retries: u8,
+}
+
+/// One request, ready to be sent.
+#[derive(Debug)]
+pub(crate) struct Request {
+    /// The rewritten head and what has come of the body; kept for a retry while it is small.
+    pub(crate) buffer: Vec<u8>,
+    pub(crate) head_len: usize,
+    pub(crate) body: Body,
+    pub(crate) chunked: bool,
+    /// Whether `buffer` still holds everything that was sent.
+    pub(crate) replayable: bool,
+    pub(crate) idempotent: bool,
+    pub(crate) is_head: bool,
+    pub(crate) websocket: bool,
+    pub(crate) version: Version,
+    pub(crate) keep_alive: bool,
+    pub(crate) trailers: bool,
+    pub(crate) target: Target,
+    pub(crate) policy: Policy,
+    pub(crate) started: Instant,
+    pub(crate) started_ms: u64,
+    pub(crate) peer: IpAddr,
+    pub(crate) access: Option<Box<Access>>,
+}
+
+/// A request that Weir answers itself.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Refusal {
+    pub(crate) error: ProxyError,
+    pub(crate) is_head: bool,
+    /// Whether the connection can go on: the request was read to its end.
+    pub(crate) keep: bool,
+}
+
+/// What waiting for a head ended in.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "boxing would allocate for each request")]
+pub(crate) enum Head {
+    Request(Request),
+    Answer(Refusal),
+    Closed,
+}
+
+/// The state of waiting for a head.
+#[derive(Debug)]
+pub(crate) struct Wait {
+    begun: bool,
+}
+
+impl Wait {
+    /// Starts waiting; a connection's first request must come within the time for a head.
+    pub(crate) fn new(worker: &Worker, down: &Downstream, first: bool) -> Self {
+        down.deadline.set(if first { ms(worker.options.timeouts.head) } else { ms(worker.options.timeouts.keepalive) });
+        Self { begun: false }
+    }
+}
+
+pub(crate) fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Waits for a head; everything from its last octet to the rewritten request happens in the same poll.
+pub(crate) fn poll_head(worker: &Worker, down: &mut Downstream, wait: &mut Wait, cx: &mut Context<'_>) -> Poll<Head> {
+    let found = worker.with_scratch(|scratch| read_head(worker, down, scratch, cx));
+    if let Poll::Ready(head) = found {
+        return Poll::Ready(head);
+    }
+    let timeouts = &worker.options.timeouts;
+    let partial = !down.carry.is_empty();
+    if partial && !wait.begun {
+        wait.begun = true;
+        down.deadline.set(ms(timeouts.head));
+    }
+    if let Some(since) = worker.draining_since().filter(|_| !partial) {
+        down.deadline.set_at(since + ms(timeouts.drain_idle));
+    }
+    if !down.deadline.poll_expired(cx) {
+        return Poll::Pending;
+    }
+    if !partial {
+        return Poll::Ready(Head::Closed);
+    }
+    Poll::Ready(Head::Answer(Refusal { error: ProxyError::HeadTimeout, is_head: false, keep: false }))
+}
+
+fn read_head(worker: &Worker, down: &mut Downstream, scratch: &mut Scratch, cx: &mut Context<'_>) -> Poll<Head> {
+    let mut have = down.carry.len();
+    let at = HEADROOM;
+    if let Some(front) = scratch.input.get_mut(at..at + have) {
+        front.copy_from_slice(&down.carry);
+    }
+    // What is carried after a pipelined request may hold a whole head already.
+    let mut fresh = have > 0;
+    loop {
+        if fresh && let Some(head) = try_parse(worker, down, scratch, have) {
+            return Poll::Ready(head);
+        }
+        let room = scratch.input.get_mut(at + have..).unwrap_or_default();
+        match poll_read(&mut down.stream, cx, room) {
+            Poll::Ready(Ok(n)) if n > 0 => {
+                have += n;
+                fresh = true;
+            }
+            Poll::Ready(_) => return Poll::Ready(Head::Closed),
+            Poll::Pending => break,
+        }
+    }
+    if have > 0 {
+        let seen = scratch.input.get(at..at + have).unwrap_or_default();
+        if down.carry.capacity() == 0 {
+            down.carry = worker.take_buffer();
+        }
+        down.carry.clear();
+        down.carry.extend_from_slice(seen);
+    }
+    Poll::Pending
+}
+
+/// Parses what is there; `None`: more is needed. Leaves what follows the request in the connection's carry.
+fn try_parse(worker: &Worker, down: &mut Downstream, scratch: &mut Scratch, have: usize) -> Option<Head> {
+    let Scratch { input, fields, .. } = scratch;
+    let bytes = input.get(HEADROOM..HEADROOM + have).unwrap_or_default();
+    // Above this a head that trickles in is parsed again only when its end is there: linear work for the attacker too.
+    if have > 4096 && memchr::memmem::find(bytes, b"\r\n\r\n").is_none() && have < worker.limits.head_bytes {
+        return None;
+    }
+    let line = match head::parse_request(bytes, &worker.limits, fields) {
+        Ok(Some(line)) => line,
+        Ok(None) => return None,
+        Err(reject) => return Some(Head::Answer(refusal(reject))),
+    };
+    let (head_bytes, rest) = bytes.split_at_checked(line.len)?;
+    let mut building = Building { worker, down, bytes: head_bytes, line, fields };
+    Some(match building.request() {
+        Ok((mut request, framing)) => match take_body(worker, &mut request, framing, rest) {
+            Ok(used) => {
+                keep_rest(worker, down, rest.get(used..).unwrap_or_default());
+                Head::Request(request)
+            }
+            Err(reject) => Head::Answer(refusal(reject)),
+        },
+        Err((error, keep)) => {
+            if keep {
+                keep_rest(worker, down, rest);
+            }
+            Head::Answer(Refusal { error, is_head: line.method == "HEAD", keep })
+        }
+    })
+}
+
+fn refusal(reject: Reject) -> Refusal {
+    Refusal { error: ProxyError::Refused(reject), is_head: false, keep: false }
+}
+
+fn keep_rest(worker: &Worker, down: &mut Downstream, rest: &[u8]) {
+    if rest.is_empty() {
+        if down.carry.capacity() > 0 {
+            worker.give_buffer(std::mem::take(&mut down.carry));
+        }
+        return;
+    }
+    if down.carry.capacity() == 0 {
+        down.carry = worker.take_buffer();
+    }
+    down.carry.clear();
+    down.carry.extend_from_slice(rest);
+}
+
+/// Takes what has come of the body with the head.
+fn take_body(worker: &Worker, request: &mut Request, framing: Framing, rest: &[u8]) -> Result<usize, Reject> {
+    if let (Framing::Length(n), Some(limit)) = (framing, worker.options.limits.body_bytes)
+        && n > limit
+    {
+        return Err(Reject::BodyTooLarge);
+    }
+    if rest.is_empty() || request.body.is_done() {
+        return Ok(0);
+    }
+    request.take_body(rest, worker.options.limits.body_bytes)
+}
+
+impl Request {
+    /// Takes octets of the body into the buffer; returns how many belonged to it.
+    ///
+    /// # Errors
+    /// [`Reject`] for malformed chunks or a body above the limit.
+    pub(crate) fn take_body(&mut self, input: &[u8], limit: Option<u64>) -> Result<usize, Reject> {
+        let used = if self.chunked {
+            self.body.transcode(input, Form::Chunked, &mut self.buffer)?
+        } else {
+            let used = self.body.advance(input)?;
+            self.buffer.extend_from_slice(input.get(..used).unwrap_or_default());
+            used
+        };
+        if limit.is_some_and(|limit| self.body.passed() > limit) {
+            return Err(Reject::BodyTooLarge);
+        }
+        Ok(used)
+    }
+}
+
+/// A parsed head on its way to becoming a request.
+struct Building<'a> {
+    worker: &'a Worker,
+    down: &'a Downstream,
+    bytes: &'a [u8],
+    line: RequestLine<'a>,
+    fields: &'a head::Fields,
+}
+
+impl Building<'_> {
+    /// Checks, routes and rewrites. The error comes with whether the connection can go on.
+    fn request(&mut self) -> Result<(Request, Framing), (ProxyError, bool)> {
+        let Self { worker, down, bytes, line, fields } = *self;
+        let refuse = |reject: Reject| (ProxyError::Refused(reject), false);
+        let authority = rewrite::authority(bytes, &line, fields).map_err(refuse)?;
+        let framing = framing::request_body(bytes, fields, line.version).map_err(refuse)?;
+        self.check_expectation().map_err(refuse)?;
+        let asked = rewrite::connection(bytes, fields);
+        let keep_alive = if line.version == Version::Http11 { !asked.close } else { asked.keep_alive && !asked.close };
+        let started = clock::now();
+        let started_ms = clock::to_ms(started);
+        worker.timers.set_now(started_ms);
+        let (target, policy) = self
+            .route(authority.host, authority.target)
+            .map_err(|error| (error, keep_alive && framing == Framing::None && worker.draining_since().is_none()))?;
+        let mut id = [0u8; 32];
+        let forwarding = Forwarding {
+            authority,
+            framing,
+            client: down.client.as_bytes(),
+            scheme: "http",
+            trusted: down.trusted,
+            request_id: hex_id(&mut worker.rng.borrow_mut(), &mut id),
+        };
+        let mut buffer = worker.take_buffer();
+        rewrite::request(bytes, &line, fields, &forwarding, &mut buffer);
+        let access = worker.access.is_some().then(|| Box::new(Access::new(&line, &authority, &id)));
+        let request = Request {
+            head_len: buffer.len(),
+            buffer,
+            body: Body::new(framing),
+            chunked: framing == Framing::Chunked,
+            replayable: true,
+            idempotent: matches!(line.method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE"),
+            is_head: line.method == "HEAD",
+            websocket: asked.websocket && line.method == "GET" && framing == Framing::None,
+            version: line.version,
+            keep_alive,
+            trailers: asked.trailers,
+            target,
+            policy,
+            started,
+            started_ms,
+            peer: down.peer,
+            access,
+        };
+        Ok((request, framing))
+    }
+
+    /// Only `100-continue`, once (RFC 9110 §10.1.1).
+    fn check_expectation(&self) -> Result<(), Reject> {
+        match self.fields.only(Kind::Expect) {
+            Ok(None) => Ok(()),
+            Ok(Some(field)) if field.value(self.bytes).eq_ignore_ascii_case(b"100-continue") => Ok(()),
+            _ => Err(Reject::Expectation),
+        }
+    }
+
+    /// Routes by the snapshot of this moment.
+    fn route(&self, host: &[u8], target: &str) -> Result<(Target, Policy), ProxyError> {
+        let worker = self.worker;
+        let mut reader = worker.reader.borrow_mut();
+        let snapshot = reader.load();
+        let mut lower = [0u8; 256];
+        let host = lower_host(host, &mut lower);
+        let path = target.split_once('?').map_or(target, |(path, _)| path);
+        let route = snapshot.routes.find(&self.down.listener, host, path).ok_or(ProxyError::NoRoute)?;
+        let service = route.slot.and_then(|slot| snapshot.services.at(slot)).ok_or(ProxyError::NoService)?;
+        Ok((Target { slot: service.slot, identity: identity(service), port: route.port }, policy(service)))
+    }
+}
+
+/// Identifies a service across snapshots: its counters live as long as it does.
+pub(crate) fn identity(service: &Service) -> usize {
+    Arc::as_ptr(&service.stats).addr()
+}
+
+fn policy(service: &Service) -> Policy {
+    let spec = &service.spec;
+    Policy {
+        connect_ms: ms(spec.timeouts.connect),
+        response_ms: ms(spec.timeouts.response),
+        idle_ms: ms(spec.timeouts.idle),
+        tunnel_idle_ms: ms(spec.timeouts.tunnel_idle),
+        queue_timeout_ms: ms(spec.limits.queue_timeout),
+        queue: spec.limits.queue,
+        retries: u8::try_from(spec.retries.min(5)).unwrap_or(5),
+    }
+}
+
+/// Returns the host in lower case without port; a host longer than any DNS name matches no route by name.
+fn lower_host<'a>(host: &[u8], buffer: &'a mut [u8; 256]) -> &'a str {
+    let end = if host.ends_with(b"]") { None } else { host.iter().rposition(|&b| b == b':') };
+    let name = host.get(..end.unwrap_or(host.len())).unwrap_or_default();
+    let Some(place) = buffer.get_mut(..name.len()) else { return "" };
+    place.copy_from_slice(name);
+    place.make_ascii_lowercase();
+    std::str::from_utf8(place).unwrap_or("")
+}
+
+/// Writes 128 random bits as hexadecimal digits.
+fn hex_id<'a>(rng: &mut Rng, into: &'a mut [u8; 32]) -> &'a [u8] {
+    let bits = (u128::from(rng.next_u64()) << 64) | u128::from(rng.next_u64());
+    for (i, place) in into.iter_mut().enumerate() {
+        let digit = (bits >> (4 * i)) & 15;
+        *place = b"0123456789abcdef".get(digit as usize).copied().unwrap_or(b'0');
+    }
+    into
+}

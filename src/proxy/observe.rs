@@ -1,0 +1,72 @@
+//! Counters and access line: one call for each finished request.
+
+use crate::http1::head::RequestLine;
+use crate::http1::rewrite::Authority;
+use crate::proxy::http::request::Request;
+use crate::proxy::worker::Worker;
+use crate::telemetry::AccessRecord;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// What the access log needs of a request; made only when the log is on.
+#[derive(Debug)]
+pub(crate) struct Access {
+    method: String,
+    host: String,
+    path: String,
+    request_id: String,
+}
+
+impl Access {
+    pub(crate) fn new(line: &RequestLine<'_>, authority: &Authority<'_>, id: &[u8]) -> Self {
+        // Queries carry tokens and personal data: they are not logged.
+        let path = authority.target.split_once('?').map_or(authority.target, |(path, _)| path);
+        Self {
+            method: line.method.to_owned(),
+            host: String::from_utf8_lossy(authority.host).into_owned(),
+            path: path.to_owned(),
+            request_id: String::from_utf8_lossy(id).into_owned(),
+        }
+    }
+}
+
+/// How a request ended.
+#[derive(Debug)]
+pub(crate) struct Summary {
+    /// 0: the client got no status.
+    pub(crate) status: u16,
+    pub(crate) reason: &'static str,
+    pub(crate) attempts: u8,
+    pub(crate) sent_bytes: u64,
+    pub(crate) duration: Duration,
+    pub(crate) first_byte: Duration,
+    pub(crate) endpoint: Option<SocketAddr>,
+}
+
+/// Counts a finished request and writes its access line.
+pub(crate) fn record(worker: &Worker, request: &Request, summary: &Summary) {
+    let us = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
+    let mut locals = worker.locals.borrow_mut();
+    let local = locals.at(request.target.slot);
+    if let Some(local) = &local {
+        local.counters.finished(summary.status, us(summary.duration));
+        local.counters.sent_bytes.add(summary.sent_bytes);
+        local.counters.received_bytes.add(request.body.passed());
+    }
+    let (Some(log), Some(access)) = (&worker.access, &request.access) else { return };
+    log.record(AccessRecord {
+        client: request.peer,
+        request_id: access.request_id.clone(),
+        method: access.method.clone(),
+        host: access.host.clone(),
+        path: access.path.clone(),
+        service: local.map(|l| l.service.name().as_str().to_owned()).unwrap_or_default(),
+        endpoint: summary.endpoint,
+        status: summary.status,
+        reason: summary.reason,
+        sent_bytes: summary.sent_bytes,
+        duration_us: us(summary.duration),
+        first_byte_us: us(summary.first_byte),
+        attempts: summary.attempts,
+    });
+}
