@@ -6,7 +6,7 @@
 use crate::balance::{Candidate, EndpointStats, Picker, ServiceStats};
 use crate::model::{Instance, InstanceId, InstanceState, ListenerSpec, RouteSpec, ServiceName, ServiceSpec, Verdict};
 use crate::table::snapshot::SHARDS;
-use crate::table::{Endpoint, Routes, Service, Snapshot};
+use crate::table::{Endpoint, Records, Routes, Service, Snapshot};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -81,7 +81,7 @@ fn apply(next: &mut Snapshot, change: Change) -> ServiceChange {
                     slot
                 }
             };
-            let new = Arc::new(service(slot, spec, &instances, old.as_deref()));
+            let new = Arc::new(service(slot, spec, &instances, old.as_deref(), next.names.zone()));
             put(next, slot, Some(new.clone()));
             (old, Some(new))
         }
@@ -139,7 +139,7 @@ fn all(service: &Service) -> impl Iterator<Item = (&Endpoint, &Candidate)> {
     ready.chain(service.draining.iter().map(|(endpoint, candidate)| (endpoint, candidate)))
 }
 
-fn service(slot: usize, spec: Arc<ServiceSpec>, instances: &[Instance], old: Option<&Service>) -> Service {
+fn service(slot: usize, spec: Arc<ServiceSpec>, instances: &[Instance], old: Option<&Service>, zone: &[u8]) -> Service {
     let known = Known::new(old);
     let (mut endpoints, mut candidates, mut draining) = (Vec::new(), Vec::new(), Vec::new());
     for instance in instances {
@@ -165,12 +165,14 @@ fn service(slot: usize, spec: Arc<ServiceSpec>, instances: &[Instance], old: Opt
     }
     let stats = old.map_or_else(|| Arc::new(ServiceStats::default()), |s| s.stats.clone());
     let picker = Picker::new(spec.policy, spec.slow_start, spec.limits.concurrency);
+    let records = Records::encode(zone, &spec, &endpoints, &candidates);
     Service {
         slot,
         spec,
         endpoints: endpoints.into(),
         candidates: candidates.into(),
         draining: draining.into(),
+        records,
         stats,
         picker,
     }

@@ -8,10 +8,15 @@
 mod build;
 mod cell;
 pub mod names;
+mod records;
 mod route;
+mod shards;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 
 pub use build::{Change, Changes, ServiceChange, build};
 pub use cell::{Acknowledger, AcknowledgerStatus, Publisher, Reader, Table, channel};
+pub use records::Records;
 pub use route::{Route, Routes};
 pub use snapshot::{Endpoint, Service, Services, Snapshot};

@@ -3,8 +3,8 @@
 use crate::balance::{Candidate, Local, Picker, ServiceStats, Tried, usable};
 use crate::model::{InstanceId, ListenerSpec, ServiceName, ServiceSpec};
 use crate::rng::Rng;
-use crate::table::Routes;
 use crate::table::names::Names;
+use crate::table::{Records, Routes};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -46,6 +46,8 @@ pub struct Service {
     pub candidates: Box<[Candidate]>,
     /// Withdrawn endpoints that still finish requests; never picked, never named.
     pub draining: Box<[(Endpoint, Candidate)]>,
+    /// DNS records of the endpoints, encoded once, in the same order.
+    pub records: Records,
     /// Shared counters and wait queue.
     pub stats: Arc<ServiceStats>,
     /// The policy.
