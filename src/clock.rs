@@ -9,20 +9,31 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 static EPOCH: OnceLock<Instant> = OnceLock::new();
 
+/// The scale of [`now_ms`] starts this long before the first reading: runtimes of one process whose clocks are paused
+/// (tests) may disagree by as much, and none of them reads before the start.
+const BEFORE_FIRST: Duration = Duration::from_secs(3600);
+
 /// Returns the monotonic time; about 25 ns.
 pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// Returns milliseconds since the process first asked; monotonic, never 0 so that 0 can mean "never".
+/// Returns milliseconds since about an hour before the process first asked; monotonic, never 0 so that 0 can mean "never".
 pub fn now_ms() -> u64 {
     to_ms(now())
 }
 
 /// Converts a monotonic time to the scale of [`now_ms`].
 pub fn to_ms(at: Instant) -> u64 {
-    let epoch = *EPOCH.get_or_init(now);
+    let epoch = *EPOCH.get_or_init(epoch);
     u64::try_from(at.saturating_duration_since(epoch).as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+}
+
+/// Reads the machine's clock and not the runtime's: the epoch is shared by all runtimes.
+#[expect(clippy::disallowed_methods, reason = "this module is the one reader of the clock")]
+fn epoch() -> Instant {
+    let first = Instant::now();
+    first.checked_sub(BEFORE_FIRST).unwrap_or(first)
 }
 
 /// Returns wall-clock milliseconds since the Unix epoch, for what people and other programs read.
