@@ -6,7 +6,9 @@
 
 pub mod events;
 mod options;
+pub mod probe;
 pub mod publisher;
 pub mod registry;
+pub mod withdraw;
 
 pub use options::Options;

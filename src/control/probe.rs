@@ -1,0 +1,229 @@
+//! One attempt of a health check over the network.
+//!
+//! Owns the connection, the request and the reading of the answer; thresholds and timing are `check.rs`. Limits: one
+//! connection for one attempt, closed after it; no redirect is followed; at most 64 KiB of body are read; the caller's
+//! timeout covers all of it. Outcomes are sentences for people.
+
+use crate::model::Probe;
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{Request, header};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// Body bytes that one check reads at most; a page behind a health path is smaller.
+const MAX_BODY_BYTES: usize = 64 * 1024;
+
+/// Head bytes of an answer at most.
+const MAX_HEAD_BYTES: usize = 16 * 1024;
+
+/// What one attempt does, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Where it connects to.
+    pub address: SocketAddr,
+    /// What it does there.
+    pub probe: Probe,
+    /// Time after which it has failed, all steps together.
+    pub timeout: Duration,
+}
+
+/// Carries out attempts: the network, or a simulated one.
+#[async_trait]
+pub trait Prober: Send + Sync + 'static {
+    /// Makes one attempt and says how it passed.
+    ///
+    /// # Errors
+    /// Says why it failed.
+    async fn probe(&self, target: &Target) -> Result<String, String>;
+}
+
+/// Attempts over real sockets.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Network;
+
+#[async_trait]
+impl Prober for Network {
+    async fn probe(&self, target: &Target) -> Result<String, String> {
+        let attempt = async {
+            let connect = TcpStream::connect(target.address).await;
+            let stream = connect.map_err(|error| format!("connect: {}", cause(&error)))?;
+            match &target.probe {
+                Probe::Tcp => Ok("connect: accepted".to_owned()),
+                Probe::Http { path, host, status } => {
+                    let host = host.as_deref().map_or_else(|| target.address.to_string(), str::to_owned);
+                    let code = get(stream, path, &host).await.map_err(|reason| format!("GET {path}: {reason}"))?;
+                    if status.contains(&code) {
+                        return Ok(format!("GET {path}: {code}"));
+                    }
+                    Err(format!("GET {path}: {code} (want {}-{})", status.start(), status.end()))
+                }
+            }
+        };
+        let late = || Err(format!("no answer in {:?}", target.timeout));
+        timeout(target.timeout, attempt).await.unwrap_or_else(|_| late())
+    }
+}
+
+/// Says what kind of failure it was; the number of the operating system's error helps nobody.
+fn cause(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::Other => error.to_string(),
+        kind => kind.to_string(),
+    }
+}
+
+/// Asks for `path` and returns the status code.
+async fn get(stream: TcpStream, path: &str, host: &str) -> Result<u16, String> {
+    let request = Request::get(path)
+        .header(header::HOST, host)
+        .header(header::USER_AGENT, concat!("weir/", env!("CARGO_PKG_VERSION"), " (health check)"))
+        .header(header::ACCEPT, "*/*")
+        .header(header::CONNECTION, "close")
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| error.to_string())?;
+    let mut builder = hyper::client::conn::http1::Builder::new();
+    let handshake = builder.max_buf_size(MAX_HEAD_BYTES).handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = handshake.map_err(|error| explain(&error))?;
+    // Dropping the set ends the connection, however this attempt ends.
+    let mut driver = JoinSet::new();
+    driver.spawn(connection);
+    let response = sender.send_request(request).await.map_err(|error| explain(&error))?;
+    let code = response.status().as_u16();
+    read(response.into_body()).await.map_err(|error| explain(&error))?;
+    Ok(code)
+}
+
+/// Reads the body to its end or to the limit, so that an answer which breaks off does not pass.
+async fn read(mut body: Incoming) -> Result<(), hyper::Error> {
+    let mut read_bytes = 0;
+    while let Some(frame) = body.frame().await {
+        read_bytes += frame?.data_ref().map_or(0, Bytes::len);
+        if read_bytes >= MAX_BODY_BYTES {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn explain(error: &hyper::Error) -> String {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    match source {
+        _ if error.is_parse() => "the answer is not HTTP/1".to_owned(),
+        _ if error.is_incomplete_message() => "closed before the end of the answer".to_owned(),
+        Some(source) if source.kind() == std::io::ErrorKind::UnexpectedEof => {
+            "closed before the end of the answer".to_owned()
+        }
+        Some(source) => cause(source),
+        None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Network, Prober, Target};
+    use crate::model::Probe;
+    use std::net::SocketAddr;
+    use std::time::Duration;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    fn http(path: &str) -> Probe {
+        Probe::Http { path: path.into(), host: None, status: 200..=399 }
+    }
+
+    async fn probe(address: SocketAddr, probe: Probe) -> Result<String, String> {
+        Network.probe(&Target { address, probe, timeout: Duration::from_secs(5) }).await
+    }
+
+    /// Serves one connection with `answer` and returns what it was asked.
+    async fn serve(answer: &'static [u8]) -> (SocketAddr, tokio::task::JoinHandle<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let asked = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                if stream.read(&mut byte).await.unwrap() == 0 {
+                    break;
+                }
+                head.push(byte[0]);
+            }
+            // The probe may be gone already: it reads a bounded part.
+            let _ = stream.write_all(answer).await;
+            String::from_utf8(head).unwrap()
+        });
+        (address, asked)
+    }
+
+    #[tokio::test]
+    async fn a_status_in_the_range_passes_and_the_request_says_who_asks() {
+        let (address, asked) = serve(b"HTTP/1.1 204 No Content\r\n\r\n").await;
+        assert_eq!(probe(address, http("/health?full=1")).await, Ok("GET /health?full=1: 204".to_owned()));
+        let asked = asked.await.unwrap().to_ascii_lowercase();
+        assert!(asked.starts_with("get /health?full=1 http/1.1\r\n"), "{asked}");
+        assert!(asked.contains(&format!("host: {address}\r\n")) && asked.contains("user-agent: weir/"), "{asked}");
+    }
+
+    #[tokio::test]
+    async fn a_configured_host_is_sent() {
+        let (address, asked) = serve(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+        let with_host = Probe::Http { path: "/".into(), host: Some("app.example".into()), status: 200..=200 };
+        assert_eq!(probe(address, with_host).await, Ok("GET /: 200".to_owned()));
+        assert!(asked.await.unwrap().to_ascii_lowercase().contains("host: app.example\r\n"));
+    }
+
+    #[tokio::test]
+    async fn says_why_an_answer_fails() {
+        let cases: [(&[u8], &str); 5] = [
+            (b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n", "GET /h: 503 (want 200-399)"),
+            (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "GET /h: the answer is not HTTP/1"),
+            (b"", "GET /h: closed before the end of the answer"),
+            (b"HTTP/1.1 200 OK\r\nContent-Le", "GET /h: closed before the end of the answer"),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok", "GET /h: closed before the end of the answer"),
+        ];
+        for (answer, expected) in cases {
+            let (address, _asked) = serve(answer).await;
+            assert_eq!(probe(address, http("/h")).await, Err(expected.to_owned()));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_redirect_is_an_answer_and_is_not_followed() {
+        let (address, _asked) = serve(b"HTTP/1.1 302 Found\r\nLocation: http://169.254.169.254/\r\n\r\n").await;
+        assert_eq!(probe(address, http("/")).await, Ok("GET /: 302".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn a_body_without_end_is_read_to_the_limit_only() {
+        let endless: &'static [u8] =
+            Box::leak([b"HTTP/1.1 200 OK\r\n\r\n".to_vec(), vec![b'x'; 1024 * 1024]].concat().into_boxed_slice());
+        let (address, _asked) = serve(endless).await;
+        assert_eq!(probe(address, http("/")).await, Ok("GET /: 200".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn a_closed_port_is_refused_and_an_open_one_accepts() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        assert_eq!(probe(address, Probe::Tcp).await, Ok("connect: accepted".to_owned()));
+        drop(listener);
+        assert_eq!(probe(address, Probe::Tcp).await, Err("connect: connection refused".to_owned()));
+        assert_eq!(probe(address, http("/")).await, Err("connect: connection refused".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn silence_fails_after_the_timeout() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let target = Target { address, probe: http("/"), timeout: Duration::from_millis(50) };
+        assert_eq!(Network.probe(&target).await, Err("no answer in 50ms".to_owned()));
+    }
+}
