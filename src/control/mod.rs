@@ -4,7 +4,10 @@
 //! into the next snapshot; [`health`] judges instances, [`discovery`] feeds what the configuration lists, [`withdraw`]
 //! knows when an endpoint is used by nobody any more. Nothing here carries traffic. [`plane`] starts all of it.
 
+mod check;
 pub mod events;
+pub mod health;
+pub mod history;
 mod options;
 pub mod probe;
 pub mod publisher;

@@ -21,5 +21,6 @@ pub use command::{Contribution, Registration, RegistryError};
 pub use handle::{Handle, Listing, Withdrawn};
 
 pub(crate) use actor::{Actor, Answer, Step, Waiter, channel};
+pub(crate) use admission::gate_port;
 pub(crate) use command::{Command, Done, Draft, Effects};
 pub(crate) use state::{Rules, State};

@@ -285,8 +285,9 @@ impl State {
     ) -> Outcome {
         let (spec, entry) = find_living(&mut self.groups, &self.index, id)?;
         let before = entry.standing();
-        // Without a configured check there is no verdict: the one connection only opens the gate.
-        let verdict = if spec.health.is_some() { transition.to } else { Verdict::Unknown };
+        // Without a configured check there is no verdict once the one connection opened the gate.
+        let shut = before.0 == InstanceState::Starting && transition.to == Verdict::Unhealthy;
+        let verdict = if spec.health.is_some() || shut { transition.to } else { Verdict::Unknown };
         let kind = match (before.0, transition.to) {
             (InstanceState::Starting, Verdict::Healthy) => {
                 entry.ready(verdict, reason, now_ms);
