@@ -1,1 +1,33 @@
-//! To come.
+//! Definitions as users write them: service, route and listener, one struct each for the TOML file and the admin API.
+//!
+//! Owns the names of keys, their documentation (the JSON schema and the OpenAPI document come from it) and the one
+//! conversion into [`crate::model`] values: [`Service::to_model`], [`Route::to_model`], [`Listener::to_model`]. A
+//! conversion fills every default and collects *all* problems, each with its key, a message and a hint; the way back,
+//! [`Service::from_model`], writes a definition with every default filled in. Nothing is required while reading: what is
+//! missing is a [`Problem`] like any other, so that one mistake never hides the next.
+//!
+//! Values that are texts with a form of their own (`10s`, `64KiB`, `:8080`, `10.0.0.0/8`, `200-399`) are types that
+//! parse once: [`Duration`], [`Size`], [`Address`], [`Network`], [`Range`]. `config` adds places in a file to the keys.
+
+mod address;
+mod convert;
+mod duration;
+mod listener;
+mod problem;
+mod revert;
+mod route;
+mod service;
+mod size;
+mod suggest;
+mod text;
+
+pub use address::{Address, Network, Range};
+pub use duration::Duration;
+pub use listener::{Listener, ListenerProtocol};
+pub use problem::{Key, KeyPath, Problem, Problems};
+pub use route::Route;
+pub use service::{
+    Endpoint, Health, Limits, Outliers, Policy, Port, ProbeType, Protocol, Run, Service, Timeouts,
+};
+pub use size::Size;
+pub use suggest::nearest;

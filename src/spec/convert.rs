@@ -1,0 +1,384 @@
+//! Definition of a service → the service as used: defaults filled in, every problem collected.
+//!
+//! Each `read_*` takes one part of the definition, records what is wrong with it and returns a value in any case, so that
+//! the parts after it are still read; the result is used only when nothing was recorded.
+
+use crate::model::{self, ServiceName, parse_label};
+use crate::spec::listener::MAX_NAME_OCTETS;
+use crate::spec::route::{check_path, find_port};
+use crate::spec::{Duration, Endpoint, Health, Policy, ProbeType, Problem, Problems, Protocol, Run, Service};
+use std::ops::RangeInclusive;
+use std::time::Duration as Time;
+
+/// Name of the only port of a service that names none.
+const DEFAULT_PORT: &str = "http";
+/// Bound of `replicas`: the ports of the default `node.port_range`.
+const REPLICAS: RangeInclusive<u32> = 0..=10_000;
+/// Bound of `retries`: each one multiplies load on what already fails.
+const RETRIES: RangeInclusive<u32> = 0..=5;
+/// Bound of `rise` and `fall`.
+const THRESHOLD: RangeInclusive<u32> = 1..=100;
+/// Bound of thresholds that count failed requests.
+const ERRORS: RangeInclusive<u32> = 1..=1_000_000;
+/// Bound of `limits.concurrency`.
+const CONCURRENCY: RangeInclusive<u32> = 1..=1_000_000;
+/// Bound of `limits.queue`: each waiter holds a connection.
+const QUEUE: RangeInclusive<u32> = 0..=1_000_000;
+/// Bound of `weight`.
+const WEIGHT: RangeInclusive<u32> = 1..=1000;
+/// Bound of `dns_ttl`: no cache honours more than a day.
+const MAX_DNS_TTL: Time = Time::from_secs(24 * 3600);
+/// Shortest time between checks; below that, checks are a load of their own.
+const MIN_INTERVAL: Time = Time::from_millis(10);
+
+impl Service {
+    /// Converts the definition, with every default filled in.
+    ///
+    /// # Errors
+    /// Every problem of it.
+    pub fn to_model(&self) -> Result<model::ServiceSpec, Vec<Problem>> {
+        let mut problems = Problems::new();
+        let p = &mut problems;
+        let name = self.read_name(p);
+        let names = self.port_names();
+        let ports = self.read_ports(p);
+        let endpoints = self.read_endpoints(p);
+        let retries = bounded(p, "retries", self.retries, 1, &RETRIES);
+        let dns_ttl = self.read_dns_ttl(p);
+        let health = self.health.as_ref().map(|health| read_health(p, health, &names));
+        let limits = self.read_limits(p);
+        let timeouts = self.read_timeouts(p);
+        let outliers = self.read_outliers(p);
+        let run = self.run.as_ref().map(|run| read_run(p, run, &names));
+        let replicas = self.read_replicas(p);
+        match name {
+            Some(name) if problems.is_empty() => Ok(model::ServiceSpec {
+                name,
+                ports,
+                endpoints,
+                policy: self.policy.map_or_else(model::Policy::default, Into::into),
+                health,
+                limits,
+                timeouts,
+                outliers,
+                retries,
+                slow_start: self.slow_start.map_or(Time::ZERO, Duration::get),
+                drain_timeout: self.drain_timeout.map_or(Time::from_secs(30), Duration::get),
+                dns_ttl,
+                run,
+                replicas,
+            }),
+            _ => Err(problems.into_vec()),
+        }
+    }
+
+    /// Returns the full name when both parts can be read.
+    pub fn full_name(&self) -> Option<ServiceName> {
+        let name = self.name.as_deref()?;
+        match self.namespace.as_deref() {
+            Some(namespace) => ServiceName::new_in(namespace, name).ok(),
+            None if name.contains('/') => None,
+            None => ServiceName::parse(name).ok(),
+        }
+    }
+
+    /// Returns the names of its ports in order, as routes and checks refer to them.
+    pub fn port_names(&self) -> Vec<String> {
+        if self.ports.is_empty() {
+            return vec![DEFAULT_PORT.to_owned()];
+        }
+        self.ports.iter().map(|port| port.name.clone().unwrap_or_default()).collect()
+    }
+
+    fn read_name(&self, p: &mut Problems) -> Option<ServiceName> {
+        let Some(name) = self.name.as_deref() else {
+            p.absent("name", "add name = \"...\": routes, DNS and metrics name the service by it");
+            return None;
+        };
+        if let Some((namespace, name)) = name.split_once('/') {
+            p.add(
+                "name",
+                "must not hold \"/\"",
+                format!("write name = {name:?} and namespace = {namespace:?} as keys of their own"),
+            );
+            return None;
+        }
+        if let Some(namespace) = self.namespace.as_deref()
+            && let Err(error) = parse_label(namespace, MAX_NAME_OCTETS)
+        {
+            p.add("namespace", error.to_string(), "use one DNS label, such as \"staging\"");
+            return None;
+        }
+        let full = match self.namespace.as_deref() {
+            Some(namespace) => ServiceName::new_in(namespace, name),
+            None => ServiceName::parse(name),
+        };
+        full.map_err(|e| p.add("name", e.to_string(), "use one DNS label of at most 50 characters, such as \"web\"")).ok()
+    }
+
+    fn read_ports(&self, p: &mut Problems) -> Vec<model::PortSpec> {
+        if self.ports.is_empty() {
+            return vec![model::PortSpec { name: DEFAULT_PORT.into(), protocol: model::Protocol::Tcp }];
+        }
+        let mut ports: Vec<model::PortSpec> = Vec::new();
+        for (i, port) in self.ports.iter().enumerate() {
+            p.within("port", i, |p| {
+                let name = port.name.as_deref().unwrap_or_default();
+                if port.name.is_none() {
+                    p.absent("name", "add name = \"...\": routes and SRV records name the port by it");
+                } else if let Err(error) = parse_label(name, MAX_NAME_OCTETS) {
+                    p.add("name", error.to_string(), "use one DNS label, such as \"http\" or \"metrics\"");
+                } else if ports.iter().any(|other| *other.name == *name) {
+                    p.add("name", format!("port {name:?} is defined twice"), "give each port its own name");
+                }
+                self.check_number(p, i, port.number);
+                let protocol = match port.protocol {
+                    Some(Protocol::Udp) => model::Protocol::Udp,
+                    Some(Protocol::Tcp) | None => model::Protocol::Tcp,
+                };
+                ports.push(model::PortSpec { name: name.into(), protocol });
+            });
+        }
+        ports
+    }
+
+    fn check_number(&self, p: &mut Problems, index: usize, number: Option<u16>) {
+        match number {
+            Some(0) => p.add("number", "is 0", "write 1 to 65535"),
+            Some(_) if index == 0 => p.add(
+                "number",
+                "must not stand on the first port",
+                "its number is the one in the address of each [[service.endpoint]]",
+            ),
+            Some(_) if self.endpoints.is_empty() => p.add(
+                "number",
+                "needs a [[service.endpoint]]",
+                "replicas get their numbers from node.port_range, as ${PORT_<NAME>}; remove number",
+            ),
+            None if index > 0 && !self.endpoints.is_empty() => {
+                p.absent("number", "add the number that every [[service.endpoint]] offers this port on");
+            }
+            Some(_) | None => {}
+        }
+    }
+
+    fn read_endpoints(&self, p: &mut Problems) -> Vec<model::StaticEndpoint> {
+        let mut endpoints = Vec::new();
+        for (i, endpoint) in self.endpoints.iter().enumerate() {
+            p.within("endpoint", i, |p| {
+                let weight = bounded(p, "weight", endpoint.weight, 1, &WEIGHT);
+                let Some(address) = self.read_endpoint_address(p, i, endpoint) else { return };
+                let mut ports = vec![address.port()];
+                ports.extend(self.ports.iter().skip(1).map(|port| port.number.unwrap_or_default()));
+                endpoints.push(model::StaticEndpoint { address: address.ip(), ports, weight });
+            });
+        }
+        endpoints
+    }
+
+    fn read_endpoint_address(&self, p: &mut Problems, i: usize, endpoint: &Endpoint) -> Option<std::net::SocketAddr> {
+        let Some(address) = endpoint.address else {
+            p.absent("address", "add address = \"IP:PORT\"");
+            return None;
+        };
+        if self.endpoints.iter().take(i).any(|other| other.address == Some(address)) {
+            p.add("address", format!("endpoint {address} is defined twice"), "use weight to give it a larger share");
+        }
+        let socket = address.get();
+        if socket.ip().is_unspecified() || socket.ip().is_multicast() {
+            p.add("address", format!("{} is not an address to connect to", socket.ip()), "write the endpoint's own address");
+        }
+        if socket.port() == 0 {
+            p.add("address", "has port 0", "write the port that the endpoint listens on");
+        }
+        Some(socket)
+    }
+
+    fn read_dns_ttl(&self, p: &mut Problems) -> Time {
+        let ttl = self.dns_ttl.map_or(Time::from_secs(5), Duration::get);
+        if ttl.subsec_nanos() != 0 {
+            p.add("dns_ttl", format!("{} is not in whole seconds", Duration::new(ttl)), "DNS counts in seconds: write \"1s\"");
+        } else if ttl > MAX_DNS_TTL {
+            p.add("dns_ttl", "is longer than 1d", "clients keep old addresses for so long; \"5s\" is the default");
+        }
+        ttl
+    }
+
+    fn read_limits(&self, p: &mut Problems) -> model::Limits {
+        let limits = self.limits.clone().unwrap_or_default();
+        model::Limits {
+            concurrency: limits
+                .concurrency
+                .map(|concurrency| bounded(p, "limits.concurrency", Some(concurrency), 1, &CONCURRENCY)),
+            queue: bounded(p, "limits.queue", limits.queue, 100, &QUEUE),
+            queue_timeout: positive(p, "limits.queue_timeout", limits.queue_timeout, Time::from_secs(5)),
+        }
+    }
+
+    fn read_timeouts(&self, p: &mut Problems) -> model::Timeouts {
+        let timeouts = self.timeouts.clone().unwrap_or_default();
+        model::Timeouts {
+            connect: positive(p, "timeouts.connect", timeouts.connect, Time::from_secs(1)),
+            response: positive(p, "timeouts.response", timeouts.response, Time::from_secs(30)),
+            idle: positive(p, "timeouts.idle", timeouts.idle, Time::from_secs(60)),
+            tunnel_idle: positive(p, "timeouts.tunnel_idle", timeouts.tunnel_idle, Time::from_secs(3600)),
+        }
+    }
+
+    fn read_outliers(&self, p: &mut Problems) -> model::Outliers {
+        let outliers = self.outliers.clone().unwrap_or_default();
+        let result = model::Outliers {
+            enabled: outliers.enabled.unwrap_or(true),
+            gateway_errors: bounded(p, "outliers.gateway_errors", outliers.gateway_errors, 3, &ERRORS),
+            server_errors: bounded(p, "outliers.server_errors", outliers.server_errors, 5, &ERRORS),
+            base: positive(p, "outliers.base", outliers.base, Time::from_secs(1)),
+            max: positive(p, "outliers.max", outliers.max, Time::from_secs(30)),
+        };
+        if result.base > result.max {
+            let (base, max) = (Duration::new(result.base), Duration::new(result.max));
+            let key = if outliers.base.is_some() { "outliers.base" } else { "outliers.max" };
+            p.add(key, format!("base {base} is above max {max}"), "an ejection starts at base and doubles up to max");
+        }
+        result
+    }
+
+    fn read_replicas(&self, p: &mut Problems) -> u32 {
+        if self.run.is_none() && self.replicas.is_some() {
+            p.add("replicas", "needs [service.run]", "add how replicas are run, or remove replicas");
+        }
+        bounded(p, "replicas", self.replicas, 1, &REPLICAS)
+    }
+}
+
+impl From<Policy> for model::Policy {
+    fn from(policy: Policy) -> Self {
+        match policy {
+            Policy::ExpectedDelay => Self::ExpectedDelay,
+            Policy::RoundRobin => Self::RoundRobin,
+            Policy::Weighted => Self::Weighted,
+            Policy::LeastRequest => Self::LeastRequest,
+            Policy::PowerOfTwo => Self::PowerOfTwo,
+        }
+    }
+}
+
+fn read_health(p: &mut Problems, health: &Health, ports: &[String]) -> model::HealthCheck {
+    let interval = health.interval.map_or(Time::from_secs(5), Duration::get);
+    for (key, value) in [("health.interval", health.interval), ("health.fast_interval", health.fast_interval)] {
+        if value.is_some_and(|value| value.get() < MIN_INTERVAL) {
+            p.add(key, "is shorter than 10ms", "write \"10ms\" or more");
+        }
+    }
+    for (key, value) in [("health.timeout", health.timeout), ("health.fast_interval", health.fast_interval)] {
+        if let Some(value) = value.filter(|value| value.get() > interval) {
+            let hint = "one check ends before the next begins: lower it or raise health.interval";
+            p.add(key, format!("{value} is above interval {}", Duration::new(interval)), hint);
+        }
+    }
+    let port = health.port.as_ref().and_then(|port| find_port(p, "health.port", port, ports)).unwrap_or(0);
+    model::HealthCheck {
+        probe: read_probe(p, health),
+        port,
+        interval,
+        fast_interval: health.fast_interval.map_or_else(|| Time::from_secs(1).min(interval), Duration::get),
+        timeout: positive(p, "health.timeout", health.timeout, Time::from_secs(2).min(interval)),
+        rise: bounded(p, "health.rise", health.rise, 2, &THRESHOLD),
+        fall: bounded(p, "health.fall", health.fall, 3, &THRESHOLD),
+    }
+}
+
+fn read_probe(p: &mut Problems, health: &Health) -> model::Probe {
+    let written = [
+        ("health.path", health.path.is_some()),
+        ("health.host", health.host.is_some()),
+        ("health.status", health.status.is_some()),
+    ];
+    match health.kind {
+        None => p.absent("health.type", "add type = \"http\" or type = \"tcp\""),
+        Some(ProbeType::Http) => {}
+        Some(ProbeType::Tcp) => {
+            for (key, _) in written.into_iter().filter(|(_, written)| *written) {
+                p.add(key, "has no meaning for type = \"tcp\"", "remove it, or write type = \"http\"");
+            }
+            return model::Probe::Tcp;
+        }
+    }
+    let path = health.path.as_deref().unwrap_or("/");
+    check_path(p, "health.path", path, true);
+    if let Some(host) = health.host.as_deref()
+        && (host.is_empty() || !host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b)))
+    {
+        p.add("health.host", format!("{host:?} is no Host field"), "write a host name, with :PORT where it is needed");
+    }
+    let status = health.status.as_ref().map_or(200..=399, super::Range::get);
+    if *status.start() < 100 || *status.end() > 599 {
+        p.add("health.status", "holds codes outside 100 to 599", "write a range of status codes, such as \"200-399\"");
+    }
+    model::Probe::Http { path: path.into(), host: health.host.as_deref().map(Into::into), status }
+}
+
+fn read_run(p: &mut Problems, run: &Run, ports: &[String]) -> model::RunSpec {
+    match run.command.first() {
+        None => p.absent("run.command", "add program and arguments, such as command = [\"./app\", \"--port\", \"${PORT}\"]"),
+        Some(program) if program.is_empty() => p.add("run.command", "has an empty program", "write the program first"),
+        Some(_) => {}
+    }
+    let texts = run.command.iter().map(|text| ("run.command", text)).chain(run.env.values().map(|text| ("run.env", text)));
+    for (key, text) in texts {
+        if text.contains('\0') {
+            p.add(key, "holds a NUL character", "no argument or variable can hold one: remove it");
+        }
+        if let Some(name) = unknown_port(text, ports) {
+            let known: Vec<String> = ports.iter().map(|port| variable(port)).collect();
+            p.unknown(key, format!("${{{name}}} names no port"), format!("known: ${{PORT}}, ${{{}}}", known.join("}, ${")));
+        }
+    }
+    for name in run.env.keys() {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            p.add("run.env", format!("{name:?} is no name of a variable"), "use letters, digits and underscores");
+        } else if name == "PORT" || name == "WEIR_INSTANCE" || ports.iter().any(|port| *name == variable(port)) {
+            p.add("run.env", format!("{name} is set by Weir"), "remove it; read it in the program, or use ${...} in another");
+        }
+    }
+    if run.directory.as_deref() == Some("") {
+        p.add("run.directory", "is empty", "write a directory, or leave it out for Weir's own");
+    }
+    model::RunSpec {
+        command: run.command.clone(),
+        env: run.env.clone(),
+        directory: run.directory.as_deref().map(Into::into),
+        stop_grace: run.stop_grace.map_or(Time::from_secs(10), Duration::get),
+        replace_after: positive(p, "run.replace_after", run.replace_after, Time::from_secs(30)),
+    }
+}
+
+/// Returns the name of the variable that holds a port's number.
+fn variable(port: &str) -> String {
+    format!("PORT_{}", port.to_ascii_uppercase().replace('-', "_"))
+}
+
+/// Returns a `PORT_…` between `${` and `}` that is no port's.
+fn unknown_port<'a>(text: &'a str, ports: &[String]) -> Option<&'a str> {
+    text.split("${")
+        .skip(1)
+        .filter_map(|rest| rest.split_once('}').map(|(name, _)| name))
+        .find(|name| name.starts_with("PORT_") && !ports.iter().any(|port| *name == variable(port)))
+}
+
+/// Returns the value or its default; records one that is out of bounds.
+fn bounded(p: &mut Problems, key: &str, value: Option<u32>, default: u32, bounds: &RangeInclusive<u32>) -> u32 {
+    let value = value.unwrap_or(default);
+    if !bounds.contains(&value) {
+        p.add(key, format!("is {value}"), format!("write {} to {}", bounds.start(), bounds.end()));
+    }
+    value
+}
+
+/// Returns the value or its default; records zero.
+fn positive(p: &mut Problems, key: &str, value: Option<Duration>, default: Time) -> Time {
+    let value = value.map_or(default, Duration::get);
+    if value.is_zero() {
+        p.add(key, "is zero", format!("write a time above zero; {} is the default", Duration::new(default)));
+    }
+    value
+}

@@ -1,0 +1,125 @@
+//! The service as used → its definition, with every default written out.
+
+use crate::model;
+use crate::spec::{
+    Address, Endpoint, Health, Limits, Outliers, Policy, Port, ProbeType, Protocol, Range, Run, Service, Timeouts,
+};
+use std::net::SocketAddr;
+
+impl Service {
+    /// Writes the definition of a service in use; reading it again gives the same service.
+    pub fn from_model(model: &model::ServiceSpec) -> Self {
+        Self {
+            name: Some(model.name.name().to_owned()),
+            namespace: Some(model.name.namespace().to_owned()),
+            policy: Some(model.policy.into()),
+            replicas: model.run.as_ref().map(|_| model.replicas),
+            retries: Some(model.retries),
+            dns_ttl: Some(model.dns_ttl.into()),
+            slow_start: Some(model.slow_start.into()),
+            drain_timeout: Some(model.drain_timeout.into()),
+            health: model.health.as_ref().map(|health| write_health(health, &model.ports)),
+            limits: Some(write_limits(&model.limits)),
+            timeouts: Some(write_timeouts(&model.timeouts)),
+            outliers: Some(write_outliers(&model.outliers)),
+            run: model.run.as_ref().map(write_run),
+            ports: write_ports(model),
+            endpoints: model.endpoints.iter().map(write_endpoint).collect(),
+        }
+    }
+}
+
+impl From<model::Policy> for Policy {
+    fn from(policy: model::Policy) -> Self {
+        match policy {
+            model::Policy::ExpectedDelay => Self::ExpectedDelay,
+            model::Policy::RoundRobin => Self::RoundRobin,
+            model::Policy::Weighted => Self::Weighted,
+            model::Policy::LeastRequest => Self::LeastRequest,
+            model::Policy::PowerOfTwo => Self::PowerOfTwo,
+        }
+    }
+}
+
+fn write_health(health: &model::HealthCheck, ports: &[model::PortSpec]) -> Health {
+    let (kind, path, host, status) = match &health.probe {
+        model::Probe::Tcp => (ProbeType::Tcp, None, None, None),
+        model::Probe::Http { path, host, status } => (
+            ProbeType::Http,
+            Some(path.to_string()),
+            host.as_deref().map(str::to_owned),
+            Some(Range::new(status.clone())),
+        ),
+    };
+    Health {
+        kind: Some(kind),
+        path,
+        host,
+        port: ports.get(health.port).map(|port| port.name.to_string()),
+        status,
+        interval: Some(health.interval.into()),
+        fast_interval: Some(health.fast_interval.into()),
+        timeout: Some(health.timeout.into()),
+        rise: Some(health.rise),
+        fall: Some(health.fall),
+    }
+}
+
+fn write_limits(limits: &model::Limits) -> Limits {
+    Limits {
+        concurrency: limits.concurrency,
+        queue: Some(limits.queue),
+        queue_timeout: Some(limits.queue_timeout.into()),
+    }
+}
+
+fn write_timeouts(timeouts: &model::Timeouts) -> Timeouts {
+    Timeouts {
+        connect: Some(timeouts.connect.into()),
+        response: Some(timeouts.response.into()),
+        idle: Some(timeouts.idle.into()),
+        tunnel_idle: Some(timeouts.tunnel_idle.into()),
+    }
+}
+
+fn write_outliers(outliers: &model::Outliers) -> Outliers {
+    Outliers {
+        enabled: Some(outliers.enabled),
+        gateway_errors: Some(outliers.gateway_errors),
+        server_errors: Some(outliers.server_errors),
+        base: Some(outliers.base.into()),
+        max: Some(outliers.max.into()),
+    }
+}
+
+fn write_run(run: &model::RunSpec) -> Run {
+    Run {
+        command: run.command.clone(),
+        env: run.env.clone(),
+        directory: run.directory.as_ref().map(|directory| directory.to_string_lossy().into_owned()),
+        stop_grace: Some(run.stop_grace.into()),
+        replace_after: Some(run.replace_after.into()),
+    }
+}
+
+/// Numbers of further ports are the same on every endpoint, so the first endpoint tells them.
+fn write_ports(model: &model::ServiceSpec) -> Vec<Port> {
+    let numbers = model.endpoints.first().map_or(&[] as &[u16], |endpoint| &endpoint.ports);
+    let port = |(i, port): (usize, &model::PortSpec)| Port {
+        name: Some(port.name.to_string()),
+        number: numbers.get(i).copied().filter(|_| i > 0),
+        protocol: Some(match port.protocol {
+            model::Protocol::Tcp => Protocol::Tcp,
+            model::Protocol::Udp => Protocol::Udp,
+        }),
+    };
+    model.ports.iter().enumerate().map(port).collect()
+}
+
+fn write_endpoint(endpoint: &model::StaticEndpoint) -> Endpoint {
+    let port = endpoint.ports.first().copied().unwrap_or_default();
+    Endpoint {
+        address: Some(Address::new(SocketAddr::new(endpoint.address, port))),
+        weight: Some(endpoint.weight),
+    }
+}
