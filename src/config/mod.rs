@@ -1,1 +1,26 @@
-//! To come.
+//! The only code that knows the file format.
+//!
+//! [`load`] reads a TOML file, lays environment variables and flags over it and builds [`Loaded`]: the `Options` that each
+//! module owns, and the services, routes and listeners. Whatever is wrong is reported at once as a [`ConfigError`], each
+//! problem with file, line, key and hint. The steps, one file each: `parse.rs` (text → table with places → [`File`], taking
+//! out what cannot be read and going on), `environment.rs` (overrides), `build.rs` and `relations.rs` (values, and what
+//! they say about each other), `normal.rs` (the way back, every default written out). The definitions themselves live in
+//! `spec`. Nothing here opens a socket or starts anything, and no input panics.
+
+mod build;
+mod environment;
+mod error;
+mod file;
+mod load;
+mod normal;
+mod parse;
+mod relations;
+mod schema;
+
+pub use build::Loaded;
+pub use environment::{Environment, Flags};
+pub use error::{ConfigError, Problem};
+pub use file::{Admin, AdminLimits, Control, Dns, DnsLimits, File, Level, Listen, Log, LogFormat, Node, OnExit, Proxy};
+pub use file::{ProxyLimits, ProxyTimeouts, Store};
+pub use load::{Source, load};
+pub use schema::schema;

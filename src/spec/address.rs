@@ -27,7 +27,9 @@ pub enum AddressError {
     #[error("address {0:?} is a host name: write an IP address, such as \"127.0.0.1:8080\"")]
     HostName(String),
     /// Anything else.
-    #[error("{0:?} is no address: write an IP address and a port, such as \"127.0.0.1:8080\", \"[::1]:8080\" or \":8080\"")]
+    #[error(
+        "{0:?} is no address: write an IP address and a port, such as \"127.0.0.1:8080\", \"[::1]:8080\" or \":8080\""
+    )]
     Form(String),
 }
 
@@ -58,7 +60,7 @@ impl FromStr for Address {
             return Err(AddressError::NoPort(text.to_owned(), shown));
         }
         match text.rsplit_once(':') {
-            Some((host, port)) if number::<u16>(port).is_some() && host.bytes().any(|b| b.is_ascii_alphabetic()) => {
+            Some((host, port)) if number::<u16>(port).is_some() && is_host(host) => {
                 Err(AddressError::HostName(text.to_owned()))
             }
             _ => Err(AddressError::Form(text.to_owned())),
@@ -107,12 +109,8 @@ impl Network {
         let prefix = prefix.min(bits);
         let shift = u32::from(bits - prefix);
         let address = match address {
-            IpAddr::V4(v4) => {
-                IpAddr::V4((v4.to_bits() & u32::MAX.checked_shl(shift).unwrap_or(0)).into())
-            }
-            IpAddr::V6(v6) => {
-                IpAddr::V6((v6.to_bits() & u128::MAX.checked_shl(shift).unwrap_or(0)).into())
-            }
+            IpAddr::V4(v4) => IpAddr::V4((v4.to_bits() & u32::MAX.checked_shl(shift).unwrap_or(0)).into()),
+            IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & u128::MAX.checked_shl(shift).unwrap_or(0)).into()),
         };
         Self { address, prefix }
     }
@@ -197,6 +195,12 @@ impl fmt::Display for Range {
     }
 }
 
+/// Returns whether a text could be a host name rather than an address.
+fn is_host(text: &str) -> bool {
+    text.bytes().any(|b| b.is_ascii_alphabetic())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+}
+
 /// Reads digits only: no sign, no space.
 fn number<T: FromStr>(text: &str) -> Option<T> {
     text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
@@ -219,7 +223,7 @@ mod tests {
         assert_eq!("127.0.0.1".parse::<Address>(), Err(AddressError::NoPort("127.0.0.1".into(), "127.0.0.1".into())));
         assert_eq!("::1".parse::<Address>(), Err(AddressError::NoPort("::1".into(), "[::1]".into())));
         assert_eq!("localhost:80".parse::<Address>(), Err(AddressError::HostName("localhost:80".into())));
-        for bad in ["", ":", ":99999", ":+80", "8080", "127.0.0.1:80:80", "[::1:80"] {
+        for bad in ["", ":", ":99999", ":+80", "8080", "127.0.0.1:80:80", "[::g]:80"] {
             assert!(matches!(bad.parse::<Address>(), Err(AddressError::Form(_))), "{bad}");
         }
     }

@@ -113,7 +113,8 @@ impl Service {
             Some(namespace) => ServiceName::new_in(namespace, name),
             None => ServiceName::parse(name),
         };
-        full.map_err(|e| p.add("name", e.to_string(), "use one DNS label of at most 50 characters, such as \"web\"")).ok()
+        full.map_err(|e| p.add("name", e.to_string(), "use one DNS label of at most 50 characters, such as \"web\""))
+            .ok()
     }
 
     fn read_ports(&self, p: &mut Problems) -> Vec<model::PortSpec> {
@@ -186,7 +187,11 @@ impl Service {
         }
         let socket = address.get();
         if socket.ip().is_unspecified() || socket.ip().is_multicast() {
-            p.add("address", format!("{} is not an address to connect to", socket.ip()), "write the endpoint's own address");
+            p.add(
+                "address",
+                format!("{} is not an address to connect to", socket.ip()),
+                "write the endpoint's own address",
+            );
         }
         if socket.port() == 0 {
             p.add("address", "has port 0", "write the port that the endpoint listens on");
@@ -197,7 +202,11 @@ impl Service {
     fn read_dns_ttl(&self, p: &mut Problems) -> Time {
         let ttl = self.dns_ttl.map_or(Time::from_secs(5), Duration::get);
         if ttl.subsec_nanos() != 0 {
-            p.add("dns_ttl", format!("{} is not in whole seconds", Duration::new(ttl)), "DNS counts in seconds: write \"1s\"");
+            p.add(
+                "dns_ttl",
+                format!("{} is not in whole seconds", Duration::new(ttl)),
+                "DNS counts in seconds: write \"1s\"",
+            );
         } else if ttl > MAX_DNS_TTL {
             p.add("dns_ttl", "is longer than 1d", "clients keep old addresses for so long; \"5s\" is the default");
         }
@@ -319,25 +328,36 @@ fn read_probe(p: &mut Problems, health: &Health) -> model::Probe {
 
 fn read_run(p: &mut Problems, run: &Run, ports: &[String]) -> model::RunSpec {
     match run.command.first() {
-        None => p.absent("run.command", "add program and arguments, such as command = [\"./app\", \"--port\", \"${PORT}\"]"),
+        None => {
+            p.absent("run.command", "add program and arguments, such as command = [\"./app\", \"--port\", \"${PORT}\"]")
+        }
         Some(program) if program.is_empty() => p.add("run.command", "has an empty program", "write the program first"),
         Some(_) => {}
     }
-    let texts = run.command.iter().map(|text| ("run.command", text)).chain(run.env.values().map(|text| ("run.env", text)));
+    let texts =
+        run.command.iter().map(|text| ("run.command", text)).chain(run.env.values().map(|text| ("run.env", text)));
     for (key, text) in texts {
         if text.contains('\0') {
             p.add(key, "holds a NUL character", "no argument or variable can hold one: remove it");
         }
         if let Some(name) = unknown_port(text, ports) {
             let known: Vec<String> = ports.iter().map(|port| variable(port)).collect();
-            p.unknown(key, format!("${{{name}}} names no port"), format!("known: ${{PORT}}, ${{{}}}", known.join("}, ${")));
+            p.unknown(
+                key,
+                format!("${{{name}}} names no port"),
+                format!("known: ${{PORT}}, ${{{}}}", known.join("}, ${")),
+            );
         }
     }
     for name in run.env.keys() {
         if name.is_empty() || name.contains(['=', '\0']) {
             p.add("run.env", format!("{name:?} is no name of a variable"), "use letters, digits and underscores");
         } else if name == "PORT" || name == "WEIR_INSTANCE" || ports.iter().any(|port| *name == variable(port)) {
-            p.add("run.env", format!("{name} is set by Weir"), "remove it; read it in the program, or use ${...} in another");
+            p.add(
+                "run.env",
+                format!("{name} is set by Weir"),
+                "remove it; read it in the program, or use ${...} in another",
+            );
         }
     }
     if run.directory.as_deref() == Some("") {

@@ -107,6 +107,9 @@ mod tests {
     #[test]
     fn names_all_that_is_missing() {
         let problems = Listener::default().to_model().unwrap_err();
-        assert_eq!(problems.iter().map(ToString::to_string).collect::<Vec<_>>(), ["name: is missing", "address: is missing"]);
+        assert_eq!(
+            problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["name: is missing", "address: is missing"]
+        );
     }
 }

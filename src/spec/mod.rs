@@ -26,8 +26,7 @@ pub use duration::Duration;
 pub use listener::{Listener, ListenerProtocol};
 pub use problem::{Key, KeyPath, Problem, Problems};
 pub use route::Route;
-pub use service::{
-    Endpoint, Health, Limits, Outliers, Policy, Port, ProbeType, Protocol, Run, Service, Timeouts,
-};
+pub use service::{Endpoint, Health, Limits, Outliers, Policy, Port, ProbeType, Protocol, Run, Service, Timeouts};
 pub use size::Size;
 pub use suggest::nearest;
+pub(crate) use text::text;

@@ -111,6 +111,12 @@ impl Problems {
         result
     }
 
+    /// Records the problems of a definition that stands where this collector stands.
+    pub fn extend(&mut self, inner: Vec<Problem>) {
+        let at = &self.at;
+        self.found.extend(inner.into_iter().map(|problem| Problem { key: at.join(&problem.key), ..problem }));
+    }
+
     /// Returns whether nothing was recorded.
     pub fn is_empty(&self) -> bool {
         self.found.is_empty()
@@ -129,7 +135,11 @@ impl Problems {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.key.keys().is_empty() { f.write_str(&self.message) } else { write!(f, "{}: {}", self.key, self.message) }
+        if self.key.keys().is_empty() {
+            f.write_str(&self.message)
+        } else {
+            write!(f, "{}: {}", self.key, self.message)
+        }
     }
 }
 

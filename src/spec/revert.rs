@@ -118,8 +118,5 @@ fn write_ports(model: &model::ServiceSpec) -> Vec<Port> {
 
 fn write_endpoint(endpoint: &model::StaticEndpoint) -> Endpoint {
     let port = endpoint.ports.first().copied().unwrap_or_default();
-    Endpoint {
-        address: Some(Address::new(SocketAddr::new(endpoint.address, port))),
-        weight: Some(endpoint.weight),
-    }
+    Endpoint { address: Some(Address::new(SocketAddr::new(endpoint.address, port))), weight: Some(endpoint.weight) }
 }

@@ -106,11 +106,17 @@ fn read_host(problems: &mut Problems, host: &str) -> Option<String> {
     } else if bare.contains(':') {
         (format!("host {host:?} has a port"), "leave the port out: the listener decides it".to_owned())
     } else if bare.contains('*') {
-        (format!("host {host:?} has an inner wildcard"), "a wildcard is the whole first label: \"*.example.com\"".to_owned())
+        (
+            format!("host {host:?} has an inner wildcard"),
+            "a wildcard is the whole first label: \"*.example.com\"".to_owned(),
+        )
     } else if !bare.is_ascii() {
         (format!("host {host:?} is not ASCII"), "write it in its xn-- form, as clients send it".to_owned())
     } else if bare.len() > MAX_HOST_OCTETS || !bare.split('.').all(is_host_label) {
-        (format!("{host:?} is no host name"), "write labels of letters, digits and hyphens: \"app.example.com\"".to_owned())
+        (
+            format!("{host:?} is no host name"),
+            "write labels of letters, digits and hyphens: \"app.example.com\"".to_owned(),
+        )
     } else {
         return Some(lower);
     };
@@ -165,7 +171,9 @@ mod tests {
     }
 
     fn messages(route: &Route) -> Vec<String> {
-        route.to_model(Some(&["http".into()])).map_or_else(|p| p.iter().map(ToString::to_string).collect(), |_| Vec::new())
+        route
+            .to_model(Some(&["http".into()]))
+            .map_or_else(|p| p.iter().map(ToString::to_string).collect(), |_| Vec::new())
     }
 
     #[test]
@@ -179,7 +187,9 @@ mod tests {
 
     #[test]
     fn refuses_hosts_that_no_request_has() {
-        for host in ["", "*", "*.", "a:80", "a.*.b", "ä.de", "a b", "-a.de", "[::1", "[::1]:80", "[x]", &"a.".repeat(200)] {
+        for host in
+            ["", "*", "*.", "a:80", "a.*.b", "ä.de", "a b", "-a.de", "[::1", "[::1]:80", "[x]", &"a.".repeat(200)]
+        {
             assert_eq!(messages(&route(Some(host), None)).len(), 1, "{host}");
         }
     }

@@ -26,8 +26,7 @@ fn distance(a: &[char], b: &[char]) -> usize {
         next.push(i + 1);
         for (j, y) in b.iter().enumerate() {
             let at = |row: &[usize], j: usize| row.get(j).copied().unwrap_or(usize::MAX / 2);
-            let mut best =
-                (at(&row, j) + usize::from(x != y)).min(at(&row, j + 1) + 1).min(at(&next, j) + 1);
+            let mut best = (at(&row, j) + usize::from(x != y)).min(at(&row, j + 1) + 1).min(at(&next, j) + 1);
             let swapped = i > 0 && j > 0 && a.get(i - 1) == Some(y) && b.get(j - 1) == Some(x);
             if swapped {
                 best = best.min(at(&before, j - 1) + 1);
@@ -49,7 +48,10 @@ mod tests {
 
     #[test]
     fn counts_edits() {
-        assert_eq!([between("", "abc"), between("abc", "abc"), between("abc", "abd"), between("abc", "ab")], [3, 0, 1, 1]);
+        assert_eq!(
+            [between("", "abc"), between("abc", "abc"), between("abc", "abd"), between("abc", "ab")],
+            [3, 0, 1, 1]
+        );
         assert_eq!([between("polcy", "policy"), between("ploicy", "policy"), between("kitten", "sitting")], [1, 1, 3]);
     }
 

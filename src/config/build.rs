@@ -1,0 +1,383 @@
+//! File value → the `Options` that each module owns, and the definitions as used.
+
+use crate::config::environment::Environment;
+use crate::config::file::{Admin, Control, Dns, File, Level, Listen, Log, LogFormat, Node, OnExit, Proxy};
+use crate::config::relations;
+use crate::model::{ListenerSpec, NodeId, RouteSpec, ServiceSpec, parse_label};
+use crate::spec::{Duration, KeyPath, Problem, Problems, Size};
+use crate::{admin, control, dns, proxy, telemetry};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration as Time;
+
+/// Longest path of a Unix socket in octets, without its final NUL: `sockaddr_un` on Linux.
+const MAX_SOCKET_OCTETS: usize = 107;
+/// Longest DNS zone in octets: a service, namespace, port and protocol label still fit in a name of 253.
+const MAX_ZONE_OCTETS: usize = 64;
+const SECOND: Time = Time::from_secs(1);
+const DAY: Time = Time::from_secs(24 * 3600);
+const MAX: Time = Time::from_secs(365 * 24 * 3600);
+const MS: Time = Time::from_millis(1);
+
+/// A configuration that is valid as a whole.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Loaded {
+    /// Options of the control plane.
+    pub control: control::Options,
+    /// Options of the data plane.
+    pub proxy: proxy::Options,
+    /// Options of the DNS server; `None`: it does not run.
+    pub dns: Option<dns::Options>,
+    /// Options of the admin API.
+    pub admin: admin::Options,
+    /// Options of log and access log.
+    pub log: telemetry::LogOptions,
+    /// Listeners.
+    pub listeners: Vec<ListenerSpec>,
+    /// Routes.
+    pub routes: Vec<RouteSpec>,
+    /// Services.
+    pub services: Vec<Arc<ServiceSpec>>,
+}
+
+/// Builds what the file says; `line_of` tells the line of a key for hints. `None` only together with problems.
+pub(super) fn build(
+    file: &File,
+    environment: &Environment,
+    line_of: &dyn Fn(&KeyPath) -> Option<usize>,
+) -> (Option<Loaded>, Vec<Problem>) {
+    let mut problems = Problems::new();
+    let p = &mut problems;
+    let (node, pin) = read_node(p, &file.node.clone().unwrap_or_default());
+    let state = read_state(p, file, environment);
+    let loaded = Loaded {
+        control: read_control(p, &file.control.clone().unwrap_or_default(), node, &state),
+        proxy: read_proxy(p, &file.proxy.clone().unwrap_or_default(), pin),
+        dns: file.dns.as_ref().map(|section| read_dns(p, section)),
+        admin: read_admin(p, &file.admin.clone().unwrap_or_default(), &state),
+        log: read_log(p, &file.log.clone().unwrap_or_default()),
+        listeners: collect(p, "listener", &file.listeners, |_, listener| listener.to_model()),
+        services: collect(p, "service", &file.services, |_, service| service.to_model())
+            .into_iter()
+            .map(|spec| Arc::new(relations::expand(spec, environment.executable.as_deref())))
+            .collect(),
+        routes: collect(p, "route", &file.routes, |_, route| {
+            route.to_model(relations::ports_of(file, route.service.as_deref()).as_deref())
+        }),
+    };
+    relations::check(p, file, &loaded, line_of);
+    let problems = problems.into_vec();
+    (problems.is_empty().then_some(loaded), problems)
+}
+
+/// Converts each definition of a list and collects their problems.
+fn collect<D, M>(
+    p: &mut Problems,
+    list: &str,
+    definitions: &[D],
+    convert: impl Fn(usize, &D) -> Result<M, Vec<Problem>>,
+) -> Vec<M> {
+    let mut models = Vec::with_capacity(definitions.len());
+    for (i, definition) in definitions.iter().enumerate() {
+        match convert(i, definition) {
+            Ok(model) => models.push(model),
+            Err(problems) => p.within(list, i, |p| p.extend(problems)),
+        }
+    }
+    models
+}
+
+/// What `[node]` says to the control plane.
+struct NodeValues {
+    name: Option<NodeId>,
+    ports: RangeInclusive<u16>,
+}
+
+/// What `[node]` says to the data plane: workers and pinning.
+type Workers = (Option<usize>, Option<bool>);
+
+fn read_node(p: &mut Problems, node: &Node) -> (NodeValues, Workers) {
+    let name = node.name.as_deref().and_then(|name| {
+        NodeId::parse(name)
+            .map_err(|error| p.add("node.name", error.to_string(), "use one DNS label, such as \"node-1\""))
+            .ok()
+    });
+    let workers = node.workers.map(|workers| within(p, "node.workers", Some(workers), 1, &(1..=1024)));
+    let ports = node.port_range.as_ref().map_or(control::Options::default().port_range, crate::spec::Range::get);
+    if *ports.start() < 1024 {
+        p.add("node.port_range", "begins below 1024", "those ports belong to the system: begin at 1024 or above");
+    }
+    if node.workloads_on_exit == Some(OnExit::Keep) {
+        p.add(
+            "node.workloads_on_exit",
+            "\"keep\" needs a durable store, which this version does not have",
+            "write \"stop\", or leave it out: replicas end with Weir",
+        );
+    }
+    (NodeValues { name, ports }, (workers, node.pin))
+}
+
+fn read_state(p: &mut Problems, file: &File, environment: &Environment) -> PathBuf {
+    match file.store.as_ref().and_then(|store| store.path.as_deref()) {
+        Some("") => p.add("store.path", "is empty", "write a directory, such as \"/var/lib/weir\""),
+        Some(path) => return path.into(),
+        None => match environment.default_state() {
+            Some(path) => return path,
+            None => p.add(
+                "store.path",
+                "has no default here: neither XDG_STATE_HOME nor HOME is set",
+                "write a directory, such as path = \"/var/lib/weir\", or set WEIR_STORE_PATH",
+            ),
+        },
+    }
+    PathBuf::new()
+}
+
+fn read_control(p: &mut Problems, section: &Control, node: NodeValues, state: &Path) -> control::Options {
+    let defaults = control::Options::default();
+    control::Options {
+        node: node.name,
+        state: state.to_owned(),
+        port_range: node.ports,
+        publish_interval: time(
+            p,
+            "control.publish_interval",
+            section.publish_interval,
+            defaults.publish_interval,
+            Time::ZERO..=SECOND,
+        ),
+        default_lease: time(p, "control.default_lease", section.default_lease, defaults.default_lease, SECOND..=DAY),
+        gone_listed: time(p, "control.gone_listed", section.gone_listed, defaults.gone_listed, Time::ZERO..=DAY),
+        max_probes: within(p, "control.max_probes", section.max_probes, defaults.max_probes, &(1..=65_536)),
+    }
+}
+
+fn read_proxy(p: &mut Problems, section: &Proxy, (workers, pin): Workers) -> proxy::Options {
+    let defaults = proxy::Options::default();
+    let idle = section.max_idle_per_endpoint;
+    proxy::Options {
+        workers,
+        pin,
+        limits: read_proxy_limits(p, section),
+        timeouts: read_proxy_timeouts(p, section),
+        max_idle_per_endpoint: within(
+            p,
+            "proxy.max_idle_per_endpoint",
+            idle,
+            defaults.max_idle_per_endpoint,
+            &(0..=65_536),
+        ),
+        pool_idle: time(p, "proxy.pool_idle", section.pool_idle, defaults.pool_idle, MS..=DAY),
+    }
+}
+
+fn read_proxy_limits(p: &mut Problems, section: &Proxy) -> proxy::Limits {
+    let defaults = proxy::Limits::default();
+    let limits = section.limits.clone().unwrap_or_default();
+    let head = size(p, "proxy.limits.head", limits.head, defaults.head_bytes, 1024..=1 << 20);
+    let uri = limits.uri.map_or_else(|| defaults.uri_bytes.min(head), Size::octets);
+    if uri == 0 {
+        p.add("proxy.limits.uri", "is zero", "write a size above zero; \"16KiB\" is the default");
+    } else if uri > head {
+        let (uri, head) = (Size::new(uri as u64), Size::new(head as u64));
+        p.add(
+            "proxy.limits.uri",
+            format!("{uri} is above head {head}"),
+            "the target is part of the head: lower uri or raise head",
+        );
+    }
+    proxy::Limits {
+        connections: within(p, "proxy.limits.connections", limits.connections, defaults.connections, &(1..=10_000_000)),
+        head_bytes: head,
+        header_fields: within(
+            p,
+            "proxy.limits.header_fields",
+            limits.header_fields,
+            defaults.header_fields,
+            &(1..=4096),
+        ),
+        uri_bytes: uri,
+        body_bytes: limits.body.map(Size::get),
+        retry_body_bytes: size(
+            p,
+            "proxy.limits.retry_body",
+            limits.retry_body,
+            defaults.retry_body_bytes,
+            0..=16 << 20,
+        ),
+    }
+}
+
+fn read_proxy_timeouts(p: &mut Problems, section: &Proxy) -> proxy::Timeouts {
+    let defaults = proxy::Timeouts::default();
+    let timeouts = section.timeouts.clone().unwrap_or_default();
+    let drain = time(p, "proxy.timeouts.drain", timeouts.drain, defaults.drain, Time::ZERO..=MAX);
+    let drain_idle = timeouts.drain_idle.map_or_else(|| defaults.drain_idle.min(drain), Duration::get);
+    if drain_idle > drain {
+        let (idle, drain) = (Duration::new(drain_idle), Duration::new(drain));
+        p.add("proxy.timeouts.drain_idle", format!("{idle} is above drain {drain}"), "lower drain_idle or raise drain");
+    }
+    proxy::Timeouts {
+        head: time(p, "proxy.timeouts.head", timeouts.head, defaults.head, MS..=MAX),
+        keepalive: time(p, "proxy.timeouts.keepalive", timeouts.keepalive, defaults.keepalive, MS..=MAX),
+        body_idle: time(p, "proxy.timeouts.body_idle", timeouts.body_idle, defaults.body_idle, MS..=MAX),
+        body_min_bytes_per_second: timeouts.body_min_bytes_per_second.unwrap_or(defaults.body_min_bytes_per_second),
+        drain_idle,
+        drain,
+    }
+}
+
+fn read_dns(p: &mut Problems, section: &Dns) -> dns::Options {
+    let defaults = dns::Options::default();
+    let limits = section.limits.clone().unwrap_or_default();
+    let listen = section.listen.as_ref().map(|list| list.iter().map(|address| address.get()).collect());
+    if section.listen.as_ref().is_some_and(Vec::is_empty) {
+        p.add("dns.listen", "is empty", "write an address, or remove [dns] to run no DNS server");
+    }
+    let answer = size(p, "dns.limits.udp_answer", limits.udp_answer, defaults.max_udp_bytes.into(), 512..=4096);
+    let negative_ttl = time(p, "dns.negative_ttl", section.negative_ttl, defaults.negative_ttl, Time::ZERO..=DAY);
+    if negative_ttl.subsec_nanos() != 0 {
+        p.add(
+            "dns.negative_ttl",
+            format!("{} is not in whole seconds", Duration::new(negative_ttl)),
+            "DNS counts in seconds: write \"1s\"",
+        );
+    }
+    dns::Options {
+        listen: listen.unwrap_or(defaults.listen),
+        zone: section.zone.as_deref().map_or(defaults.zone, |zone| read_zone(p, zone)),
+        threads: within(p, "dns.threads", section.threads, defaults.threads, &(1..=64)),
+        negative_ttl,
+        max_udp_bytes: u16::try_from(answer).unwrap_or(defaults.max_udp_bytes),
+        tcp_connections: within(
+            p,
+            "dns.limits.tcp_connections",
+            limits.tcp_connections,
+            defaults.tcp_connections,
+            &(1..=1_000_000),
+        ),
+        tcp_idle: time(p, "dns.tcp_idle", section.tcp_idle, defaults.tcp_idle, MS..=DAY),
+    }
+}
+
+/// Reads a zone; returns it in lower case without the final dot.
+fn read_zone(p: &mut Problems, zone: &str) -> String {
+    let lower = zone.strip_suffix('.').unwrap_or(zone).to_ascii_lowercase();
+    if lower.len() > MAX_ZONE_OCTETS {
+        p.add(
+            "dns.zone",
+            format!("is longer than {MAX_ZONE_OCTETS} characters"),
+            "the names of services must fit before it",
+        );
+    } else if let Some(error) = lower.split('.').find_map(|label| parse_label(label, MAX_ZONE_OCTETS - 1).err()) {
+        p.add(
+            "dns.zone",
+            format!("{zone:?} is no zone: {error}"),
+            "write labels separated by dots, such as \"weir.internal\"",
+        );
+    }
+    lower
+}
+
+fn read_admin(p: &mut Problems, section: &Admin, state: &Path) -> admin::Options {
+    let defaults = admin::Options::default();
+    let limits = section.limits.clone().unwrap_or_default();
+    let listen = match section.listen {
+        None => defaults.listen,
+        Some(Listen::Off) => None,
+        Some(Listen::At(address)) => Some(address.get()),
+    };
+    if let Some(address) = listen.filter(|address| !address.ip().is_loopback()) {
+        let hint = format!(
+            "the API has no password: write \"127.0.0.1:{}\", and reach it through ssh or its socket",
+            address.port()
+        );
+        p.add("admin.listen", format!("{address} is not a loopback address"), hint);
+    }
+    let socket = match section.socket.as_deref() {
+        None => Some(state.join("weir.sock")),
+        Some("off") => None,
+        Some("") => {
+            p.add("admin.socket", "is empty", "write a path, or \"off\"");
+            None
+        }
+        Some(path) => Some(path.into()),
+    };
+    if let Some(length) =
+        socket.as_ref().map(|path| path.as_os_str().len()).filter(|length| *length > MAX_SOCKET_OCTETS)
+    {
+        p.add(
+            "admin.socket",
+            format!("is {length} characters long; a Unix socket's path may have {MAX_SOCKET_OCTETS}"),
+            "write a shorter path for it or for store.path",
+        );
+    }
+    admin::Options {
+        listen,
+        socket,
+        connections: within(p, "admin.limits.connections", limits.connections, defaults.connections, &(1..=65_536)),
+        body_bytes: size(p, "admin.limits.body", limits.body, defaults.body_bytes, 1024..=1 << 30),
+    }
+}
+
+fn read_log(p: &mut Problems, section: &Log) -> telemetry::LogOptions {
+    let defaults = telemetry::LogOptions::default();
+    telemetry::LogOptions {
+        level: section.level.map_or(defaults.level, Into::into),
+        format: section.format.map_or(defaults.format, Into::into),
+        access: section.access.unwrap_or(defaults.access),
+        access_format: section.access_format.map_or(defaults.access_format, Into::into),
+        access_queue: within(p, "log.access_queue", section.access_queue, defaults.access_queue, &(1..=1_000_000)),
+    }
+}
+
+impl From<Level> for tracing::Level {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Error => Self::ERROR,
+            Level::Warn => Self::WARN,
+            Level::Info => Self::INFO,
+            Level::Debug => Self::DEBUG,
+            Level::Trace => Self::TRACE,
+        }
+    }
+}
+
+impl From<LogFormat> for telemetry::Format {
+    fn from(format: LogFormat) -> Self {
+        match format {
+            LogFormat::Text => Self::Text,
+            LogFormat::Json => Self::Json,
+        }
+    }
+}
+
+/// Returns the number or its default; records one that is out of bounds.
+fn within(p: &mut Problems, key: &str, value: Option<usize>, default: usize, bounds: &RangeInclusive<usize>) -> usize {
+    let value = value.unwrap_or(default);
+    if !bounds.contains(&value) {
+        p.add(key, format!("is {value}"), format!("write {} to {}", bounds.start(), bounds.end()));
+    }
+    value
+}
+
+/// Returns the size or its default; records one that is out of bounds.
+fn size(p: &mut Problems, key: &str, value: Option<Size>, default: usize, bounds: RangeInclusive<usize>) -> usize {
+    let value = value.map_or(default, Size::octets);
+    if !bounds.contains(&value) {
+        let [value, first, last] = [value, *bounds.start(), *bounds.end()].map(|octets| Size::new(octets as u64));
+        p.add(key, format!("is {value}"), format!("write \"{first}\" to \"{last}\""));
+    }
+    value
+}
+
+/// Returns the duration or its default; records one that is out of bounds.
+fn time(p: &mut Problems, key: &str, value: Option<Duration>, default: Time, bounds: RangeInclusive<Time>) -> Time {
+    let value = value.map_or(default, Duration::get);
+    if !bounds.contains(&value) {
+        let [value, first, last] = [value, *bounds.start(), *bounds.end()].map(Duration::new);
+        p.add(key, format!("is {value}"), format!("write \"{first}\" to \"{last}\""));
+    }
+    value
+}

@@ -1,0 +1,126 @@
+//! A loaded configuration → the file that says the same, with every default written out.
+
+use crate::config::build::Loaded;
+use crate::config::file::{
+    Admin, AdminLimits, Control, Dns, DnsLimits, File, Level, Listen, Log, LogFormat, Node, OnExit, Proxy, ProxyLimits,
+    ProxyTimeouts, Store,
+};
+use crate::spec::{Address, Listener, Range, Route, Service, Size};
+use crate::{dns, proxy, telemetry};
+
+impl Loaded {
+    /// Writes the file that says the same; loading it again gives the same configuration.
+    pub fn to_file(&self) -> File {
+        File {
+            node: Some(Node {
+                name: self.control.node.as_ref().map(|node| node.as_str().to_owned()),
+                workers: self.proxy.workers,
+                pin: self.proxy.pin,
+                port_range: Some(Range::new(self.control.port_range.clone())),
+                workloads_on_exit: Some(OnExit::Stop),
+            }),
+            admin: Some(self.write_admin()),
+            dns: self.dns.as_ref().map(write_dns),
+            store: Some(Store { path: Some(self.control.state.to_string_lossy().into_owned()) }),
+            log: Some(write_log(&self.log)),
+            proxy: Some(write_proxy(&self.proxy)),
+            control: Some(Control {
+                publish_interval: Some(self.control.publish_interval.into()),
+                default_lease: Some(self.control.default_lease.into()),
+                gone_listed: Some(self.control.gone_listed.into()),
+                max_probes: Some(self.control.max_probes),
+            }),
+            listeners: self.listeners.iter().map(Listener::from_model).collect(),
+            routes: self.routes.iter().map(|route| self.write_route(route)).collect(),
+            services: self.services.iter().map(|service| Service::from_model(service)).collect(),
+        }
+    }
+
+    /// Writes that file as TOML.
+    ///
+    /// # Errors
+    /// When a value has no form in TOML; none that was loaded has.
+    pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
+        toml::to_string_pretty(&self.to_file())
+    }
+
+    fn write_admin(&self) -> Admin {
+        let off = || "off".to_owned();
+        Admin {
+            listen: Some(self.admin.listen.map_or(Listen::Off, |address| Listen::At(Address::new(address)))),
+            socket: Some(self.admin.socket.as_ref().map_or_else(off, |path| path.to_string_lossy().into_owned())),
+            limits: Some(AdminLimits {
+                connections: Some(self.admin.connections),
+                body: Some(Size::new(self.admin.body_bytes as u64)),
+            }),
+        }
+    }
+
+    fn write_route(&self, route: &crate::model::RouteSpec) -> Route {
+        let service = self.services.iter().find(|service| service.name == route.service);
+        Route::from_model(route, service.map_or(&[], |service| &service.ports))
+    }
+}
+
+fn write_dns(options: &dns::Options) -> Dns {
+    Dns {
+        listen: Some(options.listen.iter().map(|address| Address::new(*address)).collect()),
+        zone: Some(options.zone.clone()),
+        threads: Some(options.threads),
+        negative_ttl: Some(options.negative_ttl.into()),
+        tcp_idle: Some(options.tcp_idle.into()),
+        limits: Some(DnsLimits {
+            udp_answer: Some(Size::new(options.max_udp_bytes.into())),
+            tcp_connections: Some(options.tcp_connections),
+        }),
+    }
+}
+
+fn write_log(options: &telemetry::LogOptions) -> Log {
+    Log {
+        level: Some(match options.level {
+            tracing::Level::ERROR => Level::Error,
+            tracing::Level::WARN => Level::Warn,
+            tracing::Level::INFO => Level::Info,
+            tracing::Level::DEBUG => Level::Debug,
+            tracing::Level::TRACE => Level::Trace,
+        }),
+        format: Some(options.format.into()),
+        access: Some(options.access),
+        access_format: Some(options.access_format.into()),
+        access_queue: Some(options.access_queue),
+    }
+}
+
+impl From<telemetry::Format> for LogFormat {
+    fn from(format: telemetry::Format) -> Self {
+        match format {
+            telemetry::Format::Text => Self::Text,
+            telemetry::Format::Json => Self::Json,
+        }
+    }
+}
+
+fn write_proxy(options: &proxy::Options) -> Proxy {
+    let size = |octets: usize| Some(Size::new(octets as u64));
+    Proxy {
+        max_idle_per_endpoint: Some(options.max_idle_per_endpoint),
+        pool_idle: Some(options.pool_idle.into()),
+        limits: Some(ProxyLimits {
+            connections: Some(options.limits.connections),
+            head: size(options.limits.head_bytes),
+            header_fields: Some(options.limits.header_fields),
+            uri: size(options.limits.uri_bytes),
+            body: options.limits.body_bytes.map(Size::new),
+            retry_body: size(options.limits.retry_body_bytes),
+        }),
+        timeouts: Some(ProxyTimeouts {
+            head: Some(options.timeouts.head.into()),
+            keepalive: Some(options.timeouts.keepalive.into()),
+            body_idle: Some(options.timeouts.body_idle.into()),
+            body_min_bytes_per_second: Some(options.timeouts.body_min_bytes_per_second),
+            drain_idle: Some(options.timeouts.drain_idle.into()),
+            drain: Some(options.timeouts.drain.into()),
+        }),
+    }
+}

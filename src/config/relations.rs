@@ -1,0 +1,202 @@
+//! What the parts of a configuration say about each other: names, references, addresses, ports.
+
+use crate::config::build::Loaded;
+use crate::config::file::File;
+use crate::model::{ServiceName, ServiceSpec};
+use crate::spec::{KeyPath, Problems, Service, nearest};
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+
+/// Tells the line of a key.
+type LineOf<'a> = &'a dyn Fn(&KeyPath) -> Option<usize>;
+
+/// Records what does not fit together.
+pub(super) fn check(p: &mut Problems, file: &File, loaded: &Loaded, line_of: LineOf<'_>) {
+    let listeners = file.listeners.iter().map(|listener| listener.name.clone());
+    unique(p, ("listener", "name"), listeners, line_of, |name| format!("listener {name:?} is defined twice"));
+    let routes = file.routes.iter().map(|route| route.name.clone());
+    unique(p, ("route", "name"), routes, line_of, |name| format!("route {name:?} is defined twice"));
+    let services = file.services.iter().map(Service::full_name);
+    unique(p, ("service", "name"), services, line_of, |name| format!("service {:?} is defined twice", name.as_str()));
+    addresses(p, file, loaded, line_of);
+    references(p, file);
+    patterns(p, file, line_of);
+    port_demand(p, file, loaded);
+}
+
+/// Returns the names of a service's ports, when there is such a service.
+pub(super) fn ports_of(file: &File, service: Option<&str>) -> Option<Vec<String>> {
+    let name = ServiceName::parse(service?).ok()?;
+    file.services.iter().find(|service| service.full_name().as_ref() == Some(&name)).map(Service::port_names)
+}
+
+/// Puts the running executable in place of `${WEIR}`.
+pub(super) fn expand(mut spec: ServiceSpec, executable: Option<&Path>) -> ServiceSpec {
+    if let (Some(run), Some(executable)) = (spec.run.as_mut(), executable) {
+        let executable = executable.to_string_lossy();
+        for text in run.command.iter_mut().chain(run.env.values_mut()) {
+            *text = text.replace("${WEIR}", &executable);
+        }
+    }
+    spec
+}
+
+/// Records each value that stood earlier in the list; `None` stands for what has no value.
+fn unique<T: Hash + Eq>(
+    p: &mut Problems,
+    (list, key): (&str, &str),
+    values: impl Iterator<Item = Option<T>>,
+    line_of: LineOf<'_>,
+    message: impl Fn(&T) -> String,
+) {
+    let mut first: HashMap<T, usize> = HashMap::new();
+    for (i, value) in values.enumerate() {
+        let Some(value) = value else { continue };
+        match first.get(&value) {
+            Some(at) => {
+                let line = line_of(&KeyPath::default().key(list).index(*at).key(key));
+                p.within(list, i, |p| p.add(key, message(&value), other_line(line)));
+            }
+            None => {
+                first.insert(value, i);
+            }
+        }
+    }
+}
+
+fn other_line(line: Option<usize>) -> String {
+    line.map_or_else(
+        || "remove or change one of them".to_owned(),
+        |line| format!("the first is on line {line}: remove or change one of them"),
+    )
+}
+
+/// A TCP address that is taken, and by which key.
+struct Taken {
+    address: SocketAddr,
+    key: KeyPath,
+    what: String,
+}
+
+/// Records addresses that cannot be bound together.
+fn addresses(p: &mut Problems, file: &File, loaded: &Loaded, line_of: LineOf<'_>) {
+    let root = KeyPath::default();
+    let mut taken: Vec<Taken> = Vec::new();
+    let mut claim = |p: &mut Problems, new: Taken| {
+        if let Some(other) = taken.iter().find(|other| overlap(other.address, new.address)) {
+            let line = line_of(&other.key).map_or_else(String::new, |line| format!(" on line {line}"));
+            let message = format!("{} is already the address of {}{line}", shown(new.address), other.what);
+            p.add(&new.key.to_string(), message, "give each its own address or port");
+        }
+        taken.push(new);
+    };
+    if let Some(address) = loaded.admin.listen {
+        claim(p, Taken { address, key: root.key("admin.listen"), what: "the admin API".to_owned() });
+    }
+    for (i, address) in loaded.dns.iter().flat_map(|dns| dns.listen.iter().enumerate()) {
+        let listed = file.dns.as_ref().is_some_and(|dns| dns.listen.is_some());
+        let key = if listed { root.key("dns.listen").index(i) } else { root.key("dns") };
+        claim(p, Taken { address: *address, key, what: "the DNS server".to_owned() });
+    }
+    for (i, listener) in file.listeners.iter().enumerate() {
+        let Some(address) = listener.address else { continue };
+        let what = format!("listener {:?}", listener.name.as_deref().unwrap_or_default());
+        let key = root.key("listener").index(i).key("address");
+        claim(p, Taken { address: address.get(), key, what });
+    }
+}
+
+fn shown(address: SocketAddr) -> crate::spec::Address {
+    crate::spec::Address::new(address)
+}
+
+/// Returns whether two sockets cannot listen on both; port 0 is a new port each time. `[::]` takes IPv4 too.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let covers = |a: IpAddr, b: IpAddr| a == b || (a.is_unspecified() && (a.is_ipv6() || b.is_ipv4()));
+    a.port() != 0 && a.port() == b.port() && (covers(a.ip(), b.ip()) || covers(b.ip(), a.ip()))
+}
+
+/// Records routes to services and listeners that do not exist.
+fn references(p: &mut Problems, file: &File) {
+    let services: Vec<ServiceName> = file.services.iter().filter_map(Service::full_name).collect();
+    let listeners: Vec<&str> = file.listeners.iter().filter_map(|listener| listener.name.as_deref()).collect();
+    // With an unreadable name somewhere, what seems unknown may be that one.
+    let all_services = services.len() == file.services.len();
+    let all_listeners = listeners.len() == file.listeners.len();
+    for (i, route) in file.routes.iter().enumerate() {
+        p.within("route", i, |p| {
+            if let Some(name) = route.service.as_deref().and_then(|name| ServiceName::parse(name).ok())
+                && all_services
+                && !services.contains(&name)
+            {
+                let known = services.iter().map(ServiceName::as_str);
+                p.unknown(
+                    "service",
+                    format!("there is no service {:?}", name.as_str()),
+                    meant(name.as_str(), known, "service"),
+                );
+            }
+            for name in route.listeners.iter().filter(|name| all_listeners && !listeners.contains(&name.as_str())) {
+                let known = listeners.iter().copied();
+                p.unknown("listeners", format!("there is no listener {name:?}"), meant(name, known, "listener"));
+            }
+            if file.listeners.is_empty() && route.listeners.is_empty() {
+                p.unknown("", "there is no listener for it", "add a [[listener]] with name and address");
+            }
+        });
+    }
+}
+
+/// Says which known name may be meant, or what to define.
+fn meant<'a>(name: &str, known: impl Iterator<Item = &'a str>, list: &str) -> String {
+    match nearest(name, known) {
+        Some(near) => format!("did you mean {near:?}?"),
+        None => format!("add a [[{list}]] with name = {:?}", name.rsplit('/').next().unwrap_or(name)),
+    }
+}
+
+/// Records routes that match the same requests: the later one would never be used.
+fn patterns(p: &mut Problems, file: &File, line_of: LineOf<'_>) {
+    let mut first: HashMap<(String, String, &str), usize> = HashMap::new();
+    for (i, route) in file.routes.iter().enumerate() {
+        let host = route.host.as_deref().unwrap_or("").to_ascii_lowercase();
+        let path = route.path.as_deref().unwrap_or("/").trim_end_matches('/').to_owned();
+        let all: Vec<&str> = file.listeners.iter().filter_map(|listener| listener.name.as_deref()).collect();
+        let own: Vec<&str> = route.listeners.iter().map(String::as_str).collect();
+        let mut same = None;
+        for listener in if own.is_empty() { all } else { own } {
+            let at = *first.entry((host.clone(), path.clone(), listener)).or_insert(i);
+            same = same.or((at != i).then_some(at));
+        }
+        if let Some(at) = same {
+            let other = file.routes.get(at).and_then(|route| route.name.as_deref()).unwrap_or_default();
+            let line = line_of(&KeyPath::default().key("route").index(at));
+            p.within("route", i, |p| {
+                p.add("", format!("matches the same host and path as route {other:?}"), other_line(line));
+            });
+        }
+    }
+}
+
+/// Records replicas that need more ports than there are.
+fn port_demand(p: &mut Problems, file: &File, loaded: &Loaded) {
+    let range = &loaded.control.port_range;
+    let offered = u64::from(range.end() - range.start()) + 1;
+    let wanted: u64 = loaded
+        .services
+        .iter()
+        .filter(|service| service.run.is_some())
+        .map(|service| u64::from(service.replicas) * service.ports.len() as u64)
+        .sum();
+    if wanted > offered {
+        let key =
+            if file.node.as_ref().is_some_and(|node| node.port_range.is_some()) { "node.port_range" } else { "node" };
+        p.add(
+            key,
+            format!("holds {offered} ports; the replicas of all services need {wanted}"),
+            "widen node.port_range or lower replicas",
+        );
+    }
+}
