@@ -1,11 +1,16 @@
 //! File value → the `Options` that each module owns, and the definitions as used.
 
+use crate::admin::Options as AdminOptions;
 use crate::config::environment::Environment;
 use crate::config::file::{Admin, Control, Dns, File, Level, Listen, Log, LogFormat, Node, OnExit, Proxy};
+use crate::config::loaded::Loaded;
 use crate::config::relations;
-use crate::model::{ListenerSpec, NodeId, RouteSpec, ServiceSpec, parse_label};
+use crate::control::Options as ControlOptions;
+use crate::dns::Options as DnsOptions;
+use crate::model::{NodeId, parse_label};
+use crate::proxy::{Limits as ProxyLimits, Options as ProxyOptions, Timeouts as ProxyTimeouts};
 use crate::spec::{Duration, KeyPath, Problem, Problems, Size};
-use crate::{admin, control, dns, proxy, telemetry};
+use crate::telemetry::{Format, LogOptions};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,27 +24,6 @@ const SECOND: Time = Time::from_secs(1);
 const DAY: Time = Time::from_secs(24 * 3600);
 const MAX: Time = Time::from_secs(365 * 24 * 3600);
 const MS: Time = Time::from_millis(1);
-
-/// A configuration that is valid as a whole.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Loaded {
-    /// Options of the control plane.
-    pub control: control::Options,
-    /// Options of the data plane.
-    pub proxy: proxy::Options,
-    /// Options of the DNS server; `None`: it does not run.
-    pub dns: Option<dns::Options>,
-    /// Options of the admin API.
-    pub admin: admin::Options,
-    /// Options of log and access log.
-    pub log: telemetry::LogOptions,
-    /// Listeners.
-    pub listeners: Vec<ListenerSpec>,
-    /// Routes.
-    pub routes: Vec<RouteSpec>,
-    /// Services.
-    pub services: Vec<Arc<ServiceSpec>>,
-}
 
 /// Builds what the file says; `line_of` tells the line of a key for hints. `None` only together with problems.
 pub(super) fn build(
@@ -104,7 +88,7 @@ fn read_node(p: &mut Problems, node: &Node) -> (NodeValues, Workers) {
             .ok()
     });
     let workers = node.workers.map(|workers| within(p, "node.workers", Some(workers), 1, &(1..=1024)));
-    let ports = node.port_range.as_ref().map_or(control::Options::default().port_range, crate::spec::Range::get);
+    let ports = node.port_range.as_ref().map_or(ControlOptions::default().port_range, crate::spec::Range::get);
     if *ports.start() < 1024 {
         p.add("node.port_range", "begins below 1024", "those ports belong to the system: begin at 1024 or above");
     }
@@ -134,9 +118,9 @@ fn read_state(p: &mut Problems, file: &File, environment: &Environment) -> PathB
     PathBuf::new()
 }
 
-fn read_control(p: &mut Problems, section: &Control, node: NodeValues, state: &Path) -> control::Options {
-    let defaults = control::Options::default();
-    control::Options {
+fn read_control(p: &mut Problems, section: &Control, node: NodeValues, state: &Path) -> ControlOptions {
+    let defaults = ControlOptions::default();
+    ControlOptions {
         node: node.name,
         state: state.to_owned(),
         port_range: node.ports,
@@ -153,10 +137,10 @@ fn read_control(p: &mut Problems, section: &Control, node: NodeValues, state: &P
     }
 }
 
-fn read_proxy(p: &mut Problems, section: &Proxy, (workers, pin): Workers) -> proxy::Options {
-    let defaults = proxy::Options::default();
+fn read_proxy(p: &mut Problems, section: &Proxy, (workers, pin): Workers) -> ProxyOptions {
+    let defaults = ProxyOptions::default();
     let idle = section.max_idle_per_endpoint;
-    proxy::Options {
+    ProxyOptions {
         workers,
         pin,
         limits: read_proxy_limits(p, section),
@@ -172,8 +156,8 @@ fn read_proxy(p: &mut Problems, section: &Proxy, (workers, pin): Workers) -> pro
     }
 }
 
-fn read_proxy_limits(p: &mut Problems, section: &Proxy) -> proxy::Limits {
-    let defaults = proxy::Limits::default();
+fn read_proxy_limits(p: &mut Problems, section: &Proxy) -> ProxyLimits {
+    let defaults = ProxyLimits::default();
     let limits = section.limits.clone().unwrap_or_default();
     let head = size(p, "proxy.limits.head", limits.head, defaults.head_bytes, 1024..=1 << 20);
     let uri = limits.uri.map_or_else(|| defaults.uri_bytes.min(head), Size::octets);
@@ -187,7 +171,7 @@ fn read_proxy_limits(p: &mut Problems, section: &Proxy) -> proxy::Limits {
             "the target is part of the head: lower uri or raise head",
         );
     }
-    proxy::Limits {
+    ProxyLimits {
         connections: within(p, "proxy.limits.connections", limits.connections, defaults.connections, &(1..=10_000_000)),
         head_bytes: head,
         header_fields: within(
@@ -209,8 +193,8 @@ fn read_proxy_limits(p: &mut Problems, section: &Proxy) -> proxy::Limits {
     }
 }
 
-fn read_proxy_timeouts(p: &mut Problems, section: &Proxy) -> proxy::Timeouts {
-    let defaults = proxy::Timeouts::default();
+fn read_proxy_timeouts(p: &mut Problems, section: &Proxy) -> ProxyTimeouts {
+    let defaults = ProxyTimeouts::default();
     let timeouts = section.timeouts.clone().unwrap_or_default();
     let drain = time(p, "proxy.timeouts.drain", timeouts.drain, defaults.drain, Time::ZERO..=MAX);
     let drain_idle = timeouts.drain_idle.map_or_else(|| defaults.drain_idle.min(drain), Duration::get);
@@ -218,7 +202,7 @@ fn read_proxy_timeouts(p: &mut Problems, section: &Proxy) -> proxy::Timeouts {
         let (idle, drain) = (Duration::new(drain_idle), Duration::new(drain));
         p.add("proxy.timeouts.drain_idle", format!("{idle} is above drain {drain}"), "lower drain_idle or raise drain");
     }
-    proxy::Timeouts {
+    ProxyTimeouts {
         head: time(p, "proxy.timeouts.head", timeouts.head, defaults.head, MS..=MAX),
         keepalive: time(p, "proxy.timeouts.keepalive", timeouts.keepalive, defaults.keepalive, MS..=MAX),
         body_idle: time(p, "proxy.timeouts.body_idle", timeouts.body_idle, defaults.body_idle, MS..=MAX),
@@ -228,8 +212,8 @@ fn read_proxy_timeouts(p: &mut Problems, section: &Proxy) -> proxy::Timeouts {
     }
 }
 
-fn read_dns(p: &mut Problems, section: &Dns) -> dns::Options {
-    let defaults = dns::Options::default();
+fn read_dns(p: &mut Problems, section: &Dns) -> DnsOptions {
+    let defaults = DnsOptions::default();
     let limits = section.limits.clone().unwrap_or_default();
     let listen = section.listen.as_ref().map(|list| list.iter().map(|address| address.get()).collect());
     if section.listen.as_ref().is_some_and(Vec::is_empty) {
@@ -244,7 +228,7 @@ fn read_dns(p: &mut Problems, section: &Dns) -> dns::Options {
             "DNS counts in seconds: write \"1s\"",
         );
     }
-    dns::Options {
+    DnsOptions {
         listen: listen.unwrap_or(defaults.listen),
         zone: section.zone.as_deref().map_or(defaults.zone, |zone| read_zone(p, zone)),
         threads: within(p, "dns.threads", section.threads, defaults.threads, &(1..=64)),
@@ -280,8 +264,8 @@ fn read_zone(p: &mut Problems, zone: &str) -> String {
     lower
 }
 
-fn read_admin(p: &mut Problems, section: &Admin, state: &Path) -> admin::Options {
-    let defaults = admin::Options::default();
+fn read_admin(p: &mut Problems, section: &Admin, state: &Path) -> AdminOptions {
+    let defaults = AdminOptions::default();
     let limits = section.limits.clone().unwrap_or_default();
     let listen = match section.listen {
         None => defaults.listen,
@@ -313,7 +297,7 @@ fn read_admin(p: &mut Problems, section: &Admin, state: &Path) -> admin::Options
             "write a shorter path for it or for store.path",
         );
     }
-    admin::Options {
+    AdminOptions {
         listen,
         socket,
         connections: within(p, "admin.limits.connections", limits.connections, defaults.connections, &(1..=65_536)),
@@ -321,9 +305,9 @@ fn read_admin(p: &mut Problems, section: &Admin, state: &Path) -> admin::Options
     }
 }
 
-fn read_log(p: &mut Problems, section: &Log) -> telemetry::LogOptions {
-    let defaults = telemetry::LogOptions::default();
-    telemetry::LogOptions {
+fn read_log(p: &mut Problems, section: &Log) -> LogOptions {
+    let defaults = LogOptions::default();
+    LogOptions {
         level: section.level.map_or(defaults.level, Into::into),
         format: section.format.map_or(defaults.format, Into::into),
         access: section.access.unwrap_or(defaults.access),
@@ -344,7 +328,7 @@ impl From<Level> for tracing::Level {
     }
 }
 
-impl From<LogFormat> for telemetry::Format {
+impl From<LogFormat> for Format {
     fn from(format: LogFormat) -> Self {
         match format {
             LogFormat::Text => Self::Text,

@@ -1,8 +1,9 @@
 //! File + environment + flags → [`Loaded`], or everything that is wrong with them.
 
-use crate::config::build::{self, Loaded};
+use crate::config::build::build;
 use crate::config::environment::{Environment, Flags, Override};
 use crate::config::error::{ConfigError, Problem};
+use crate::config::loaded::Loaded;
 use crate::config::parse::{self, Parsed, split_hint};
 use crate::spec;
 use std::io::Read;
@@ -90,7 +91,7 @@ pub(super) fn load_text(
     let mut parsed = parse::parse(text);
     let mut file = std::mem::take(&mut parsed.file);
     let overrides = environment.apply(&mut file, flags);
-    let (loaded, meant) = build::build(&file, environment, &|key| parsed.line_of(key));
+    let (loaded, meant) = build(&file, environment, &|key| parsed.line_of(key));
     let places = Places { name, parsed: &parsed, overrides: &overrides };
     let mut problems: Vec<Problem> = parsed.found.iter().map(|found| places.of_form(found)).collect();
     problems.extend(overrides.iter().filter_map(|over| places.of_override(over)));

@@ -12,15 +12,16 @@ mod environment;
 mod error;
 mod file;
 mod load;
+mod loaded;
 mod normal;
 mod parse;
 mod relations;
 mod schema;
 
-pub use build::Loaded;
 pub use environment::{Environment, Flags};
 pub use error::{ConfigError, Problem};
 pub use file::{Admin, AdminLimits, Control, Dns, DnsLimits, File, Level, Listen, Log, LogFormat, Node, OnExit, Proxy};
 pub use file::{ProxyLimits, ProxyTimeouts, Store};
 pub use load::{Source, load};
+pub use loaded::Loaded;
 pub use schema::schema;

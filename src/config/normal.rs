@@ -1,12 +1,14 @@
 //! A loaded configuration → the file that says the same, with every default written out.
 
-use crate::config::build::Loaded;
 use crate::config::file::{
     Admin, AdminLimits, Control, Dns, DnsLimits, File, Level, Listen, Log, LogFormat, Node, OnExit, Proxy, ProxyLimits,
     ProxyTimeouts, Store,
 };
+use crate::config::loaded::Loaded;
+use crate::dns::Options as DnsOptions;
+use crate::proxy::Options as ProxyOptions;
 use crate::spec::{Address, Listener, Range, Route, Service, Size};
-use crate::{dns, proxy, telemetry};
+use crate::telemetry::{Format, LogOptions};
 
 impl Loaded {
     /// Writes the file that says the same; loading it again gives the same configuration.
@@ -62,7 +64,7 @@ impl Loaded {
     }
 }
 
-fn write_dns(options: &dns::Options) -> Dns {
+fn write_dns(options: &DnsOptions) -> Dns {
     Dns {
         listen: Some(options.listen.iter().map(|address| Address::new(*address)).collect()),
         zone: Some(options.zone.clone()),
@@ -76,7 +78,7 @@ fn write_dns(options: &dns::Options) -> Dns {
     }
 }
 
-fn write_log(options: &telemetry::LogOptions) -> Log {
+fn write_log(options: &LogOptions) -> Log {
     Log {
         level: Some(match options.level {
             tracing::Level::ERROR => Level::Error,
@@ -92,16 +94,16 @@ fn write_log(options: &telemetry::LogOptions) -> Log {
     }
 }
 
-impl From<telemetry::Format> for LogFormat {
-    fn from(format: telemetry::Format) -> Self {
+impl From<Format> for LogFormat {
+    fn from(format: Format) -> Self {
         match format {
-            telemetry::Format::Text => Self::Text,
-            telemetry::Format::Json => Self::Json,
+            Format::Text => Self::Text,
+            Format::Json => Self::Json,
         }
     }
 }
 
-fn write_proxy(options: &proxy::Options) -> Proxy {
+fn write_proxy(options: &ProxyOptions) -> Proxy {
     let size = |octets: usize| Some(Size::new(octets as u64));
     Proxy {
         max_idle_per_endpoint: Some(options.max_idle_per_endpoint),

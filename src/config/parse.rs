@@ -155,8 +155,11 @@ fn locate(table: &DeTable<'_>, span: &Range<usize>) -> Option<KeyPath> {
     best.map(|(_, path)| path)
 }
 
+/// Is shown path, key span and value span of an entry.
+type See<'a> = dyn FnMut(&KeyPath, Option<&Range<usize>>, &Range<usize>) + 'a;
+
 /// Calls `see` with path, key span and value span of every entry, outer ones first.
-fn visit(table: &DeTable<'_>, at: &KeyPath, see: &mut dyn FnMut(&KeyPath, Option<&Range<usize>>, &Range<usize>)) {
+fn visit(table: &DeTable<'_>, at: &KeyPath, see: &mut See<'_>) {
     for (key, value) in table.iter() {
         let path = at.join(&KeyPath::new(vec![Key::Name(key.get_ref().to_string())]));
         see(&path, Some(&key.span()), &value.span());
@@ -164,11 +167,7 @@ fn visit(table: &DeTable<'_>, at: &KeyPath, see: &mut dyn FnMut(&KeyPath, Option
     }
 }
 
-fn visit_value(
-    value: &Spanned<DeValue<'_>>,
-    path: &KeyPath,
-    see: &mut dyn FnMut(&KeyPath, Option<&Range<usize>>, &Range<usize>),
-) {
+fn visit_value(value: &Spanned<DeValue<'_>>, path: &KeyPath, see: &mut See<'_>) {
     match value.get_ref() {
         DeValue::Table(inner) => visit(inner, path, see),
         DeValue::Array(inner) => {
@@ -245,13 +244,6 @@ pub(super) fn split_hint(message: &str) -> (String, Option<String>) {
 
 /// Says in the words of the file what serde expected.
 fn wanted(expected: &str, key: &KeyPath) -> String {
-    let name = match key.keys().iter().rev().find_map(|key| match key {
-        Key::Name(name) => Some(name.as_str()),
-        Key::Index(_) => None,
-    }) {
-        Some(name) => name,
-        None => "key",
-    };
     let path: Vec<&str> = key
         .keys()
         .iter()
@@ -260,6 +252,7 @@ fn wanted(expected: &str, key: &KeyPath) -> String {
             Key::Index(_) => None,
         })
         .collect();
+    let name = path.last().copied().unwrap_or("key");
     match expected {
         "a sequence" if matches!(name, "listener" | "route" | "service" | "endpoint" | "port") => {
             format!("write [[{}]]: there may be several", path.join("."))

@@ -1,7 +1,7 @@
 //! What the parts of a configuration say about each other: names, references, addresses, ports.
 
-use crate::config::build::Loaded;
 use crate::config::file::File;
+use crate::config::loaded::Loaded;
 use crate::model::{ServiceName, ServiceSpec};
 use crate::spec::{KeyPath, Problems, Service, nearest};
 use std::collections::HashMap;
