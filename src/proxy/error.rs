@@ -44,8 +44,6 @@ pub(crate) enum ProxyError {
     Truncated,
     /// The endpoint answered 502, 503 or 504, and another may do better.
     GatewayStatus(u16),
-    /// Weir is stopping and the deadline passed.
-    Stopping,
 }
 
 /// When another attempt is safe.
@@ -67,7 +65,7 @@ impl ProxyError {
             Self::HeadTimeout | Self::BodyTimeout => 408,
             Self::ClientGone | Self::ClientStalled => 0,
             Self::NoRoute => 404,
-            Self::NoService | Self::NoEndpoint | Self::QueueFull | Self::QueueTimeout | Self::Stopping => 503,
+            Self::NoService | Self::NoEndpoint | Self::QueueFull | Self::QueueTimeout => 503,
             Self::Exhausted | Self::Connect | Self::Reset | Self::BadResponse(_) | Self::Truncated => 502,
             Self::GatewayStatus(status) => status,
             Self::ConnectTimeout | Self::ResponseTimeout => 504,
@@ -95,7 +93,6 @@ impl ProxyError {
             Self::BadResponse(_) => "bad_response",
             Self::Truncated => "truncated",
             Self::GatewayStatus(_) => "gateway_status",
-            Self::Stopping => "stopping",
         }
     }
 
@@ -119,7 +116,6 @@ impl ProxyError {
             Self::BadResponse(_) => "the endpoint's response was malformed",
             Self::Truncated => "the endpoint's response ended early",
             Self::GatewayStatus(_) => "the endpoint answered with a gateway error",
-            Self::Stopping => "the proxy is stopping; try again",
         }
     }
 
@@ -145,7 +141,7 @@ impl ProxyError {
 
     /// Returns whether the connection's framing is lost, so that it must be closed.
     pub(crate) fn closes(self) -> bool {
-        matches!(self, Self::Refused(_) | Self::HeadTimeout | Self::BodyTimeout | Self::Stopping)
+        matches!(self, Self::Refused(_) | Self::HeadTimeout | Self::BodyTimeout)
     }
 }
 

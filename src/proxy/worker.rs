@@ -234,6 +234,8 @@ pub(crate) struct Open {
 
 impl Open {
     fn new(worker: &Rc<Worker>) -> Self {
+        // The sweep sleeps while nothing is open: the coarse clock may be old.
+        worker.timers.set_now(clock::now_ms());
         worker.open.set(worker.open.get() + 1);
         worker.shard.accepted.add(1);
         worker.shard.open.add(1);

@@ -178,13 +178,6 @@ impl<'a> Attempt<'a> {
 
     /// Says who was too slow.
     fn expired(&self) -> ProxyError {
-        if self
-            .worker
-            .draining_since()
-            .is_some_and(|at| self.worker.timers.now_ms() >= at + ms(self.worker.options.timeouts.drain))
-        {
-            return ProxyError::Stopping;
-        }
         if self.out_at < self.out.len() {
             ProxyError::ClientStalled
         } else if self.response.is_some() {

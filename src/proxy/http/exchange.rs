@@ -77,11 +77,10 @@ pub(crate) async fn handle(worker: &Rc<Worker>, down: &mut Downstream, mut reque
                 return done(worker, request, picked, stream, (finished, tally, attempts));
             }
             Ok(Outcome::Switched(rest)) => {
-                let started = request.started;
+                let idle_ms = request.policy.tunnel_idle_ms;
                 finish(worker, request, &picked, (101, "", attempts), &tally);
                 // Boxed: a tunnel is rare, and its buffers live long.
-                Box::pin(upgrade::tunnel(worker, down, stream, rest, picked)).await;
-                tracing::trace!(elapsed = ?clock::now().saturating_duration_since(started), "tunnel closed");
+                Box::pin(upgrade::tunnel(worker, down, stream, rest, picked, idle_ms)).await;
                 return Next::Close;
             }
             Err(error) => {

@@ -94,8 +94,14 @@ impl Direction {
 }
 
 /// Carries a tunnel to its end; `rest` came from the endpoint behind its 101.
-pub(crate) async fn tunnel(worker: &Worker, down: &mut Downstream, mut up: TcpStream, rest: Vec<u8>, picked: Picked) {
-    let idle_ms = tunnel_idle_ms(worker, &picked);
+pub(crate) async fn tunnel(
+    worker: &Worker,
+    down: &mut Downstream,
+    mut up: TcpStream,
+    rest: Vec<u8>,
+    picked: Picked,
+    idle_ms: u64,
+) {
     let mut upward = Direction::new(std::mem::take(&mut down.carry));
     let mut downward = Direction::new(rest);
     down.deadline.set(idle_ms);
@@ -115,10 +121,4 @@ pub(crate) async fn tunnel(worker: &Worker, down: &mut Downstream, mut up: TcpSt
     })
     .await;
     drop(picked);
-}
-
-fn tunnel_idle_ms(worker: &Worker, picked: &Picked) -> u64 {
-    let mut locals = worker.locals.borrow_mut();
-    let timeout = locals.at(picked.key.slot).map(|local| local.service.spec.timeouts.tunnel_idle);
-    timeout.map_or(3_600_000, crate::proxy::http::request::ms)
 }
