@@ -217,14 +217,14 @@ fn relay(listen: [SocketAddr; 2], setting: &Setting<'_>) -> io::Result<Vec<Strin
 fn weir_command(folder: &Path, listen: [SocketAddr; 2], setting: &Setting<'_>) -> io::Result<Vec<String>> {
     let admin = free_address()?;
     let mut text = format!(
-        "[node]\nworkers = 1\nstate = \"{}\"\n\n[admin]\nlisten = \"{admin}\"\n",
+        "[node]\nworkers = 1\n\n[store]\npath = \"{}\"\n\n[admin]\nlisten = \"{admin}\"\n",
         folder.join("state").display()
     );
     for (index, group) in groups(setting).iter().enumerate() {
         let address = listen[index];
         text += &format!(
             "\n[[listener]]\nname = \"l{index}\"\naddress = \"{address}\"\n
-[[route]]\nname = \"r{index}\"\nlistener = \"l{index}\"\npath = \"/\"\nservice = \"s{index}\"\n
+[[route]]\nname = \"r{index}\"\nlisteners = [\"l{index}\"]\npath = \"/\"\nservice = \"s{index}\"\n
 [[service]]\nname = \"s{index}\"\npolicy = \"round-robin\"\n"
         );
         for endpoint in *group {
