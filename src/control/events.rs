@@ -48,6 +48,25 @@ pub enum EventKind {
 }
 
 impl EventKind {
+    /// All kinds, in the order of their declaration.
+    pub const ALL: [Self; 15] = [
+        Self::InstanceRegistered,
+        Self::InstanceReady,
+        Self::InstanceHealthy,
+        Self::InstanceUnhealthy,
+        Self::InstanceDraining,
+        Self::InstanceGone,
+        Self::LeaseExpired,
+        Self::LeaseRevived,
+        Self::ServiceDefined,
+        Self::ServiceRemoved,
+        Self::ReplicaStarting,
+        Self::ReplicaExited,
+        Self::ReplicaQuarantined,
+        Self::Scaled,
+        Self::AcknowledgeLate,
+    ];
+
     /// Returns the name as the API, the log and the CLI show it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -108,6 +127,8 @@ struct Ring {
     last_seq: u64,
     capacity: usize,
     events: VecDeque<Arc<Event>>,
+    /// Events ever emitted, by kind.
+    counts: [u64; EventKind::ALL.len()],
 }
 
 /// Events that are kept unless told otherwise; a busy minute of a hundred services.
@@ -117,7 +138,12 @@ impl Events {
     /// Makes a feed that keeps the last `capacity` events (at least one).
     pub fn new(capacity: usize) -> Self {
         let capacity = capacity.max(1);
-        let ring = Ring { last_seq: 0, capacity, events: VecDeque::with_capacity(capacity) };
+        let ring = Ring {
+            last_seq: 0,
+            capacity,
+            events: VecDeque::with_capacity(capacity),
+            counts: [0; EventKind::ALL.len()],
+        };
         Self { sender: broadcast::Sender::new(capacity), ring: Arc::new(Mutex::new(ring)) }
     }
 
@@ -133,6 +159,9 @@ impl Events {
         log(generation, kind, service.as_ref(), instance.as_ref(), &message);
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         ring.last_seq += 1;
+        if let Some(count) = ring.counts.get_mut(kind as usize) {
+            *count += 1;
+        }
         let event =
             Event { seq: ring.last_seq, at_unix_ms: clock::unix_ms(), generation, kind, service, instance, message };
         let event = Arc::new(event);
@@ -147,6 +176,12 @@ impl Events {
     /// Subscribes to events from now on.
     pub fn subscribe(&self) -> broadcast::Receiver<Arc<Event>> {
         self.sender.subscribe()
+    }
+
+    /// Returns how many events of a kind were ever emitted.
+    pub fn count(&self, kind: EventKind) -> u64 {
+        let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        ring.counts.get(kind as usize).copied().unwrap_or(0)
     }
 
     /// Returns the kept events, oldest first.
@@ -207,6 +242,15 @@ mod tests {
         assert!(matches!(fast.recv().await, Err(tokio::sync::broadcast::error::RecvError::Lagged(_))));
         assert_eq!(fast.recv().await.unwrap().generation, 8);
         assert_eq!(events.recent().last().unwrap().seq, 9);
+    }
+
+    #[test]
+    fn counts_by_kind_and_lists_every_kind_in_order() {
+        let events = Events::new(1);
+        emit(&events, 1);
+        emit(&events, 2);
+        assert_eq!((events.count(EventKind::Scaled), events.count(EventKind::InstanceGone)), (2, 0));
+        assert!(EventKind::ALL.iter().enumerate().all(|(at, kind)| *kind as usize == at));
     }
 
     #[test]

@@ -24,6 +24,14 @@ pub struct Options {
     pub max_probes: usize,
 }
 
+impl Options {
+    /// Returns this machine's name, `local` when none is set.
+    #[expect(clippy::expect_used, reason = "a literal that is one DNS label")]
+    pub fn node_id(&self) -> NodeId {
+        self.node.clone().unwrap_or_else(|| NodeId::parse("local").expect("`local` is a label"))
+    }
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self {
