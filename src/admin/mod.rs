@@ -1,5 +1,40 @@
-//! The HTTP API on its own port.
+//! The HTTP API on its own port: what people and programs ask of a running Weir, and how they change it.
+//!
+//! One file per resource with its wire types; `router` lists them all and makes the OpenAPI document, `guard` holds what
+//! each request passes first, `listen` and `server` own the sockets. Handlers answer from [`State`]: the published
+//! snapshot for what is routed, the registry for what is registered. Nothing here decides anything. Invariant: reachable from this machine only, loopback TCP and a Unix socket of mode 0600.
+//!
+//! Errors are RFC 9457 [`Problem`]s with a stable code. Lists are objects with one member, so that they can grow.
 
+#![expect(unused_qualifications, reason = "utoipa's expansion of `params(T)` names T by a path")]
+
+mod endpoints;
+mod error;
+mod events;
+mod extract;
+mod guard;
+mod instances;
+mod listen;
+mod openapi;
 mod options;
+mod rates;
+mod router;
+mod routes;
+mod server;
+mod services;
+mod state;
+mod status;
+mod stream;
 
+pub use endpoints::{Endpoint, Endpoints};
+pub use error::Problem;
+pub use events::{Event, Events};
+pub use instances::{History, Instance, Instances, Judgement, Lease, NewInstance, RunBy};
+pub use listen::{BindError, Listeners, bind};
 pub use options::Options;
+pub use rates::Rates;
+pub use routes::{Route, Routes};
+pub use server::serve;
+pub use services::{Port, Service, Services};
+pub use state::State;
+pub use status::{Acknowledger, Table};

@@ -1,3 +1,72 @@
-//! To come.
+//! The command line: one function per command, errors printed once, exit codes for programs.
+//!
+//! `args` defines commands and flags; commands that ask a running Weir go through `remote` and print through `output`.
+//! An error is one line, `weir: failed to …: …`, that ends with what to do; its exit code comes from `failure`.
 
+mod args;
+mod failure;
+mod feeds;
+mod lists;
+mod output;
+mod remote;
 pub mod whoami;
+
+use anyhow::{Context, Result};
+use args::{Args, Command, Global};
+use clap::{CommandFactory, Parser};
+use std::borrow::Cow;
+use std::future::Future;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+/// Reads the command line, runs the command and returns its exit code.
+pub fn main() -> ExitCode {
+    // Wrong usage ends here with clap's own message, a suggestion and status 2.
+    let Args { global, command } = Args::parse();
+    let (what, done) = run(&global, command);
+    let error = match done {
+        Ok(code) => return code,
+        Err(error) if is_closed_pipe(&error) => return ExitCode::SUCCESS,
+        Err(error) => error,
+    };
+    // Nobody is left to tell when standard error is closed.
+    let _ = writeln!(io::stderr().lock(), "weir: failed to {what}: {error:#}");
+    ExitCode::from(failure::code_of(&error) as u8)
+}
+
+/// Runs a command; the text completes "failed to …".
+fn run(global: &Global, command: Command) -> (Cow<'static, str>, Result<ExitCode>) {
+    match command {
+        Command::Ps(args) => ("list the instances".into(), ask(lists::ps(global, &args))),
+        Command::Services => ("list the services".into(), ask(lists::services(global))),
+        Command::Endpoints(args) => ("list the endpoints".into(), ask(lists::endpoints(global, &args))),
+        Command::Events(args) => ("show the events".into(), ask(feeds::events(global, &args))),
+        Command::Whoami(args) => ("run whoami".into(), whoami::run(args)),
+        Command::Completion(args) => ("print the completion script".into(), completion(args.shell)),
+        Command::Version => ("print the version".into(), version()),
+    }
+}
+
+/// Runs a command that asks a running Weir, on a runtime of its own.
+fn ask(command: impl Future<Output = Result<()>>) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    runtime.block_on(command)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn completion(shell: clap_complete::Shell) -> Result<ExitCode> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Args::command(), "weir", &mut script);
+    output::write(&String::from_utf8(script)?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn version() -> Result<ExitCode> {
+    output::write(concat!("weir ", env!("CARGO_PKG_VERSION"), "\n"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Returns whether whoever read our output has gone, as in `weir ps | head -1`.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
+}

@@ -1,0 +1,133 @@
+//! Services: what is wanted of each, what there is, and scaling by hand.
+
+use crate::admin::endpoints::{all, find};
+use crate::admin::{Problem, State, extract};
+use crate::clock;
+use crate::model::{Policy, Probe, Protocol};
+use crate::table;
+use axum::Json;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use utoipa::ToSchema;
+
+/// A named group of endpoints with one policy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Service {
+    /// Its name in the namespace.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// How an endpoint is picked.
+    pub policy: String,
+    /// Its ports; the first is the default of routes.
+    pub ports: Vec<Port>,
+    /// What one active check does; null: none is configured.
+    pub check: Option<String>,
+    /// Whether Weir runs its replicas, so that it can be scaled.
+    pub scalable: bool,
+    /// Wanted replicas; 0 where Weir runs none.
+    pub replicas: u32,
+    /// Replicas that run.
+    pub running: u32,
+    /// Endpoints, whatever their health.
+    pub endpoints: u32,
+    /// Endpoints that are picked and named in DNS now.
+    pub usable: u32,
+    /// Whether no endpoint is usable, so that all of them are used.
+    pub fail_open: bool,
+    /// Whether its replicas exit too often, so that no more are started for a while.
+    pub quarantined: bool,
+    /// The revision of its definition.
+    pub revision: u64,
+    /// Requests in flight.
+    pub in_flight: u32,
+    /// Requests that wait for a free replica.
+    pub waiting: u32,
+    /// Requests per second over the last seconds.
+    pub rps: f64,
+}
+
+/// A named port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Port {
+    /// Its name, such as `http`.
+    pub name: String,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+}
+
+/// Services.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Services {
+    /// By name.
+    pub services: Vec<Service>,
+}
+
+/// Lists the services.
+#[utoipa::path(get, path = "/v1/services", tag = "services", responses((status = 200, body = Services)))]
+pub(super) async fn list(state: axum::extract::State<Arc<State>>) -> Json<Services> {
+    let snapshot = state.table.load();
+    let services = all(&snapshot).into_iter().map(|service| row(&state, service));
+    Json(Services { services: services.collect() })
+}
+
+/// Shows one service.
+#[utoipa::path(get, path = "/v1/services/{name}", tag = "services", params(("name" = String, Path)),
+    responses((status = 200, body = Service), (status = 404, description = "unknown_service", body = Problem)))]
+pub(super) async fn show(
+    state: axum::extract::State<Arc<State>>,
+    extract::Service(name): extract::Service,
+) -> Result<Json<Service>, Problem> {
+    let snapshot = state.table.load();
+    Ok(Json(row(&state, find(&snapshot, &name)?)))
+}
+
+fn row(state: &State, service: &table::Service) -> Service {
+    let now_ms = clock::now_ms();
+    let draining = service.draining.iter().map(|(_, candidate)| candidate);
+    let counted = || service.candidates.iter().chain(draining.clone());
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    Service {
+        name: service.name().name().to_owned(),
+        namespace: service.name().namespace().to_owned(),
+        policy: policy_name(service.spec.policy).to_owned(),
+        ports: service
+            .spec
+            .ports
+            .iter()
+            .map(|port| Port { name: port.name.to_string(), protocol: protocol_name(port.protocol).to_owned() })
+            .collect(),
+        check: service.spec.health.as_ref().map(|health| match &health.probe {
+            Probe::Tcp => "tcp".to_owned(),
+            Probe::Http { path, .. } => format!("http {path}"),
+        }),
+        scalable: service.spec.run.is_some(),
+        replicas: service.spec.replicas,
+        running: count(service.endpoints.len()),
+        endpoints: count(service.endpoints.len()),
+        usable: count(if service.fails_open(now_ms) { 0 } else { service.candidates(now_ms).count() }),
+        fail_open: service.fails_open(now_ms),
+        quarantined: false,
+        revision: 0,
+        in_flight: counted().map(|candidate| candidate.stats.in_flight()).sum(),
+        waiting: service.stats.waiting(),
+        rps: counted().map(|candidate| state.rates.of(candidate.stats.serial())).sum(),
+    }
+}
+
+fn policy_name(policy: Policy) -> &'static str {
+    match policy {
+        Policy::ExpectedDelay => "expected-delay",
+        Policy::RoundRobin => "round-robin",
+        Policy::Weighted => "weighted",
+        Policy::LeastRequest => "least-request",
+        Policy::PowerOfTwo => "power-of-two",
+    }
+}
+
+fn protocol_name(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+    }
+}

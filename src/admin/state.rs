@@ -1,0 +1,31 @@
+//! What handlers answer from: handles into the control plane, and the table.
+
+use crate::admin::rates::Rates;
+use crate::control::events::Events;
+use crate::control::history::History;
+use crate::control::registry;
+use crate::lifecycle::Signal;
+use crate::model::NodeId;
+use crate::table::Table;
+use crate::telemetry::Metrics;
+
+/// Everything that the API reads and changes; each part is a cheap clone of a handle.
+#[derive(Clone)]
+pub struct State {
+    /// The backend table, as proxy and DNS see it.
+    pub table: Table,
+    /// The registry of instances.
+    pub registry: registry::Handle,
+    /// The last verdicts of each instance.
+    pub history: History,
+    /// What control did.
+    pub events: Events,
+    /// The exported metrics.
+    pub metrics: Metrics,
+    /// Requests per second; [`Rates::run`] keeps them.
+    pub rates: Rates,
+    /// This machine's name, given to instances that register here.
+    pub node: NodeId,
+    /// How far the end of the process has come.
+    pub signal: Signal,
+}

@@ -1,0 +1,106 @@
+//! Whether this Weir lives and is ready, its metrics, and who has which generation of the table.
+
+use crate::admin::{Problem, State, extract};
+use crate::lifecycle::Phase;
+use axum::Json;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use utoipa::{IntoParams, ToSchema};
+
+/// The backend table: its generation and who has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Table {
+    /// The current generation; 0 before the first publish.
+    pub generation: u64,
+    /// Services in it.
+    pub services: usize,
+    /// Endpoints in it, draining ones left out.
+    pub endpoints: usize,
+    /// Everybody who must have a generation before an endpoint counts as withdrawn.
+    pub acknowledgers: Vec<Acknowledger>,
+}
+
+/// One party that acknowledges generations.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Acknowledger {
+    /// Its name, such as `worker-0`.
+    pub name: String,
+    /// The generation it last loaded.
+    pub generation: u64,
+    /// Whether it waits for work and will load before it uses the table.
+    pub idle: bool,
+}
+
+/// How `/readyz` answers.
+#[derive(Debug, Clone, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Detail {
+    /// When present: one line for each condition.
+    verbose: Option<String>,
+}
+
+/// Tells the table's generation and who has acknowledged it.
+#[utoipa::path(get, path = "/v1/table", tag = "status", responses((status = 200, body = Table)))]
+pub(super) async fn table(state: axum::extract::State<Arc<State>>) -> Json<Table> {
+    let snapshot = state.table.load();
+    let acknowledgers = state.table.acknowledgers().into_iter().map(|status| Acknowledger {
+        name: status.name.to_string(),
+        generation: status.generation,
+        idle: status.idle,
+    });
+    Json(Table {
+        generation: snapshot.generation,
+        services: snapshot.services.len(),
+        endpoints: snapshot.services.iter().map(|service| service.endpoints.len()).sum(),
+        acknowledgers: acknowledgers.collect(),
+    })
+}
+
+/// Metrics in the Prometheus text format.
+#[utoipa::path(get, path = "/metrics", tag = "status",
+    responses((status = 200, description = "Prometheus text", content_type = "text/plain")))]
+pub(super) async fn metrics(state: axum::extract::State<Arc<State>>) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], state.metrics.encode()).into_response()
+}
+
+/// Whether the process lives: 200 as long as it answers.
+#[utoipa::path(get, path = "/livez", tag = "status",
+    responses((status = 200, description = "ok", content_type = "text/plain")))]
+pub(super) async fn livez() -> &'static str {
+    "ok\n"
+}
+
+/// Whether traffic may be sent here: from the first published table until the drain.
+#[utoipa::path(get, path = "/readyz", tag = "status", params(Detail),
+    responses((status = 200, description = "ready", content_type = "text/plain"),
+              (status = 503, description = "not ready", content_type = "text/plain")))]
+pub(super) async fn readyz(
+    state: axum::extract::State<Arc<State>>,
+    extract::Params(detail): extract::Params<Detail>,
+) -> Result<Response, Problem> {
+    let (generation, phase) = (state.table.load().generation, state.signal.phase());
+    let conditions = [
+        (generation > 0, format!("table: generation {generation}")),
+        (phase == Phase::Running, format!("lifecycle: {}", phase_name(phase))),
+    ];
+    let ready = conditions.iter().all(|(holds, _)| *holds);
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let mut text = String::new();
+    for (holds, line) in conditions.iter().filter(|(holds, _)| detail.verbose.is_some() || !holds) {
+        text.push_str(if *holds { "[+] " } else { "[-] " });
+        text.push_str(line);
+        text.push('\n');
+    }
+    text.push_str(if ready { "ready\n" } else { "not ready\n" });
+    Ok((status, text).into_response())
+}
+
+fn phase_name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Running => "running",
+        Phase::Draining => "draining",
+        Phase::Stopping => "stopping",
+    }
+}

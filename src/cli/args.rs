@@ -1,0 +1,82 @@
+//! The command line: commands, flags, help.
+
+use crate::cli::whoami::WhoamiArgs;
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Deploys, names, balances, heals and scales, and never drops a request while doing so.
+#[derive(Debug, Parser)]
+#[command(name = "weir", version, max_term_width = 100, disable_help_subcommand = true, arg_required_else_help = true)]
+#[command(after_help = "\
+Exit codes: 0 ok, 1 failure, 2 wrong usage or configuration, 3 not found, 4 conflict, 5 forbidden, 6 unreachable.")]
+pub(super) struct Args {
+    #[command(flatten)]
+    pub(super) global: Global,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// Flags of all commands.
+#[derive(Debug, clap::Args)]
+pub(super) struct Global {
+    /// Where the running Weir is asked: `unix:PATH`, `HOST:PORT` or `http://HOST:PORT`.
+    ///
+    /// When absent, these are tried in turn: the socket in the state directory, the socket of a demo in this
+    /// directory, 127.0.0.1:9600.
+    #[arg(long, global = true, env = "WEIR_ADDR", value_name = "ADDRESS", hide_env_values = true)]
+    pub(super) addr: Option<String>,
+    /// How lists are printed.
+    #[arg(short, long, global = true, value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
+    pub(super) output: Format,
+}
+
+/// How lists are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// Columns for people.
+    Table,
+    /// JSON for programs.
+    Json,
+}
+
+/// A command.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// List the instances with health, load and age.
+    Ps(ServiceArgs),
+    /// List the services.
+    Services,
+    /// List the endpoints as proxy and DNS see them.
+    Endpoints(ServiceArgs),
+    /// Show what Weir did.
+    Events(EventsArgs),
+    /// Run the built-in test backend, which says who it is.
+    Whoami(WhoamiArgs),
+    /// Print a completion script for a shell.
+    Completion(CompletionArgs),
+    /// Print the version.
+    Version,
+}
+
+/// An optional service.
+#[derive(Debug, clap::Args)]
+pub(super) struct ServiceArgs {
+    /// Only those of this service, as `name` or `namespace/name`.
+    #[arg(value_name = "SERVICE")]
+    pub(super) service: Option<String>,
+}
+
+/// `weir events`.
+#[derive(Debug, clap::Args)]
+pub(super) struct EventsArgs {
+    /// Go on with what happens.
+    #[arg(short, long)]
+    pub(super) follow: bool,
+}
+
+/// `weir completion`.
+#[derive(Debug, clap::Args)]
+pub(super) struct CompletionArgs {
+    /// The shell.
+    #[arg(value_enum)]
+    pub(super) shell: clap_complete::Shell,
+}

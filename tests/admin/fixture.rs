@@ -1,0 +1,143 @@
+//! A registry, a table and the API on free addresses.
+
+use crate::client::eventually;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use weir::admin::{self, Rates, State};
+use weir::control::events::Events;
+use weir::control::history::History;
+use weir::control::{self, publisher, registry};
+use weir::lifecycle::{self, Phase, Trigger};
+use weir::model::{
+    InstanceId, Limits, ListenerSpec, NodeId, Outliers, Policy, PortSpec, Protocol, RouteSpec, ServiceName,
+    ServiceSpec, Timeouts, Transition, Verdict,
+};
+use weir::rng::Rng;
+use weir::table::names::Names;
+use weir::table::{self, Reader, Snapshot, Table};
+use weir::telemetry::Metrics;
+
+/// A served API with a service `web` (ports http, metrics) and a service `staging/api`.
+pub(crate) struct Weir {
+    pub(crate) address: SocketAddr,
+    pub(crate) socket: PathBuf,
+    pub(crate) directory: PathBuf,
+    pub(crate) connections: usize,
+    pub(crate) body_bytes: usize,
+    pub(crate) table: Table,
+    pub(crate) registry: registry::Handle,
+    pub(crate) trigger: Trigger,
+    serving: tokio::task::JoinHandle<()>,
+    /// Stands for a worker: named in `/v1/table`.
+    pub(crate) worker: Reader,
+}
+
+impl Weir {
+    /// Says that an instance passed its first check; there is no supervisor here.
+    pub(crate) async fn passes(&self, id: &str) {
+        let first = Transition { from: Verdict::Unknown, to: Verdict::Healthy };
+        self.registry.report(&InstanceId::parse(id).unwrap(), first, "passed its first check").await.unwrap();
+    }
+
+    /// Ends the API and waits for it.
+    pub(crate) async fn stop(self) {
+        self.trigger.raise(Phase::Stopping);
+        tokio::time::timeout(Duration::from_secs(10), self.serving).await.unwrap().unwrap();
+    }
+}
+
+/// Starts an API; `name` keeps the directories of tests apart.
+pub(crate) async fn start(name: &str) -> Weir {
+    let directory = std::env::temp_dir().join(format!("weir-api-{}-{name}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&directory);
+    std::fs::create_dir_all(&directory).unwrap();
+    let options = admin::Options {
+        listen: Some("127.0.0.1:0".parse().unwrap()),
+        socket: Some(directory.join("weir.sock")),
+        connections: 8,
+        body_bytes: 64 * 1024,
+    };
+    let (writer, table) = table::channel(Snapshot::empty(Names::default()));
+    let worker = table.reader("worker-0");
+    let events = Events::default();
+    let (trigger, signal) = lifecycle::drain();
+    let registry = publisher::spawn(&control::Options::default(), events.clone(), writer, Rng::from_seed(1));
+    let rates = Rates::default();
+    tokio::spawn(rates.clone().run(table.clone(), signal.clone()));
+    let state = State {
+        table: table.clone(),
+        registry: registry.clone(),
+        events,
+        history: History::default(),
+        metrics: Metrics::new(),
+        rates,
+        node: NodeId::parse("node-1").unwrap(),
+        signal: signal.clone(),
+    };
+    let listeners = admin::bind(&options).unwrap();
+    let address = listeners.address().unwrap();
+    let serving = tokio::spawn(admin::serve(listeners, options.clone(), state, signal));
+    let weir = Weir {
+        address,
+        socket: options.socket.unwrap(),
+        directory,
+        connections: options.connections,
+        body_bytes: options.body_bytes,
+        table,
+        registry,
+        trigger,
+        serving,
+        worker,
+    };
+    define(&weir).await;
+    weir
+}
+
+async fn define(weir: &Weir) {
+    let listener =
+        ListenerSpec { name: "http".into(), address: "127.0.0.1:8080".parse().unwrap(), trusted_proxies: Vec::new() };
+    let route = RouteSpec {
+        name: "all".into(),
+        listeners: Vec::new(),
+        host: Some("*.example.com".into()),
+        path: "/".into(),
+        service: name("staging/api"),
+        port: 1,
+    };
+    weir.registry
+        .contribute(registry::Contribution {
+            define: vec![Arc::new(spec("web")), Arc::new(spec("staging/api"))],
+            routes: Some([route].into()),
+            listeners: Some([listener].into()),
+            ..registry::Contribution::default()
+        })
+        .await
+        .unwrap();
+    eventually("both services are published", async || weir.table.load().services.len() == 2).await;
+}
+
+pub(crate) fn name(text: &str) -> ServiceName {
+    ServiceName::parse(text).unwrap()
+}
+
+fn spec(service: &str) -> ServiceSpec {
+    let second = Duration::from_secs(1);
+    ServiceSpec {
+        name: name(service),
+        ports: ["http", "metrics"].map(|port| PortSpec { name: port.into(), protocol: Protocol::Tcp }).into(),
+        endpoints: Vec::new(),
+        policy: Policy::RoundRobin,
+        health: None,
+        limits: Limits { concurrency: None, queue: 100, queue_timeout: second },
+        timeouts: Timeouts { connect: second, response: second, idle: second, tunnel_idle: second },
+        outliers: Outliers { enabled: true, gateway_errors: 3, server_errors: 5, base: second, max: 30 * second },
+        retries: 1,
+        slow_start: Duration::ZERO,
+        drain_timeout: 30 * second,
+        dns_ttl: 5 * second,
+        run: None,
+        replicas: 0,
+    }
+}
