@@ -1,0 +1,203 @@
+#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::indexing_slicing, reason = "a program for people")]
+//! One endpoint changes in a table of 10,000 services with 10 endpoints each: build and publish, and acknowledgement.
+//!
+//! Promises: at most twice the time of cloning 10,000 `Arc`s in the same run; acknowledged by every worker within 5 ms
+//! while they are busy.
+
+#[path = "support/mod.rs"]
+mod support;
+
+use std::hint::black_box;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use support::{instance, quantile, service};
+use weir::balance::{Local, Tried};
+use weir::clock;
+use weir::model::{Instance, InstanceState, ListenerSpec, Policy, RouteSpec, ServiceSpec};
+use weir::rng::Rng;
+use weir::table::names::Names;
+use weir::table::{Change, Changes, Publisher, Reader, Service, Snapshot, Table, build, channel};
+
+const SERVICES: u32 = 10_000;
+const ENDPOINTS: u32 = 10;
+const CHANGES: usize = 400;
+/// Picks of one request of a busy worker.
+const PICKS: u64 = 32;
+const MOST_RATIO: f64 = 2.0;
+const MOST_MS: f64 = 5.0;
+
+struct World {
+    services: Vec<(Arc<ServiceSpec>, Vec<Instance>)>,
+    rng: Rng,
+}
+
+impl World {
+    fn new() -> Self {
+        let make = |s: u32| {
+            let spec = service(&format!("service-{s}"), Policy::ExpectedDelay);
+            let instances = (0..ENDPOINTS).map(|n| instance(&spec.name, s * ENDPOINTS + n)).collect();
+            (Arc::new(spec), instances)
+        };
+        Self { services: (0..SERVICES).map(make).collect(), rng: Rng::from_seed(1) }
+    }
+
+    fn all(&self) -> Changes {
+        let set = |(spec, instances): &(Arc<ServiceSpec>, Vec<Instance>)| Change::Set {
+            spec: spec.clone(),
+            instances: instances.clone(),
+        };
+        let route = |(spec, _): &(Arc<ServiceSpec>, Vec<Instance>)| RouteSpec {
+            name: spec.name.name().into(),
+            listeners: Vec::new(),
+            host: Some(format!("{}.example.com", spec.name.name()).into()),
+            path: "/".into(),
+            service: spec.name.clone(),
+            port: 0,
+        };
+        let address = SocketAddr::from(([127, 0, 0, 1], 8080));
+        let listener = ListenerSpec { name: "web".into(), address, trusted_proxies: Vec::new() };
+        Changes {
+            services: self.services.iter().map(set).collect(),
+            routes: Some(self.services.iter().map(route).collect()),
+            listeners: Some(Arc::new([listener])),
+        }
+    }
+
+    /// Withdraws a random endpoint, or brings it back.
+    fn change(&mut self) -> Changes {
+        let which = self.rng.below(self.services.len());
+        let (spec, instances) = &mut self.services[which];
+        let one = self.rng.below(instances.len());
+        instances[one].state = match instances[one].state {
+            InstanceState::Ready => InstanceState::Draining,
+            _ => InstanceState::Ready,
+        };
+        let services = vec![Change::Set { spec: spec.clone(), instances: instances.clone() }];
+        Changes { services, ..Changes::default() }
+    }
+}
+
+fn main() {
+    let mut world = World::new();
+    let (mut publisher, table) = channel(Snapshot::empty(Names::new("weir.internal")));
+    let start = clock::now();
+    publisher.publish(build(&publisher.current(), world.all()));
+    println!("snapshot: {SERVICES} services x {ENDPOINTS} endpoints; whole table built in {:?}", clock::now() - start);
+
+    let ratio = cost(&mut world, &mut publisher);
+    let slowest = acknowledgement(&mut world, &mut publisher, &table);
+    let met = ratio <= MOST_RATIO && slowest <= MOST_MS;
+    println!(
+        "  wanted: ratio at most {MOST_RATIO}, acknowledged within {MOST_MS} ms: {}",
+        if met { "met" } else { "MISSED" }
+    );
+    assert!(met, "the promise is not kept");
+}
+
+/// Build and publish of one change, interleaved with the yardstick; returns the ratio of the medians.
+fn cost(world: &mut World, publisher: &mut Publisher) -> f64 {
+    let services: Vec<Arc<Service>> = publisher.current().services.iter().cloned().collect();
+    let (mut changed_us, mut cloned_us) = (Vec::new(), Vec::new());
+    for _ in 0..CHANGES {
+        let changes = world.change();
+        let current = publisher.current();
+        let start = clock::now();
+        publisher.publish(build(&current, changes));
+        changed_us.push((clock::now() - start).as_nanos() as f64 / 1e3);
+        drop(current);
+
+        let start = clock::now();
+        let clone = black_box(services.clone());
+        cloned_us.push((clock::now() - start).as_nanos() as f64 / 1e3);
+        drop(clone);
+    }
+    let row = |name: &str, us: &[f64]| {
+        let at = |q| quantile(us, q);
+        println!("  {name:34} median {:7.1} us, p90 {:7.1}, max {:7.1}", at(0.5), at(0.9), at(1.0));
+        at(0.5)
+    };
+    let changed = row("one endpoint changed and published", &changed_us);
+    let cloned = row(&format!("{} Arcs cloned", services.len()), &cloned_us);
+    println!("  ratio {:.2}", changed / cloned);
+    changed / cloned
+}
+
+/// Workers that pick all the time and one that sleeps; returns the slowest acknowledgement in milliseconds.
+fn acknowledgement(world: &mut World, publisher: &mut Publisher, table: &Table) -> f64 {
+    let stop = Arc::new(AtomicBool::new(false));
+    let picks = Arc::new(AtomicU64::new(0));
+    let busy = std::thread::available_parallelism().map_or(2, usize::from);
+    let mut threads: Vec<JoinHandle<()>> =
+        (0..busy).map(|n| worker(table, &format!("busy-{n}"), stop.clone(), Some(picks.clone()))).collect();
+    threads.push(worker(table, "sleeping", stop.clone(), None));
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let mut times_ms = Vec::new();
+    for _ in 0..CHANGES {
+        let changes = world.change();
+        let start = clock::now();
+        let generation = publisher.publish(build(&publisher.current(), changes));
+        runtime.block_on(async {
+            tokio::time::timeout(Duration::from_secs(5), table.acknowledged(generation)).await.unwrap();
+        });
+        times_ms.push((clock::now() - start).as_nanos() as f64 / 1e6);
+        runtime.block_on(async { tokio::time::sleep(Duration::from_millis(2)).await });
+    }
+    stop.store(true, Ordering::SeqCst);
+    publisher.publish(build(&publisher.current(), Changes::default()));
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    let at = |q| quantile(&times_ms, q);
+    println!(
+        "  built, published and acknowledged by {busy} busy workers and a sleeping one: median {:.3} ms, p99 {:.3}, max {:.3} \
+         ({CHANGES} changes, {} picks meanwhile)",
+        at(0.5),
+        at(0.99),
+        at(1.0),
+        picks.load(Ordering::SeqCst)
+    );
+    at(1.0)
+}
+
+/// A worker as the proxy has it: a runtime of its own, a wake-up that it waits for, and load if it is busy: requests for
+/// about a millisecond, then a pause of one to two, so that two thirds of a CPU or less are used.
+fn worker(table: &Table, name: &str, stop: Arc<AtomicBool>, picks: Option<Arc<AtomicU64>>) -> JoinHandle<()> {
+    let mut reader = table.reader(name);
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async move {
+            let acknowledger = reader.acknowledger().clone();
+            let mut rng = Rng::from_os();
+            let mut local = Local::default();
+            while !stop.load(Ordering::Relaxed) {
+                match &picks {
+                    Some(picks) => {
+                        let end = clock::now() + Duration::from_millis(1);
+                        while clock::now() < end {
+                            request(&mut reader, &mut local, &mut rng);
+                            picks.fetch_add(PICKS, Ordering::Relaxed);
+                        }
+                        let _ = tokio::time::timeout(Duration::from_millis(1), acknowledger.woken()).await;
+                    }
+                    None => acknowledger.woken().await,
+                }
+                reader.load();
+            }
+        });
+    })
+}
+
+/// A few microseconds of work on the snapshot that is loaded first.
+fn request(reader: &mut Reader, local: &mut Local, rng: &mut Rng) {
+    let snapshot = reader.load().clone();
+    let slot = rng.below(SERVICES as usize);
+    for _ in 0..PICKS {
+        if let Some(service) = snapshot.services.at(slot) {
+            black_box(service.pick(local, &Tried::default(), 1_000, rng));
+        }
+    }
+}
