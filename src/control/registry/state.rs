@@ -394,8 +394,10 @@ impl Effects {
         if in_table(before.0) || in_table(after.0) {
             self.touched.push(service.clone());
         }
-        let routed = |(state, verdict)| state == InstanceState::Ready && verdict != Verdict::Unhealthy;
-        self.removal |= routed(before) && !routed(after);
+        // Whoever was ready is used, also when it is unhealthy and its service fails open.
+        let was_ready = before.0 == InstanceState::Ready;
+        let fell = before.1 != Verdict::Unhealthy && after.1 == Verdict::Unhealthy;
+        self.removal |= was_ready && (after.0 != InstanceState::Ready || fell);
     }
 }
 
