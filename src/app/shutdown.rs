@@ -1,0 +1,69 @@
+//! Signals → an ordered drain with a deadline.
+//!
+//! SIGTERM or SIGINT: readiness off, accept queues emptied, connections end with their next response, workloads stop
+//! when nobody serves from them any more. A second signal, or the deadline, ends what is left at once.
+
+use crate::app::Ended;
+use crate::app::wire::Parts;
+use crate::lifecycle::Phase;
+use anyhow::Context;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// After the drain's deadline, workers get so long to close what is left.
+const STOP_GRACE: Duration = Duration::from_secs(1);
+
+/// The signals that end Weir.
+struct Endings {
+    terminate: Signal,
+    interrupt: Signal,
+    quit: Signal,
+}
+
+impl Endings {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("failed to listen for signals");
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            quit: listen(SignalKind::quit())?,
+        })
+    }
+
+    /// Waits for the next one; SIGQUIT asks to stop at once.
+    async fn next(&mut self) -> Phase {
+        tokio::select! {
+            _ = self.terminate.recv() => Phase::Draining,
+            _ = self.interrupt.recv() => Phase::Draining,
+            _ = self.quit.recv() => Phase::Stopping,
+        }
+    }
+}
+
+/// Serves until a signal, then drains; returns how it ended.
+pub(super) async fn serve(parts: Parts, drain: Duration) -> anyhow::Result<Ended> {
+    let mut endings = Endings::new()?;
+    let Parts { trigger, workers, control, admin } = parts;
+    let phase = endings.next().await;
+    tracing::info!(deadline = ?drain, "draining; a second signal stops at once");
+    trigger.raise(phase);
+    let mut joined = tokio::task::spawn_blocking(move || workers.join());
+    let drained = tokio::select! {
+        _ = &mut joined => true,
+        () = tokio::time::sleep(drain), if phase == Phase::Draining => false,
+        _ = endings.next() => false,
+    };
+    if !drained {
+        tracing::warn!("stopping before everything was drained");
+        trigger.raise(Phase::Stopping);
+        if tokio::time::timeout(STOP_GRACE, joined).await.is_err() {
+            tracing::error!("workers did not stop in time");
+        }
+    }
+    trigger.raise(Phase::Stopping);
+    if tokio::time::timeout(STOP_GRACE, admin).await.is_err() {
+        tracing::error!("the admin server did not stop in time");
+    }
+    drop(control);
+    Ok(if drained { Ended::Drained } else { Ended::Forced })
+}

@@ -1,0 +1,83 @@
+//! A loaded configuration → running parts.
+//!
+//! Order: sockets first, so that a taken address changes nothing; then control with the first table in it; then those who
+//! serve from it. Each worker gets a `table::Reader` and its own sockets.
+
+use crate::admin::{self, Rates, State};
+use crate::app::{RunOptions, sockets};
+use crate::config::Loaded;
+use crate::control::discovery::Definitions;
+use crate::control::events::Events;
+use crate::control::gauges::Gauges;
+use crate::control::plane::Control;
+use crate::lifecycle::{self, Signal, Trigger};
+use crate::proxy::{self, Workers};
+use crate::table::{self, Snapshot, Table, names::Names};
+use crate::telemetry::{AccessLog, Metrics};
+use anyhow::Context;
+use tokio::task::JoinHandle;
+
+/// Events that a slow listener may lag behind, and that `weir events` shows of the past.
+const EVENTS: usize = 1024;
+
+/// What runs.
+pub(super) struct Parts {
+    pub(super) trigger: Trigger,
+    pub(super) workers: Workers,
+    pub(super) control: Control,
+    pub(super) admin: JoinHandle<()>,
+}
+
+/// Makes and starts every part.
+pub(super) async fn build(mut loaded: Loaded, options: RunOptions) -> anyhow::Result<Parts> {
+    let available = std::thread::available_parallelism().map_or(1, usize::from);
+    let count = loaded.proxy.workers.unwrap_or(available).max(1);
+    std::fs::create_dir_all(&loaded.control.state)
+        .with_context(|| format!("failed to create the state directory {}", loaded.control.state.display()))?;
+    let lent = sockets::lend(&mut loaded.listeners, count, options)?;
+    let doors = sockets::admin(&mut loaded.admin, options)?;
+    let (trigger, signal) = lifecycle::drain();
+    let metrics = Metrics::new();
+    let access = AccessLog::open(&loaded.log).context("failed to start the access log")?;
+    let (publisher, table) = table::channel(Snapshot::empty(Names::default()));
+    let definitions = Definitions {
+        services: loaded.services.clone(),
+        routes: loaded.routes.clone().into(),
+        listeners: loaded.listeners.clone().into(),
+    };
+    let control = Control::start(&loaded.control, definitions, Events::new(EVENTS), publisher, signal.clone())
+        .await
+        .context("failed to publish the configuration")?;
+    let admin = tokio::spawn(admin::serve(
+        doors,
+        loaded.admin.clone(),
+        state(&loaded, &table, &control, &metrics, &signal)?,
+        signal.clone(),
+    ));
+    let workers =
+        proxy::start(&loaded.proxy, lent, &table, &metrics, access, &signal).context("failed to start workers")?;
+    Ok(Parts { trigger, workers, control, admin })
+}
+
+fn state(
+    loaded: &Loaded,
+    table: &Table,
+    control: &Control,
+    metrics: &Metrics,
+    signal: &Signal,
+) -> anyhow::Result<State> {
+    let gauges = Gauges::new(table.clone(), control.events.clone());
+    metrics.registry().register(Box::new(gauges)).context("failed to register the table's metrics")?;
+    let rates = Rates::default();
+    tokio::spawn(rates.clone().run(table.clone(), signal.clone()));
+    Ok(State {
+        table: table.clone(),
+        registry: control.registry.clone(),
+        history: control.health.clone(),
+        events: control.events.clone(),
+        metrics: metrics.clone(),
+        rates,
+        node: loaded.control.node_id(),
+        signal: signal.clone(),
+    })
+}
