@@ -6,7 +6,7 @@
 
 use crate::clock;
 use crate::control::history::History;
-use crate::control::probe::{Prober, Target};
+use crate::control::probe::{Prober, Target, attempt};
 use crate::control::registry::{Handle, gate_port};
 use crate::model::{
     HealthCheck, HealthState, Instance, InstanceId, InstanceState, Outcome, Probe, ServiceSpec, Source, Transition,
@@ -141,12 +141,9 @@ impl Check {
     async fn probe(&self) -> (Outcome, String) {
         // Never closed, so this only waits.
         let _permit = self.shared.permits.acquire().await;
-        let target = &self.plan.target;
-        let attempt = tokio::time::timeout(target.timeout, self.shared.prober.probe(target)).await;
-        match attempt {
-            Ok(Ok(reason)) => (Outcome::Pass, reason),
-            Ok(Err(reason)) => (Outcome::Fail, reason),
-            Err(_) => (Outcome::Fail, format!("no answer in {:?}", target.timeout)),
+        match attempt(&*self.shared.prober, &self.plan.target).await {
+            Ok(reason) => (Outcome::Pass, reason),
+            Err(reason) => (Outcome::Fail, reason),
         }
     }
 

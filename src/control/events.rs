@@ -206,6 +206,10 @@ fn log(generation: u64, kind: EventKind, service: Option<&ServiceName>, instance
         | EventKind::AcknowledgeLate => {
             tracing::warn!(event = kind.as_str(), service, instance, generation, "{message}");
         }
+        // A start registers thousands at once; that they are ready is what people look for.
+        EventKind::InstanceRegistered | EventKind::ServiceDefined => {
+            tracing::debug!(event = kind.as_str(), service, instance, generation, "{message}");
+        }
         _ => tracing::info!(event = kind.as_str(), service, instance, generation, "{message}"),
     }
 }

@@ -69,8 +69,10 @@ impl Supervisor {
                     Err(RecvError::Lagged(_)) => self.look_at_all().await,
                     Err(RecvError::Closed) => return,
                 },
-                // A loop that ended leaves its result here; nobody needs it.
-                Some(_) = self.tasks.join_next() => {}
+                // A loop that panicked is started again, at the pace of a starting instance; others ended as they should.
+                Some(ended) = self.tasks.join_next() => if ended.is_err_and(|error| error.is_panic()) {
+                    self.look_at_all().await;
+                },
             }
         }
     }
@@ -109,9 +111,9 @@ impl Supervisor {
     fn watch(&mut self, instance: &Instance, spec: &ServiceSpec, running: Option<Watched>) -> Option<Watched> {
         let plan = Plan::of(instance, spec)?;
         if let Some(running) = running {
-            // A gate that was opened is shut again when a lease expired and was revived.
-            let reopened = instance.state == InstanceState::Starting && running.opened.load(Ordering::Acquire);
-            if running.plan.covers(&plan) && !reopened {
+            // A gate that was opened is shut again when a lease expired and was revived; or the loop met the expiry and ended.
+            let shut_again = instance.state == InstanceState::Starting && running.opened.load(Ordering::Acquire);
+            if running.plan.covers(&plan) && !shut_again && !running.task.is_finished() {
                 return Some(running);
             }
         }

@@ -37,7 +37,7 @@ pub struct Target {
 /// Carries out attempts: the network, or a simulated one.
 #[async_trait]
 pub trait Prober: Send + Sync + 'static {
-    /// Makes one attempt and says how it passed.
+    /// Makes one attempt and says how it passed; the caller watches the time.
     ///
     /// # Errors
     /// Says why it failed.
@@ -51,24 +51,26 @@ pub struct Network;
 #[async_trait]
 impl Prober for Network {
     async fn probe(&self, target: &Target) -> Result<String, String> {
-        let attempt = async {
-            let connect = TcpStream::connect(target.address).await;
-            let stream = connect.map_err(|error| format!("connect: {}", cause(&error)))?;
-            match &target.probe {
-                Probe::Tcp => Ok("connect: accepted".to_owned()),
-                Probe::Http { path, host, status } => {
-                    let host = host.as_deref().map_or_else(|| target.address.to_string(), str::to_owned);
-                    let code = get(stream, path, &host).await.map_err(|reason| format!("GET {path}: {reason}"))?;
-                    if status.contains(&code) {
-                        return Ok(format!("GET {path}: {code}"));
-                    }
-                    Err(format!("GET {path}: {code} (want {}-{})", status.start(), status.end()))
+        let connect = TcpStream::connect(target.address).await;
+        let stream = connect.map_err(|error| format!("connect: {}", cause(&error)))?;
+        match &target.probe {
+            Probe::Tcp => Ok("connect: accepted".to_owned()),
+            Probe::Http { path, host, status } => {
+                let host = host.as_deref().map_or_else(|| target.address.to_string(), str::to_owned);
+                let code = get(stream, path, &host).await.map_err(|reason| format!("GET {path}: {reason}"))?;
+                if status.contains(&code) {
+                    return Ok(format!("GET {path}: {code}"));
                 }
+                Err(format!("GET {path}: {code} (want {}-{})", status.start(), status.end()))
             }
-        };
-        let late = || Err(format!("no answer in {:?}", target.timeout));
-        timeout(target.timeout, attempt).await.unwrap_or_else(|_| late())
+        }
     }
+}
+
+/// Makes one attempt, which fails when its time is over.
+pub(crate) async fn attempt(prober: &dyn Prober, target: &Target) -> Result<String, String> {
+    let late = || Err(format!("no answer in {:?}", target.timeout));
+    timeout(target.timeout, prober.probe(target)).await.unwrap_or_else(|_| late())
 }
 
 /// Says what kind of failure it was; the number of the operating system's error helps nobody.
@@ -127,7 +129,7 @@ fn explain(error: &hyper::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Network, Prober, Target};
+    use super::{Network, Prober, Target, attempt};
     use crate::model::Probe;
     use std::net::SocketAddr;
     use std::time::Duration;
@@ -224,6 +226,6 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let target = Target { address, probe: http("/"), timeout: Duration::from_millis(50) };
-        assert_eq!(Network.probe(&target).await, Err("no answer in 50ms".to_owned()));
+        assert_eq!(attempt(&Network, &target).await, Err("no answer in 50ms".to_owned()));
     }
 }

@@ -194,3 +194,18 @@ async fn a_registered_endpoint_is_checked_at_once() {
         assert!(took <= Duration::from_millis(6), "{took:?}: at once, but for the publish interval");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_check_that_panics_is_started_again_and_harms_no_other() {
+    let world = world().await;
+    let (broken, fine) = (world.start("web", 1).await, world.start("web", 2).await);
+    world.network.set(1, Backend::Broken);
+    until(SECOND, async || world.usable("web") == [2]).await;
+    tokio::time::sleep(SECOND).await;
+    assert!((2..50).contains(&world.network.probed(1).len()), "again, but not in a busy loop");
+    world.network.set(1, Backend::Up);
+    until(SECOND, async || world.usable("web") == [1, 2]).await;
+    for id in [broken, fine] {
+        assert_eq!(world.state(&id).await, Some(InstanceState::Ready));
+    }
+}

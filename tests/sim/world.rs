@@ -33,6 +33,8 @@ pub(crate) enum Backend {
     Down,
     /// Never answers.
     Silent,
+    /// Panics: a bug in the check itself.
+    Broken,
     /// Answers after a while.
     Slow(Duration),
 }
@@ -84,6 +86,7 @@ impl Prober for Network {
             Backend::Up => Ok("GET /health: 200".to_owned()),
             Backend::Down => Err("connect: connection refused".to_owned()),
             Backend::Silent => std::future::pending().await,
+            Backend::Broken => panic!("a simulated bug"),
             Backend::Slow(time) => {
                 tokio::time::sleep(time).await;
                 Ok("GET /health: 200".to_owned())
