@@ -70,6 +70,11 @@ impl Plan {
         Some(Self { target, timing, gate_only: spec.health.is_none(), delay, created_ms: instance.created_ms })
     }
 
+    /// Returns the plan with a pause before its first probe.
+    pub(crate) fn later(self) -> Self {
+        Self { delay: self.delay.max(STARTING.0), ..self }
+    }
+
     /// Returns whether a loop that was started for `self` does the work of `other`: only the first wait may differ.
     pub(crate) fn covers(&self, other: &Self) -> bool {
         *self == Self { delay: self.delay, ..other.clone() }

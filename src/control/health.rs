@@ -109,12 +109,16 @@ impl Supervisor {
     }
 
     fn watch(&mut self, instance: &Instance, spec: &ServiceSpec, running: Option<Watched>) -> Option<Watched> {
-        let plan = Plan::of(instance, spec)?;
+        let mut plan = Plan::of(instance, spec)?;
         if let Some(running) = running {
             // A gate that was opened is shut again when a lease expired and was revived; or the loop met the expiry and ended.
             let shut_again = instance.state == InstanceState::Starting && running.opened.load(Ordering::Acquire);
             if running.plan.covers(&plan) && !shut_again && !running.task.is_finished() {
                 return Some(running);
+            }
+            if running.task.is_finished() {
+                // What panics must not spin.
+                plan = plan.later();
             }
         }
         let opened = Arc::new(AtomicBool::new(false));

@@ -205,6 +205,10 @@ async fn a_check_that_panics_is_started_again_and_harms_no_other() {
     assert!((2..50).contains(&world.network.probed(1).len()), "again, but not in a busy loop");
     world.network.set(1, Backend::Up);
     until(SECOND, async || world.usable("web") == [1, 2]).await;
+    world.network.set(1, Backend::Broken);
+    let asked = world.network.probed(1).len();
+    tokio::time::sleep(20 * SECOND).await;
+    assert!((2..500).contains(&(world.network.probed(1).len() - asked)), "nor when it was ready");
     for id in [broken, fine] {
         assert_eq!(world.state(&id).await, Some(InstanceState::Ready));
     }
