@@ -215,10 +215,14 @@ impl Round<'_> {
     fn least_request(&self, rng: &mut Rng) -> Option<usize> {
         let n = self.candidates.len();
         let start = rng.below(n);
-        let mut best: Option<(usize, f64)> = None;
+        let (mut best, mut fallback): (Option<(usize, f64)>, Option<usize>) = (None, None);
         for step in 0..n {
             let index = (start + step) % n;
             if !self.admits(index) {
+                continue;
+            }
+            if self.warms(index, rng) {
+                fallback.get_or_insert(index);
                 continue;
             }
             let load = self.load(index);
@@ -226,14 +230,14 @@ impl Round<'_> {
                 best = Some((index, load));
             }
         }
-        best.map(|(index, _)| index)
+        best.map(|(index, _)| index).or(fallback)
     }
 
-    /// Outstanding work relative to what the candidate may carry now.
+    /// Outstanding work relative to the candidate's weight.
     fn load(&self, index: usize) -> f64 {
-        self.candidates.get(index).map_or(f64::INFINITY, |c| {
-            (f64::from(c.stats.in_flight()) + 1.0) / (f64::from(c.weight) * self.picker.ramp(c, self.now_ms))
-        })
+        self.candidates
+            .get(index)
+            .map_or(f64::INFINITY, |c| (f64::from(c.stats.in_flight()) + 1.0) / f64::from(c.weight))
     }
 
     /// The less loaded of two random ones (Mitzenmacher 2001); a scan when chance finds no two admitted ones.
@@ -242,7 +246,7 @@ impl Round<'_> {
         let mut first = None;
         for _ in 0..8 {
             let index = rng.below(n);
-            if !self.admits(index) || first == Some(index) {
+            if first == Some(index) || !self.admits(index) || self.warms(index, rng) {
                 continue;
             }
             match first {
@@ -254,5 +258,111 @@ impl Round<'_> {
             let start = rng.below(n);
             (0..n).map(|step| (start + step) % n).find(|&index| self.admits(index))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Local, Picker, Tried};
+    use crate::balance::{Candidate, EndpointStats};
+    use crate::model::Policy;
+    use crate::rng::Rng;
+    use std::sync::Arc;
+    use std::sync::atomic::Ordering;
+    use std::time::Duration;
+
+    const ALL: [Policy; 5] =
+        [Policy::RoundRobin, Policy::Weighted, Policy::LeastRequest, Policy::PowerOfTwo, Policy::ExpectedDelay];
+
+    fn candidates(weights: &[u32]) -> Vec<Candidate> {
+        let one = |&weight| Candidate { stats: Arc::new(EndpointStats::new()), weight, healthy: true, ready_ms: 1 };
+        weights.iter().map(one).collect()
+    }
+
+    fn counts(picker: &Picker, candidates: &[Candidate], now_ms: u64, picks: usize) -> Vec<usize> {
+        let (mut local, mut rng, mut counts) = (Local::default(), Rng::from_seed(3), vec![0; candidates.len()]);
+        for _ in 0..picks {
+            let index = picker.pick(candidates, &mut local, &Tried::default(), now_ms, &mut rng).unwrap();
+            local.observe(candidates[index].stats.serial(), 1000, false, now_ms);
+            counts[index] += 1;
+        }
+        counts
+    }
+
+    fn plain(policy: Policy) -> Picker {
+        Picker::new(policy, Duration::ZERO, None)
+    }
+
+    #[test]
+    fn round_robin_is_exact_and_weighted_follows_the_weights() {
+        assert_eq!(counts(&plain(Policy::RoundRobin), &candidates(&[1, 1, 1]), 10, 300), [100, 100, 100]);
+        assert_eq!(counts(&plain(Policy::Weighted), &candidates(&[5, 1, 2]), 10, 800), [500, 100, 200]);
+    }
+
+    #[test]
+    fn random_policies_spread_over_equal_endpoints() {
+        for policy in [Policy::LeastRequest, Policy::PowerOfTwo, Policy::ExpectedDelay] {
+            let counts = counts(&plain(policy), &candidates(&[1; 5]), 10, 5000);
+            assert!(counts.iter().all(|&n| n > 500), "{policy:?} {counts:?}");
+        }
+    }
+
+    #[test]
+    fn load_aware_policies_avoid_the_loaded_endpoint() {
+        for policy in [Policy::LeastRequest, Policy::PowerOfTwo, Policy::ExpectedDelay] {
+            let all = candidates(&[1, 1]);
+            let _load: Vec<_> = (0..50).map(|_| all[0].stats.begin()).collect();
+            let counts = counts(&plain(policy), &all, 10, 1000);
+            assert!(counts[0] < 20, "{policy:?} {counts:?}");
+        }
+    }
+
+    #[test]
+    fn no_policy_picks_what_is_unusable_tried_or_full() {
+        for policy in ALL {
+            let mut all = candidates(&[1; 4]);
+            all[0].healthy = false;
+            all[1].stats.ejected_until_ms.store(100, Ordering::Relaxed);
+            assert_eq!(counts(&plain(policy), &all, 50, 100)[..2], [0, 0], "{policy:?}");
+            let picker = Picker::new(policy, Duration::ZERO, Some(1));
+            let _full = all[2].stats.begin();
+            assert_eq!(counts(&picker, &all, 50, 20), [0, 0, 0, 20], "{policy:?}");
+            let (mut local, mut rng, mut tried) = (Local::default(), Rng::from_seed(1), Tried::default());
+            tried.push(all[3].stats.serial());
+            assert_eq!(picker.pick(&all, &mut local, &tried, 50, &mut rng), None, "{policy:?}");
+        }
+    }
+
+    #[test]
+    fn every_policy_fails_open_when_nothing_is_usable() {
+        for policy in ALL {
+            let mut all = candidates(&[1; 3]);
+            all.iter_mut().for_each(|c| c.healthy = false);
+            assert_eq!(counts(&plain(policy), &all, 50, 300).iter().sum::<usize>(), 300, "{policy:?}");
+        }
+    }
+
+    #[test]
+    fn slow_start_gives_a_new_endpoint_a_growing_share() {
+        for policy in ALL {
+            let picker = Picker::new(policy, Duration::from_secs(10), None);
+            let mut all = candidates(&[1, 1]);
+            all[1].ready_ms = 100_000;
+            let early = counts(&picker, &all, 101_000, 2000)[1];
+            let late = counts(&picker, &all, 120_000, 2000)[1];
+            assert!(early < 450 && early > 20, "{policy:?} early {early}");
+            assert!((800..1200).contains(&late), "{policy:?} late {late}");
+        }
+    }
+
+    #[test]
+    fn what_is_known_of_endpoints_that_stay_is_kept() {
+        let mut all = candidates(&[3, 1, 1]);
+        let (mut local, mut rng) = (Local::default(), Rng::from_seed(5));
+        local.follow(&all, &mut rng);
+        local.credit = vec![1.0, 2.0, 3.0];
+        all.remove(0);
+        local.follow(&all, &mut rng);
+        assert_eq!(local.credit, [2.0, 3.0]);
     }
 }
