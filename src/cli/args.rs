@@ -1,5 +1,6 @@
 //! The command line: commands, flags, help.
 
+use crate::cli::exec::ExecArgs;
 use crate::cli::whoami::WhoamiArgs;
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -51,6 +52,9 @@ pub(super) enum Command {
     Events(EventsArgs),
     /// Run the built-in test backend, which says who it is.
     Whoami(WhoamiArgs),
+    /// Become a workload: how Weir itself starts processes.
+    #[command(hide = true)]
+    Exec(ExecArgs),
     /// Print a completion script for a shell.
     Completion(CompletionArgs),
     /// Print the version.

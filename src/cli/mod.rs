@@ -4,6 +4,7 @@
 //! An error is one line, `weir: failed to …: …`, that ends with what to do; its exit code comes from `failure`.
 
 mod args;
+mod exec;
 mod failure;
 mod feeds;
 mod lists;
@@ -41,6 +42,7 @@ fn run(global: &Global, command: Command) -> (Cow<'static, str>, Result<ExitCode
         Command::Services => ("list the services".into(), ask(lists::services(global))),
         Command::Endpoints(args) => ("list the endpoints".into(), ask(lists::endpoints(global, &args))),
         Command::Events(args) => ("show the events".into(), ask(feeds::events(global, &args))),
+        Command::Exec(args) => ("run the program".into(), Ok(exec::run(&args))),
         Command::Whoami(args) => ("run whoami".into(), whoami::run(args)),
         Command::Completion(args) => ("print the completion script".into(), completion(args.shell)),
         Command::Version => ("print the version".into(), version()),

@@ -1,0 +1,167 @@
+//! What starts and stops instances: one trait, because processes and containers are a real seam.
+//!
+//! The scheduler decides, a [`Runtime`] does. A runtime owns what the workload needs from the machine (ports, log files,
+//! the process or container) and tells when a workload ended. It knows nothing of health, traffic or the registry. The
+//! invariant that callers lean on: after `start` succeeded exactly one [`RuntimeEvent::Exited`] follows for that id, and
+//! after `stop` returned nothing of the workload runs.
+//!
+//! `process.rs` runs local processes: `command.rs` turns a definition into an argv, `ports.rs` hands out ports,
+//! `spawner.rs` starts the `weir exec` shim, `logs.rs` bounds the files. `docker.rs` (feature `docker`) proves the trait
+//! on the Docker Engine API. Next on the path: `control/scheduler/reconcile.rs`.
+
+use crate::model::{InstanceId, RunSpec, ServiceName, Workload};
+use async_trait::async_trait;
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::broadcast;
+
+mod command;
+mod logs;
+mod ports;
+mod process;
+mod spawner;
+
+pub use process::{Options, Processes};
+
+/// What to start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StartRequest {
+    /// Id of the new instance, unique on this Weir.
+    pub id: InstanceId,
+    /// The service that it is a copy of.
+    pub service: ServiceName,
+    /// How it is run.
+    pub run: RunSpec,
+    /// Names of the service's ports, in its order.
+    pub ports: Vec<Arc<str>>,
+    /// Revision of the definition, kept so that `list` can tell.
+    pub revision: u64,
+}
+
+/// What was started, and where it will listen once it is up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Started {
+    /// The process or container.
+    pub workload: Workload,
+    /// The address to connect to.
+    pub address: IpAddr,
+    /// Port numbers in the order of the request's names.
+    pub ports: Vec<u16>,
+}
+
+/// A workload that runs now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Running {
+    /// Its instance.
+    pub id: InstanceId,
+    /// Its service.
+    pub service: ServiceName,
+    /// Revision of the definition that it was started with.
+    pub revision: u64,
+    /// Process or container, address and ports.
+    pub started: Started,
+}
+
+/// What a runtime tells unasked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RuntimeEvent {
+    /// A workload ended, by itself or because it was stopped.
+    Exited {
+        /// Its instance.
+        id: InstanceId,
+        /// How it ended.
+        exit: Exit,
+    },
+}
+
+/// How a workload ended; its text is shown to people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// By itself, with this status.
+    Status(i32),
+    /// By this signal.
+    Signal(i32),
+    /// Not known: somebody else collected the status.
+    Unknown,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status(status) => write!(f, "exited with status {status}"),
+            Self::Signal(signal) => write!(f, "killed by signal {signal}"),
+            Self::Unknown => f.write_str("ended"),
+        }
+    }
+}
+
+/// Why a runtime could not do as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// The definition cannot be run: the next try fails the same way.
+    #[error("{0}")]
+    Definition(String),
+    /// Every port of the range is taken.
+    #[error("no free port in {}-{}: widen node.port_range", .0.start(), .0.end())]
+    NoPort(RangeInclusive<u16>),
+    /// The id is in use.
+    #[error("instance {0} runs already")]
+    Duplicate(InstanceId),
+    /// Nothing runs under the id.
+    #[error("instance {0} does not run")]
+    NotRunning(InstanceId),
+    /// The system or the engine refused.
+    #[error("{doing}: {source}")]
+    System {
+        /// What was attempted, as an infinitive.
+        doing: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The runtime has ended.
+    #[error("the runtime has ended")]
+    Closed,
+}
+
+impl RuntimeError {
+    /// Returns a function that wraps a system error with what was attempted.
+    fn system(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let doing = doing.into();
+        move |source| Self::System { doing, source }
+    }
+}
+
+/// Starts and stops workloads on this node.
+#[async_trait]
+pub trait Runtime: fmt::Debug + Send + Sync {
+    /// Starts one workload and returns where it will listen; it need not listen yet.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Definition`] when trying again is of no use before the definition changes; any other variant may
+    /// pass. Nothing runs after an error.
+    async fn start(&self, request: StartRequest) -> Result<Started, RuntimeError>;
+
+    /// Asks the workload to end, waits up to `grace`, kills it; returns when it has ended.
+    ///
+    /// # Errors
+    /// [`RuntimeError::NotRunning`] when it had ended before; else what the system said.
+    async fn stop(&self, id: &InstanceId, grace: Duration) -> Result<Exit, RuntimeError>;
+
+    /// Returns what runs now, ordered by id.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    async fn list(&self) -> Result<Vec<Running>, RuntimeError>;
+
+    /// Subscribes to what happens from now on. A receiver that lagged asks [`Runtime::list`] for what it missed.
+    fn watch(&self) -> broadcast::Receiver<RuntimeEvent>;
+
+    /// Returns the existing log files of an instance, running or ended a while ago: standard output oldest first, then
+    /// standard error.
+    fn log_paths(&self, id: &InstanceId) -> Vec<PathBuf>;
+}
