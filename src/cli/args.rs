@@ -3,6 +3,7 @@
 use crate::cli::exec::ExecArgs;
 use crate::cli::whoami::WhoamiArgs;
 use clap::{Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
 
 /// Deploys, names, balances, heals and scales, and never drops a request while doing so.
 #[derive(Debug, Parser)]
@@ -42,6 +43,10 @@ pub(super) enum Format {
 /// A command.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
+    /// Run Weir with a configuration file.
+    Run(RunArgs),
+    /// Run the demo: a service with three replicas behind http://127.0.0.1:8080.
+    Demo(DemoArgs),
     /// List the instances with health, load and age.
     Ps(ServiceArgs),
     /// List the services.
@@ -59,6 +64,31 @@ pub(super) enum Command {
     Completion(CompletionArgs),
     /// Print the version.
     Version,
+}
+
+/// `weir run`.
+#[derive(Debug, clap::Args)]
+pub(super) struct RunArgs {
+    /// The configuration file; weir.toml or /etc/weir/weir.toml when absent.
+    #[arg(short, long, env = "WEIR_CONFIG", value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) workers: WorkersArgs,
+}
+
+/// `weir demo`.
+#[derive(Debug, clap::Args)]
+pub(super) struct DemoArgs {
+    #[command(flatten)]
+    pub(super) workers: WorkersArgs,
+}
+
+/// How many threads carry traffic.
+#[derive(Debug, clap::Args)]
+pub(super) struct WorkersArgs {
+    /// Threads that carry traffic; as many as there are cores when absent.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
+    pub(super) workers: Option<u16>,
 }
 
 /// An optional service.

@@ -10,6 +10,7 @@ mod feeds;
 mod lists;
 mod output;
 mod remote;
+mod run;
 pub mod whoami;
 
 use anyhow::{Context, Result};
@@ -24,20 +25,25 @@ use std::process::ExitCode;
 pub fn main() -> ExitCode {
     // Wrong usage ends here with clap's own message, a suggestion and status 2.
     let Args { global, command } = Args::parse();
-    let (what, done) = run(&global, command);
+    let (what, done) = dispatch(&global, command);
     let error = match done {
         Ok(code) => return code,
         Err(error) if is_closed_pipe(&error) => return ExitCode::SUCCESS,
         Err(error) => error,
     };
+    let chain = format!("{error:#}");
+    // What the composition root reports says itself what failed.
+    let lead = if chain.starts_with("failed to ") { String::new() } else { format!("failed to {what}: ") };
     // Nobody is left to tell when standard error is closed.
-    let _ = writeln!(io::stderr().lock(), "weir: failed to {what}: {error:#}");
+    let _ = writeln!(io::stderr().lock(), "weir: {lead}{chain}");
     ExitCode::from(failure::code_of(&error) as u8)
 }
 
 /// Runs a command; the text completes "failed to …".
-fn run(global: &Global, command: Command) -> (Cow<'static, str>, Result<ExitCode>) {
+fn dispatch(global: &Global, command: Command) -> (Cow<'static, str>, Result<ExitCode>) {
     match command {
+        Command::Run(args) => ("run".into(), run::run(&args)),
+        Command::Demo(args) => ("run the demo".into(), run::demo(&args)),
         Command::Ps(args) => ("list the instances".into(), ask(lists::ps(global, &args))),
         Command::Services => ("list the services".into(), ask(lists::services(global))),
         Command::Endpoints(args) => ("list the endpoints".into(), ask(lists::endpoints(global, &args))),
