@@ -10,7 +10,7 @@ const BACKLOG: i32 = 4096;
 
 /// An address that could not be bound.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to listen on {address}: {source}{}", held(.holder.as_deref()))]
+#[error("listen on {address}{}", held(.holder.as_deref()))]
 pub struct BindError {
     /// The address.
     pub address: SocketAddr,
@@ -21,7 +21,7 @@ pub struct BindError {
 }
 
 fn held(holder: Option<&str>) -> String {
-    holder.map(|who| format!("; it is held by {who}")).unwrap_or_default()
+    holder.map(|who| format!(", which {who} holds")).unwrap_or_default()
 }
 
 /// Binds `count` sockets that share one address by SO_REUSEPORT; port 0 takes a free port, the same for all.
