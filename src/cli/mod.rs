@@ -5,6 +5,7 @@
 
 mod args;
 mod exec;
+pub mod check;
 mod failure;
 mod feeds;
 mod lists;

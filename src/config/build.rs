@@ -4,12 +4,12 @@ use crate::admin::Options as AdminOptions;
 use crate::config::environment::Environment;
 use crate::config::file::{Admin, Control, Dns, File, Level, Listen, Log, LogFormat, Node, OnExit, Proxy};
 use crate::config::loaded::Loaded;
-use crate::config::relations;
+use crate::config::relations::{self, Index};
 use crate::control::Options as ControlOptions;
 use crate::dns::Options as DnsOptions;
 use crate::model::{NodeId, parse_label};
 use crate::proxy::{Limits as ProxyLimits, Options as ProxyOptions, Timeouts as ProxyTimeouts};
-use crate::spec::{Duration, KeyPath, Problem, Problems, Size};
+use crate::spec::{Address, Duration, KeyPath, Problem, Problems, Service, Size};
 use crate::telemetry::{Format, LogOptions};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -33,24 +33,25 @@ pub(super) fn build(
 ) -> (Option<Loaded>, Vec<Problem>) {
     let mut problems = Problems::new();
     let p = &mut problems;
+    let index = Index::new(file);
     let (node, pin) = read_node(p, &file.node.clone().unwrap_or_default());
     let state = read_state(p, file, environment);
     let loaded = Loaded {
         control: read_control(p, &file.control.clone().unwrap_or_default(), node, &state),
         proxy: read_proxy(p, &file.proxy.clone().unwrap_or_default(), pin),
         dns: file.dns.as_ref().map(|section| read_dns(p, section)),
-        admin: read_admin(p, &file.admin.clone().unwrap_or_default(), &state),
+        admin: read_admin(p, file, &state),
         log: read_log(p, &file.log.clone().unwrap_or_default()),
-        listeners: collect(p, "listener", &file.listeners, |_, listener| listener.to_model()),
-        services: collect(p, "service", &file.services, |_, service| service.to_model())
+        listeners: collect(p, "listener", &file.listeners, |listener| listener.to_model()),
+        services: collect(p, "service", &file.services, |service| service.to_model())
             .into_iter()
             .map(|spec| Arc::new(relations::expand(spec, environment.executable.as_deref())))
             .collect(),
-        routes: collect(p, "route", &file.routes, |_, route| {
-            route.to_model(relations::ports_of(file, route.service.as_deref()).as_deref())
+        routes: collect(p, "route", &file.routes, |route| {
+            route.to_model(index.find(route.service.as_deref()).map(Service::port_names).as_deref())
         }),
     };
-    relations::check(p, file, &loaded, line_of);
+    relations::check(p, file, &index, &loaded, line_of);
     let problems = problems.into_vec();
     (problems.is_empty().then_some(loaded), problems)
 }
@@ -60,11 +61,11 @@ fn collect<D, M>(
     p: &mut Problems,
     list: &str,
     definitions: &[D],
-    convert: impl Fn(usize, &D) -> Result<M, Vec<Problem>>,
+    convert: impl Fn(&D) -> Result<M, Vec<Problem>>,
 ) -> Vec<M> {
     let mut models = Vec::with_capacity(definitions.len());
     for (i, definition) in definitions.iter().enumerate() {
-        match convert(i, definition) {
+        match convert(definition) {
             Ok(model) => models.push(model),
             Err(problems) => p.within(list, i, |p| p.extend(problems)),
         }
@@ -217,7 +218,7 @@ fn read_dns(p: &mut Problems, section: &Dns) -> DnsOptions {
     let limits = section.limits.clone().unwrap_or_default();
     let listen = section.listen.as_ref().map(|list| list.iter().map(|address| address.get()).collect());
     if section.listen.as_ref().is_some_and(Vec::is_empty) {
-        p.add("dns.listen", "is empty", "write an address, or remove [dns] to run no DNS server");
+        p.unknown("dns.listen", "is empty", "write an address, or remove [dns] to run no DNS server");
     }
     let answer = size(p, "dns.limits.udp_answer", limits.udp_answer, defaults.max_udp_bytes.into(), 512..=4096);
     let negative_ttl = time(p, "dns.negative_ttl", section.negative_ttl, defaults.negative_ttl, Time::ZERO..=DAY);
@@ -264,7 +265,8 @@ fn read_zone(p: &mut Problems, zone: &str) -> String {
     lower
 }
 
-fn read_admin(p: &mut Problems, section: &Admin, state: &Path) -> AdminOptions {
+fn read_admin(p: &mut Problems, file: &File, state: &Path) -> AdminOptions {
+    let section: Admin = file.admin.clone().unwrap_or_default();
     let defaults = AdminOptions::default();
     let limits = section.limits.clone().unwrap_or_default();
     let listen = match section.listen {
@@ -277,7 +279,7 @@ fn read_admin(p: &mut Problems, section: &Admin, state: &Path) -> AdminOptions {
             "the API has no password: write \"127.0.0.1:{}\", and reach it through ssh or its socket",
             address.port()
         );
-        p.add("admin.listen", format!("{address} is not a loopback address"), hint);
+        p.add("admin.listen", format!("{} is not a loopback address", Address::new(address)), hint);
     }
     let socket = match section.socket.as_deref() {
         None => Some(state.join("weir.sock")),
@@ -288,14 +290,11 @@ fn read_admin(p: &mut Problems, section: &Admin, state: &Path) -> AdminOptions {
         }
         Some(path) => Some(path.into()),
     };
-    if let Some(length) =
-        socket.as_ref().map(|path| path.as_os_str().len()).filter(|length| *length > MAX_SOCKET_OCTETS)
-    {
-        p.add(
-            "admin.socket",
-            format!("is {length} characters long; a Unix socket's path may have {MAX_SOCKET_OCTETS}"),
-            "write a shorter path for it or for store.path",
-        );
+    let octets = socket.as_ref().map_or(0, |path: &PathBuf| path.as_os_str().len());
+    if octets > MAX_SOCKET_OCTETS {
+        let message =
+            format!("the path of the admin socket has {octets} characters, at most {MAX_SOCKET_OCTETS} are possible");
+        p.add(socket_key(file), message, "write a shorter admin.socket or store.path");
     }
     AdminOptions {
         listen,
@@ -303,6 +302,13 @@ fn read_admin(p: &mut Problems, section: &Admin, state: &Path) -> AdminOptions {
         connections: within(p, "admin.limits.connections", limits.connections, defaults.connections, &(1..=65_536)),
         body_bytes: size(p, "admin.limits.body", limits.body, defaults.body_bytes, 1024..=1 << 30),
     }
+}
+
+/// Returns the key that decides where the admin socket is.
+fn socket_key(file: &File) -> &'static str {
+    let own = file.admin.as_ref().is_some_and(|admin| admin.socket.is_some());
+    let store = file.store.as_ref().is_some_and(|store| store.path.is_some());
+    if store && !own { "store.path" } else { "admin.socket" }
 }
 
 fn read_log(p: &mut Problems, section: &Log) -> LogOptions {

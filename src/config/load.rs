@@ -95,7 +95,12 @@ pub(super) fn load_text(
     let places = Places { name, parsed: &parsed, overrides: &overrides };
     let mut problems: Vec<Problem> = parsed.found.iter().map(|found| places.of_form(found)).collect();
     problems.extend(overrides.iter().filter_map(|over| places.of_override(over)));
-    problems.extend(meant.iter().filter(|problem| !places.follows(problem)).map(|problem| places.of_meaning(problem)));
+    problems.extend(
+        meant
+            .iter()
+            .filter(|problem| !(problem.absent && parsed.explains(&problem.key)))
+            .map(|problem| places.of_meaning(problem)),
+    );
     match loaded {
         Some(loaded) if problems.is_empty() => Ok(loaded),
         _ => Err(ConfigError::new(problems)),
@@ -114,7 +119,7 @@ impl Places<'_> {
         Problem {
             file: self.name.to_owned(),
             line: found.at.as_ref().map(|at| self.parsed.line_at(at.start)),
-            key: self.parsed.show(&found.key),
+            key: found.shown.clone(),
             message: found.message.clone(),
             hint: found.hint.clone(),
         }
@@ -135,11 +140,6 @@ impl Places<'_> {
             message: problem.message.clone(),
             hint: problem.hint.clone(),
         }
-    }
-
-    /// Returns whether a problem only follows from one of form: something seems absent because it could not be read.
-    fn follows(&self, problem: &spec::Problem) -> bool {
-        problem.absent && (self.parsed.broken || self.parsed.found.iter().any(|found| found.key == problem.key))
     }
 }
 

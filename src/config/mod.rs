@@ -17,6 +17,7 @@ mod normal;
 mod parse;
 mod relations;
 mod schema;
+mod shape;
 
 pub use environment::{Environment, Flags};
 pub use error::{ConfigError, Problem};

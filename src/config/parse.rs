@@ -6,6 +6,7 @@
 //! keys to lines for everything that is found later.
 
 use crate::config::file::File;
+use crate::config::shape;
 use crate::spec::{Key, KeyPath, nearest};
 use serde::Deserialize;
 use std::ops::Range;
@@ -18,14 +19,18 @@ const MAX_FOUND: usize = 100;
 /// A problem with the place where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Found {
-    /// The key; empty for what is no TOML.
+    /// The key as written; empty for what is no TOML.
     pub key: KeyPath,
+    /// The key as people write it.
+    pub shown: String,
     /// Octets of the text.
     pub at: Option<Range<usize>>,
     /// What is wrong.
     pub message: String,
     /// What to do.
     pub hint: Option<String>,
+    /// The key that was probably meant.
+    pub meant: Option<String>,
 }
 
 /// A text that was read as far as it can be.
@@ -39,22 +44,26 @@ pub(super) struct Parsed<'a> {
     pub broken: bool,
     text: &'a str,
     table: Spanned<DeTable<'a>>,
+    removed: Vec<KeyPath>,
 }
 
 /// Reads a text.
 pub(super) fn parse(text: &str) -> Parsed<'_> {
     let (mut table, errors) = DeTable::parse_recoverable(text);
-    let mut found: Vec<Found> = errors
-        .iter()
-        .take(MAX_FOUND)
-        .map(|error| Found {
-            key: KeyPath::default(),
-            at: error.span(),
-            message: error.message().to_owned(),
-            hint: None,
-        })
-        .collect();
+    let mut found: Vec<Found> = errors.iter().take(MAX_FOUND).map(|error| malformed(text, error)).collect();
+    let mut removed = Vec::new();
     let mut broken = !found.is_empty();
+    let schema = crate::config::schema::schema();
+    while let Some((path, span)) = shape::misplaced_list(schema.as_value(), table.get_ref())
+        && found.len() < MAX_FOUND
+    {
+        let written = original(&removed, &path);
+        let (message, hint) = ("there can be only one".to_owned(), Some(format!("write [{}]", names(&path).join("."))));
+        let shown = show(table.get_ref(), &path, &written);
+        found.push(Found { key: written.clone(), shown, at: Some(span), message, hint, meant: None });
+        remove(table.get_mut(), path.keys());
+        removed.push(written);
+    }
     let file = loop {
         let error = match File::deserialize(toml::de::Deserializer::from(table.clone())) {
             Ok(file) => break file,
@@ -63,14 +72,17 @@ pub(super) fn parse(text: &str) -> Parsed<'_> {
         let span = error.span().unwrap_or_default();
         let place = locate(table.get_ref(), &span).filter(|_| found.len() < MAX_FOUND);
         let Some(path) = place else {
-            found.push(explain(error.message(), KeyPath::default(), span));
+            found.push(explain(error.message(), KeyPath::default(), String::new(), span));
             broken = true;
             break File::default();
         };
-        found.push(explain(error.message(), path.clone(), span));
+        let written = original(&removed, &path);
+        let shown = show(table.get_ref(), &path, &written);
+        found.push(explain(error.message(), written.clone(), shown, span));
         remove(table.get_mut(), path.keys());
+        removed.push(written);
     };
-    let mut parsed = Parsed { file, found, broken, text, table };
+    let mut parsed = Parsed { file, found, broken, text, table, removed };
     parsed.drop_echoes();
     parsed
 }
@@ -116,24 +128,66 @@ impl Parsed<'_> {
         offset.map(|offset| self.line_at(offset))
     }
 
-    /// Returns a key as people write it: elements of `listener`, `route` and `service` by their names.
+    /// Returns a key as people write it.
     pub(super) fn show(&self, path: &KeyPath) -> String {
-        let [Key::Name(list), Key::Index(index), rest @ ..] = path.keys() else { return path.to_string() };
-        let name = match self.table.get_ref().get(list.as_str()).map(Spanned::get_ref) {
-            Some(DeValue::Array(elements)) => elements.get(*index).and_then(|element| match element.get_ref() {
-                DeValue::Table(table) => table.get("name")?.get_ref().as_str(),
-                _ => None,
-            }),
-            _ => None,
+        show(self.table.get_ref(), path, &original(&self.removed, path))
+    }
+
+    /// Returns whether something that seems absent only follows from what was found: it stands in what is no TOML, it was
+    /// taken out, or it is written under a misspelled key.
+    pub(super) fn explains(&self, absent: &KeyPath) -> bool {
+        let absent = original(&self.removed, absent);
+        let misspelled = |found: &Found| match (found.key.keys(), absent.keys(), &found.meant) {
+            ([around @ .., _], [same @ .., Key::Name(key)], Some(meant)) => around == same && key == meant,
+            _ => false,
         };
-        match name {
-            Some(name) if !name.is_empty() => {
-                KeyPath::default().join(&KeyPath::new(vec![Key::Name(list.clone()), Key::Name(name.to_owned())]))
-            }
-            _ => KeyPath::new(vec![Key::Name(list.clone()), Key::Index(*index)]),
+        self.broken || self.found.iter().any(|found| absent.covers(&found.key) || misspelled(found))
+    }
+}
+
+/// Returns a key as people write it: elements of `listener`, `route` and `service` by their names. `path` leads through
+/// the table, `written` through the text.
+fn show(table: &DeTable<'_>, path: &KeyPath, written: &KeyPath) -> String {
+    let [Key::Name(list), Key::Index(index), ..] = path.keys() else { return written.to_string() };
+    let name = match table.get(list.as_str()).map(Spanned::get_ref) {
+        Some(DeValue::Array(elements)) => elements.get(*index).and_then(|element| match element.get_ref() {
+            DeValue::Table(table) => table.get("name")?.get_ref().as_str(),
+            _ => None,
+        }),
+        _ => None,
+    };
+    match (name, written.keys()) {
+        (Some(name), [_, _, rest @ ..]) if !name.is_empty() => {
+            KeyPath::new(vec![Key::Name(list.clone()), Key::Name(name.to_owned())])
+                .join(&KeyPath::new(rest.to_vec()))
+                .to_string()
         }
-        .join(&KeyPath::new(rest.to_vec()))
-        .to_string()
+        _ => written.to_string(),
+    }
+}
+
+/// Returns a path as it is written in the text: what was taken out of lists before it counts again.
+fn original(removed: &[KeyPath], path: &KeyPath) -> KeyPath {
+    let mut written = KeyPath::default();
+    for key in path.keys() {
+        let key = match key {
+            Key::Name(_) => key.clone(),
+            Key::Index(index) => {
+                let mut gone: Vec<usize> = removed.iter().filter_map(|path| index_below(&written, path)).collect();
+                gone.sort_unstable();
+                Key::Index(gone.iter().fold(*index, |index, gone| if *gone <= index { index + 1 } else { index }))
+            }
+        };
+        written = written.join(&KeyPath::new(vec![key]));
+    }
+    written
+}
+
+/// Returns the index of `path` when it is an element of the list at `list`.
+fn index_below(list: &KeyPath, path: &KeyPath) -> Option<usize> {
+    match path.keys() {
+        [around @ .., Key::Index(index)] if around == list.keys() => Some(*index),
+        _ => None,
     }
 }
 
@@ -207,28 +261,45 @@ fn remove_value(value: &mut DeValue<'_>, path: &[Key]) {
     }
 }
 
+/// Turns a message about the form of the text into a problem.
+fn malformed(text: &str, error: &toml::de::Error) -> Found {
+    let at = error.span();
+    let start = at.as_ref().map_or(0, |at| at.start.min(text.len()));
+    let line = text.get(..start).and_then(|before| before.rsplit('\n').next()).unwrap_or_default();
+    let bare: String =
+        text.get(start..).unwrap_or_default().chars().take_while(|c| !c.is_whitespace() && *c != '#').collect();
+    // The parser takes a bare word for a number, a date or `inf`.
+    let unquoted = line.trim_end().ends_with('=') && bare.starts_with(|c: char| c.is_ascii_alphabetic());
+    let (message, hint) = if unquoted {
+        ("text without quotes".to_owned(), Some(format!("write {line}{bare:?}")))
+    } else {
+        (error.message().to_owned(), None)
+    };
+    Found { key: KeyPath::default(), shown: String::new(), at, message, hint, meant: None }
+}
+
 /// Turns serde's message into a problem with a hint.
-fn explain(message: &str, key: KeyPath, span: Range<usize>) -> Found {
+fn explain(message: &str, key: KeyPath, shown: String, span: Range<usize>) -> Found {
     let known: Vec<&str> = message
         .split_once(", expected")
         .map(|(_, list)| list.split('`').skip(1).step_by(2).collect())
         .unwrap_or_default();
     let quoted = message.split('`').nth(1).unwrap_or_default();
+    let near = nearest(quoted, known.iter().copied());
+    let did_you = near.map(|near| format!("did you mean {near:?}?"));
+    let mut meant = None;
     let (message, hint) = if message.starts_with("unknown field") {
-        let hint = nearest(quoted, known.iter().copied())
-            .map_or_else(|| format!("known keys here: {}", known.join(", ")), |near| format!("did you mean {near:?}?"));
-        ("unknown key".to_owned(), Some(hint))
+        meant = near.map(str::to_owned);
+        ("unknown key".to_owned(), did_you.or_else(|| Some(format!("known keys here: {}", known.join(", ")))))
     } else if message.starts_with("unknown variant") {
         let words = known.join("\", \"");
-        let hint = nearest(quoted, known.iter().copied())
-            .map_or_else(|| format!("write one of \"{words}\""), |near| format!("did you mean {near:?}?"));
-        (format!("unknown value {quoted:?}"), Some(hint))
+        (format!("unknown value {quoted:?}"), did_you.or_else(|| Some(format!("write one of \"{words}\""))))
     } else if let Some((wrong, expected)) = message.split_once(", expected ") {
         (wrong.replace("invalid type: map", "invalid type: section"), Some(wanted(expected, &key)))
     } else {
         split_hint(message)
     };
-    Found { key, at: Some(span), message, hint }
+    Found { key, shown, at: Some(span), message, hint, meant }
 }
 
 /// Splits a message of a `spec` type at its advice.
@@ -242,16 +313,20 @@ pub(super) fn split_hint(message: &str) -> (String, Option<String>) {
     (message.to_owned(), None)
 }
 
-/// Says in the words of the file what serde expected.
-fn wanted(expected: &str, key: &KeyPath) -> String {
-    let path: Vec<&str> = key
-        .keys()
+/// Returns the names in a path, as in the brackets of a section.
+fn names(path: &KeyPath) -> Vec<&str> {
+    path.keys()
         .iter()
         .filter_map(|key| match key {
             Key::Name(name) => Some(name.as_str()),
             Key::Index(_) => None,
         })
-        .collect();
+        .collect()
+}
+
+/// Says in the words of the file what serde expected.
+fn wanted(expected: &str, key: &KeyPath) -> String {
+    let path = names(key);
     let name = path.last().copied().unwrap_or("key");
     match expected {
         "a sequence" if matches!(name, "listener" | "route" | "service" | "endpoint" | "port") => {
@@ -261,7 +336,9 @@ fn wanted(expected: &str, key: &KeyPath) -> String {
         "a map" => format!("write a section [{}]", path.join(".")),
         "a boolean" => "write true or false".to_owned(),
         "a string" => "write a text in quotes".to_owned(),
-        "u16" | "u32" | "u64" | "usize" => "write a whole number, not below 0".to_owned(),
+        "u16" => "write a whole number from 0 to 65535".to_owned(),
+        "u32" => format!("write a whole number from 0 to {}", u32::MAX),
+        "u64" | "usize" => "write a whole number, not below 0".to_owned(),
         other if other.starts_with("struct ") || other.starts_with("internally") => {
             format!("write a section [{}]", path.join("."))
         }
@@ -279,9 +356,8 @@ mod tests {
         let line = |found: &super::Found| parsed.line_at(found.at.clone().unwrap().start);
         let mut found = parsed.found.clone();
         found.sort_by_key(line);
-        let show = |f: &super::Found| {
-            format!("{}: {}: {} ({})", line(f), parsed.show(&f.key), f.message, f.hint.as_deref().unwrap_or(""))
-        };
+        let show =
+            |f: &super::Found| format!("{}: {}: {} ({})", line(f), f.shown, f.message, f.hint.as_deref().unwrap_or(""));
         found.iter().map(show).collect()
     }
 
@@ -295,7 +371,7 @@ mod tests {
                 "1: nod: unknown key (did you mean \"node\"?)",
                 "3: log.levl: unknown key (did you mean \"level\"?)",
                 "4: log.format: unknown value \"xml\" (write one of \"text\", \"json\")",
-                "7: service.web.retries: invalid type: string \"two\" (write a whole number, not below 0)",
+                "7: service.web.retries: invalid type: string \"two\" (write a whole number from 0 to 4294967295)",
                 "8: service.web.health.interval: invalid type: integer `5` (write a duration with its unit, such as \
                  \"10s\" or \"500ms\")",
                 "11: service.api.weight: unknown key (known keys here: name, namespace, policy, replicas, retries, dns_ttl, \

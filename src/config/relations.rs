@@ -3,7 +3,7 @@
 use crate::config::file::File;
 use crate::config::loaded::Loaded;
 use crate::model::{ServiceName, ServiceSpec};
-use crate::spec::{KeyPath, Problems, Service, nearest};
+use crate::spec::{KeyPath, Port, Problems, Protocol, Service, nearest};
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
@@ -12,8 +12,29 @@ use std::path::Path;
 /// Tells the line of a key.
 type LineOf<'a> = &'a dyn Fn(&KeyPath) -> Option<usize>;
 
+/// The services of a file by name; the first where a name is defined twice.
+pub(super) struct Index<'a>(HashMap<ServiceName, &'a Service>);
+
+impl<'a> Index<'a> {
+    /// Indexes the services whose names can be read.
+    pub(super) fn new(file: &'a File) -> Self {
+        let mut services = HashMap::with_capacity(file.services.len());
+        for service in &file.services {
+            if let Some(name) = service.full_name() {
+                services.entry(name).or_insert(service);
+            }
+        }
+        Self(services)
+    }
+
+    /// Returns the service that a route names.
+    pub(super) fn find(&self, name: Option<&str>) -> Option<&'a Service> {
+        self.0.get(&ServiceName::parse(name?).ok()?).copied()
+    }
+}
+
 /// Records what does not fit together.
-pub(super) fn check(p: &mut Problems, file: &File, loaded: &Loaded, line_of: LineOf<'_>) {
+pub(super) fn check(p: &mut Problems, file: &File, index: &Index<'_>, loaded: &Loaded, line_of: LineOf<'_>) {
     let listeners = file.listeners.iter().map(|listener| listener.name.clone());
     unique(p, ("listener", "name"), listeners, line_of, |name| format!("listener {name:?} is defined twice"));
     let routes = file.routes.iter().map(|route| route.name.clone());
@@ -21,15 +42,10 @@ pub(super) fn check(p: &mut Problems, file: &File, loaded: &Loaded, line_of: Lin
     let services = file.services.iter().map(Service::full_name);
     unique(p, ("service", "name"), services, line_of, |name| format!("service {:?} is defined twice", name.as_str()));
     addresses(p, file, loaded, line_of);
-    references(p, file);
+    references(p, file, index);
     patterns(p, file, line_of);
+    transports(p, file, index);
     port_demand(p, file, loaded);
-}
-
-/// Returns the names of a service's ports, when there is such a service.
-pub(super) fn ports_of(file: &File, service: Option<&str>) -> Option<Vec<String>> {
-    let name = ServiceName::parse(service?).ok()?;
-    file.services.iter().find(|service| service.full_name().as_ref() == Some(&name)).map(Service::port_names)
 }
 
 /// Puts the running executable in place of `${WEIR}`.
@@ -88,7 +104,7 @@ fn addresses(p: &mut Problems, file: &File, loaded: &Loaded, line_of: LineOf<'_>
         if let Some(other) = taken.iter().find(|other| overlap(other.address, new.address)) {
             let line = line_of(&other.key).map_or_else(String::new, |line| format!(" on line {line}"));
             let message = format!("{} is already the address of {}{line}", shown(new.address), other.what);
-            p.add(&new.key.to_string(), message, "give each its own address or port");
+            p.at(&new.key, message, "give each its own address or port");
         }
         taken.push(new);
     };
@@ -119,19 +135,18 @@ fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
 }
 
 /// Records routes to services and listeners that do not exist.
-fn references(p: &mut Problems, file: &File) {
-    let services: Vec<ServiceName> = file.services.iter().filter_map(Service::full_name).collect();
+fn references(p: &mut Problems, file: &File, index: &Index<'_>) {
     let listeners: Vec<&str> = file.listeners.iter().filter_map(|listener| listener.name.as_deref()).collect();
     // With an unreadable name somewhere, what seems unknown may be that one.
-    let all_services = services.len() == file.services.len();
+    let all_services = file.services.iter().all(|service| service.full_name().is_some());
     let all_listeners = listeners.len() == file.listeners.len();
     for (i, route) in file.routes.iter().enumerate() {
         p.within("route", i, |p| {
             if let Some(name) = route.service.as_deref().and_then(|name| ServiceName::parse(name).ok())
                 && all_services
-                && !services.contains(&name)
+                && !index.0.contains_key(&name)
             {
-                let known = services.iter().map(ServiceName::as_str);
+                let known = index.0.keys().map(ServiceName::as_str);
                 p.unknown(
                     "service",
                     format!("there is no service {:?}", name.as_str()),
@@ -154,6 +169,18 @@ fn meant<'a>(name: &str, known: impl Iterator<Item = &'a str>, list: &str) -> St
     match nearest(name, known) {
         Some(near) => format!("did you mean {near:?}?"),
         None => format!("add a [[{list}]] with name = {:?}", name.rsplit('/').next().unwrap_or(name)),
+    }
+}
+
+/// Records routes to UDP ports.
+fn transports(p: &mut Problems, file: &File, index: &Index<'_>) {
+    for (i, route) in file.routes.iter().enumerate() {
+        let Some(service) = index.find(route.service.as_deref()) else { continue };
+        let named = |port: &&Port| route.port.is_none() || port.name == route.port;
+        if let Some(port) = service.ports.iter().find(named).filter(|port| port.protocol == Some(Protocol::Udp)) {
+            let message = format!("leads to port {:?}, which is UDP", port.name.as_deref().unwrap_or_default());
+            p.within("route", i, |p| p.add("port", message, "name a TCP port of the service"));
+        }
     }
 }
 

@@ -46,6 +46,11 @@ impl Service {
         let retries = bounded(p, "retries", self.retries, 1, &RETRIES);
         let dns_ttl = self.read_dns_ttl(p);
         let health = self.health.as_ref().map(|health| read_health(p, health, &names));
+        if let Some(port) = health.as_ref().and_then(|health| ports.get(health.port))
+            && port.protocol == model::Protocol::Udp
+        {
+            p.add("health.port", format!("port {:?} is UDP", &*port.name), "checks speak TCP: name a TCP port");
+        }
         let limits = self.read_limits(p);
         let timeouts = self.read_timeouts(p);
         let outliers = self.read_outliers(p);
@@ -401,4 +406,74 @@ fn positive(p: &mut Problems, key: &str, value: Option<Duration>, default: Time)
         p.add(key, "is zero", format!("write a time above zero; {} is the default", Duration::new(default)));
     }
     value
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::model;
+    use crate::spec::{Endpoint, Health, Port, ProbeType, Run, Service};
+    use std::time::Duration;
+
+    fn named(name: &str) -> Service {
+        Service { name: Some(name.to_owned()), ..Service::default() }
+    }
+
+    fn port(name: &str, number: Option<u16>) -> Port {
+        Port { name: Some(name.to_owned()), number, protocol: None }
+    }
+
+    #[test]
+    fn a_name_alone_is_a_service_with_every_default() {
+        let spec = named("web").to_model().unwrap();
+        assert_eq!((spec.name.as_str(), spec.policy, spec.retries), ("web", model::Policy::ExpectedDelay, 1));
+        assert_eq!((spec.ports.len(), &*spec.ports[0].name), (1, "http"));
+        assert_eq!((spec.limits.concurrency, spec.limits.queue), (None, 100));
+        assert_eq!(
+            (spec.timeouts.connect, spec.timeouts.tunnel_idle),
+            (Duration::from_secs(1), Duration::from_secs(3600))
+        );
+        assert_eq!((spec.outliers.gateway_errors, spec.outliers.server_errors), (3, 5));
+        assert_eq!((spec.dns_ttl, spec.slow_start), (Duration::from_secs(5), Duration::ZERO));
+        assert!(spec.health.is_none() && spec.run.is_none() && spec.endpoints.is_empty());
+    }
+
+    #[test]
+    fn checks_never_last_longer_than_their_interval_by_default() {
+        let health = |interval: Option<&str>| {
+            let kind = Some(ProbeType::Tcp);
+            let health = Health { kind, interval: interval.map(|text| text.parse().unwrap()), ..Health::default() };
+            Service { health: Some(health), ..named("web") }.to_model().unwrap().health.unwrap()
+        };
+        let ms =
+            |check: model::HealthCheck| [check.interval, check.fast_interval, check.timeout].map(|d| d.as_millis());
+        assert_eq!(ms(health(None)), [5000, 1000, 2000]);
+        assert_eq!(ms(health(Some("500ms"))), [500, 500, 500]);
+    }
+
+    #[test]
+    fn an_endpoint_has_its_first_port_from_the_address_and_the_others_from_their_numbers() {
+        let endpoint = |address: &str| Endpoint { address: Some(address.parse().unwrap()), weight: None };
+        let service = Service {
+            ports: vec![port("http", None), port("metrics", Some(9100))],
+            endpoints: vec![endpoint("10.0.0.1:80"), endpoint("10.0.0.2:81")],
+            ..named("web")
+        };
+        let spec = service.to_model().unwrap();
+        assert_eq!(spec.endpoints.iter().map(|e| e.ports.clone()).collect::<Vec<_>>(), [[80, 9100], [81, 9100]]);
+        assert_eq!(Service::from_model(&spec).to_model().unwrap(), spec);
+    }
+
+    #[test]
+    fn replacements_of_ports_must_name_one() {
+        let with = |text: &str| {
+            let run = Run { command: vec!["app".to_owned(), text.to_owned()], ..Run::default() };
+            Service { run: Some(run), ports: vec![port("http", None), port("my-admin", None)], ..named("web") }
+        };
+        for fine in ["${PORT}", "${PORT_HTTP}:${PORT_MY_ADMIN}", "${HOME}", "${PORT", "$PORT_X", "${INSTANCE}"] {
+            assert!(with(fine).to_model().is_ok(), "{fine}");
+        }
+        let problems = with("-x ${PORT_ADMIN}").to_model().unwrap_err();
+        assert_eq!(problems[0].to_string(), "run.command: ${PORT_ADMIN} names no port");
+        assert_eq!(problems[0].hint.as_deref(), Some("known: ${PORT}, ${PORT_HTTP}, ${PORT_MY_ADMIN}"));
+    }
 }

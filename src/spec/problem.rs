@@ -62,6 +62,11 @@ impl KeyPath {
         Self(keys)
     }
 
+    /// Returns whether this is the path of `other` or of something around it.
+    pub fn covers(&self, other: &Self) -> bool {
+        other.0.starts_with(&self.0)
+    }
+
     /// Returns the path of `inner` below this one.
     #[must_use]
     pub fn join(&self, inner: &Self) -> Self {
@@ -90,6 +95,12 @@ impl Problems {
     /// Records what is wrong with `key` (dotted, relative to where this collector stands).
     pub fn add(&mut self, key: &str, message: impl Into<String>, hint: impl Into<String>) {
         self.push(key, message.into(), hint.into(), false);
+    }
+
+    /// Records what is wrong with a key, relative to where this collector stands.
+    pub fn at(&mut self, key: &KeyPath, message: impl Into<String>, hint: impl Into<String>) {
+        let key = self.at.join(key);
+        self.found.push(Problem { key, message: message.into(), hint: Some(hint.into()), absent: false });
     }
 
     /// Records that `key` is missing.

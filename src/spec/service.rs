@@ -194,12 +194,12 @@ pub struct Outliers {
 /// How replicas are run: as local processes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("required" = ["command"]))]
 #[schema(as = RunDefinition)]
 pub struct Run {
     /// Program and arguments, no shell. `${PORT}` (the first port), `${PORT_<NAME>}`, `${INSTANCE}` and `${WEIR}` (this
     /// executable) are replaced.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(required)]
     #[schema(required)]
     pub command: Vec<String>,
     /// Environment variables; the same replacements. `PORT`, `PORT_<NAME>` and `WEIR_INSTANCE` are set by Weir.

@@ -1,0 +1,176 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+//! Configuration from outside: the files in `config/`, what refused files say, and that no input panics.
+
+use proptest::prelude::{ProptestConfig, Strategy, any, prop, proptest};
+use schemars::Schema;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use weir::config::{ConfigError, Environment, File, Flags, Loaded, Source, load, schema};
+use weir::{admin, control, dns, proxy, spec, telemetry};
+
+const EXAMPLE: &str = include_str!("../config/example.toml");
+
+fn environment() -> Environment {
+    Environment {
+        variables: BTreeMap::from([("HOME".to_owned(), "/home/me".to_owned())]),
+        root: false,
+        executable: None,
+    }
+}
+
+fn load_file(path: &Path) -> Result<Loaded, ConfigError> {
+    load(&Source::File(Some(path.to_owned())), &environment(), &Flags::default())
+}
+
+fn load_text(text: &str) -> Result<Loaded, ConfigError> {
+    let text: &'static str = Box::leak(text.to_owned().into_boxed_str());
+    load(&Source::Text { name: "text", text }, &environment(), &Flags::default())
+}
+
+/// Turns every line such as `#name = "node-1"` into one that counts.
+fn uncommented(text: &str) -> String {
+    let key = |line: &str| {
+        line.split_once(" = ").is_some_and(|(key, _)| key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
+    };
+    text.lines()
+        .map(|line| line.strip_prefix('#').filter(|rest| key(rest)).unwrap_or(line))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+#[test]
+fn each_invalid_file_is_refused_with_the_message_beside_it() {
+    let mut seen = 0;
+    let mut wrong = Vec::new();
+    // Relative, as in the expected messages: cargo runs tests in the package's folder.
+    let mut paths: Vec<PathBuf> = fs::read_dir("config/invalid").unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    for path in paths.iter().filter(|path| path.extension().is_some_and(|e| e == "toml")) {
+        seen += 1;
+        let expected = fs::read_to_string(path.with_extension("txt")).unwrap_or_default();
+        let said = match load_file(path) {
+            Ok(_) => "nothing: it was accepted".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        if said.trim_end() != expected.trim_end() {
+            wrong.push(format!("--- {}\n{said}", path.display()));
+        }
+    }
+    assert!(seen >= 15, "{seen} files");
+    assert!(wrong.is_empty(), "{} files say something else:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn the_example_shows_the_default_of_every_key() {
+    let loaded = load_file(Path::new("config/example.toml")).unwrap();
+    let state = PathBuf::from("/var/lib/weir");
+    assert_eq!(loaded.control, control::Options { state: state.clone(), ..control::Options::default() });
+    assert_eq!(loaded.proxy, proxy::Options::default());
+    assert_eq!(loaded.dns, Some(dns::Options::default()));
+    assert_eq!(loaded.admin, admin::Options { socket: Some(state.join("weir.sock")), ..admin::Options::default() });
+    assert_eq!(loaded.log, telemetry::LogOptions::default());
+
+    // A definition with only what is required, filled with defaults, is the one in the example.
+    let written: File = toml::from_str(EXAMPLE).unwrap();
+    let shown = &written.services[0];
+    let bare = spec::Service {
+        name: shown.name.clone(),
+        run: Some(spec::Run { command: shown.run.clone().unwrap().command, ..spec::Run::default() }),
+        health: Some(spec::Health { kind: Some(spec::ProbeType::Http), ..spec::Health::default() }),
+        ..spec::Service::default()
+    };
+    assert_eq!(spec::Service::from_model(&bare.to_model().unwrap()), *shown);
+
+    // What the code would write out stands in the file: no default is left unsaid.
+    let normal = loaded.to_file();
+    assert_eq!(normal.services[0], *shown);
+    assert_eq!(File { services: Vec::new(), ..normal }, File { services: Vec::new(), ..written });
+}
+
+#[test]
+fn the_example_shows_every_key_that_the_schema_knows() {
+    let text = uncommented(EXAMPLE);
+    let loaded = load_text(&text);
+    assert!(loaded.is_ok(), "{}", loaded.unwrap_err());
+    let root = schema();
+    let mut missing = Vec::new();
+    let document = toml::from_str::<toml::Table>(&text).unwrap();
+    compare(&root, root.as_value(), &[&toml::Value::Table(document)], "", &mut missing);
+    assert!(missing.is_empty(), "not in config/example.toml: {missing:?}");
+}
+
+/// Compares an object of the schema with all tables of the example that stand for it.
+fn compare(root: &Schema, object: &Value, shown: &[&toml::Value], at: &str, missing: &mut Vec<String>) {
+    let object = match object.get("$ref").and_then(Value::as_str) {
+        Some(reference) => root.pointer(reference.trim_start_matches('#')).unwrap(),
+        None => object,
+    };
+    if let Some(items) = object.get("items") {
+        let elements: Vec<&toml::Value> = shown.iter().flat_map(|v| v.as_array().into_iter().flatten()).collect();
+        compare(root, items, &elements, at, missing);
+    }
+    for (key, inner) in object.get("properties").and_then(Value::as_object).into_iter().flatten() {
+        let at = format!("{at}.{key}");
+        assert!(inner.get("description").is_some(), "{at} has no description");
+        let values: Vec<&toml::Value> = shown.iter().filter_map(|value| value.get(key)).collect();
+        if values.is_empty() {
+            missing.push(at);
+        } else {
+            compare(root, inner, &values, &at, missing);
+        }
+    }
+}
+
+#[test]
+fn the_committed_schema_is_current() {
+    let committed = fs::read_to_string("config/schema.json").unwrap_or_default();
+    let current = serde_json::to_string_pretty(&schema()).unwrap();
+    assert_eq!(committed.trim_end(), current, "run `weir schema > config/schema.json`");
+}
+
+#[test]
+fn what_is_printed_loads_as_the_same() {
+    for file in ["example", "minimal", "demo"] {
+        let loaded = load_file(Path::new(&format!("config/{file}.toml"))).unwrap();
+        let printed = loaded.to_toml().unwrap();
+        assert_eq!(load_text(&printed).unwrap(), loaded, "{printed}");
+    }
+}
+
+/// Texts that are nearly a configuration: the example with pieces cut out, doubled or replaced.
+fn damaged() -> impl Strategy<Value = String> {
+    let edit = (0..EXAMPLE.len(), 0_usize..60, "[\\[\\]=\"#{}0-9a-z.\n]{0,12}");
+    prop::collection::vec(edit, 1..6).prop_map(|edits| {
+        let mut text: Vec<char> = EXAMPLE.chars().collect();
+        for (at, length, put) in edits {
+            let from = at.min(text.len());
+            let to = (from + length).min(text.len());
+            text.splice(from..to, put.chars());
+        }
+        text.into_iter().collect()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) })]
+
+    #[test]
+    fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("config-{}.toml", std::process::id()));
+        fs::write(&path, &bytes).unwrap();
+        let _ = load_file(&path);
+        fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn no_damage_panics_and_each_problem_has_a_place(text in damaged()) {
+        if let Err(error) = load_text(&text) {
+            assert!(!error.problems().is_empty());
+            for problem in error.problems() {
+                assert!(problem.line.is_some() || problem.file != "text", "{problem}");
+            }
+        }
+    }
+}
