@@ -47,6 +47,10 @@ pub(super) enum Command {
     Run(RunArgs),
     /// Run the demo: a service with three replicas behind http://127.0.0.1:8080.
     Demo(DemoArgs),
+    /// Check a configuration: print it with every default, or every problem with file, line, key and hint.
+    Check(CheckArgs),
+    /// Print the JSON schema of the configuration file.
+    Schema,
     /// List the instances with health, load and age.
     Ps(ServiceArgs),
     /// List the services.
@@ -89,6 +93,14 @@ pub(super) struct WorkersArgs {
     /// Threads that carry traffic; as many as there are cores when absent.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
     pub(super) workers: Option<u16>,
+}
+
+/// `weir check`.
+#[derive(Debug, clap::Args)]
+pub(super) struct CheckArgs {
+    /// The file; when absent, the one that `weir run` would take.
+    #[arg(value_name = "FILE")]
+    pub(super) file: Option<PathBuf>,
 }
 
 /// An optional service.

@@ -4,8 +4,8 @@
 //! An error is one line, `weir: failed to …: …`, that ends with what to do; its exit code comes from `failure`.
 
 mod args;
+mod check;
 mod exec;
-pub mod check;
 mod failure;
 mod feeds;
 mod lists;
@@ -45,6 +45,8 @@ fn dispatch(global: &Global, command: Command) -> (Cow<'static, str>, Result<Exi
     match command {
         Command::Run(args) => ("run".into(), run::run(&args)),
         Command::Demo(args) => ("run the demo".into(), run::demo(&args)),
+        Command::Check(args) => ("check the configuration".into(), check::check(args.file.as_deref())),
+        Command::Schema => ("print the schema".into(), check::schema()),
         Command::Ps(args) => ("list the instances".into(), ask(lists::ps(global, &args))),
         Command::Services => ("list the services".into(), ask(lists::services(global))),
         Command::Endpoints(args) => ("list the endpoints".into(), ask(lists::endpoints(global, &args))),
