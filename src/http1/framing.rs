@@ -4,7 +4,8 @@
 //! at hand belong. A chunked body is always written anew by [`Body::transcode`]: what is forwarded is our own framing, so
 //! extensions, odd sizes and forbidden trailers never reach the other side.
 
-use crate::http1::head::{Fields, Kind, Reject, Version, is_token, kind};
+use crate::http1::head::{Fields, Kind, Version, is_token, kind};
+use crate::http1::reject::Reject;
 
 /// Chunk extensions of one message that are read (and dropped), in octets.
 const MAX_EXTENSION_BYTES: u32 = 4096;

@@ -5,6 +5,7 @@
 
 pub mod framing;
 pub mod head;
+pub mod reject;
 pub mod rewrite;
 
 #[cfg(test)]

@@ -5,7 +5,8 @@
 //! neighbours in one copy.
 
 use crate::http1::framing::Framing;
-use crate::http1::head::{Fields, Kind, Reject, RequestLine, StatusLine, Version};
+use crate::http1::head::{Fields, Kind, RequestLine, StatusLine, Version};
+use crate::http1::reject::Reject;
 
 /// What the forwarded request says of where it goes and whence it came.
 #[derive(Debug, Clone, Copy)]

@@ -1,7 +1,7 @@
 //! One accepted socket, told once.
 
 use crate::proxy::http::{Downstream, h1};
-use crate::proxy::worker::{Open, Worker};
+use crate::proxy::state::{Open, Worker};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 //! Status, reason code and retry rule are total functions of the kind. Built without formatting.
 
 use crate::balance::Failure;
-use crate::http1::head::Reject;
+use crate::http1::reject::Reject;
 
 /// A failed request; closed, so that every consequence is decided here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,6 +13,8 @@ mod local;
 mod observe;
 mod options;
 mod pool;
+mod scratch;
+mod state;
 mod timer;
 mod worker;
 

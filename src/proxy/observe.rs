@@ -2,10 +2,9 @@
 
 use crate::http1::head::RequestLine;
 use crate::http1::rewrite::Authority;
-use crate::proxy::http::request::Request;
-use crate::proxy::worker::Worker;
+use crate::proxy::state::Worker;
 use crate::telemetry::AccessRecord;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// What the access log needs of a request; made only when the log is on.
@@ -32,7 +31,13 @@ impl Access {
 
 /// How a request ended.
 #[derive(Debug)]
-pub(crate) struct Summary {
+pub(crate) struct Summary<'a> {
+    /// Slot of its service.
+    pub(crate) slot: usize,
+    pub(crate) peer: IpAddr,
+    /// Octets of its body that came.
+    pub(crate) received_bytes: u64,
+    pub(crate) access: Option<&'a Access>,
     /// 0: the client got no status.
     pub(crate) status: u16,
     pub(crate) reason: &'static str,
@@ -44,18 +49,18 @@ pub(crate) struct Summary {
 }
 
 /// Counts a finished request and writes its access line.
-pub(crate) fn record(worker: &Worker, request: &Request, summary: &Summary) {
+pub(crate) fn record(worker: &Worker, summary: &Summary<'_>) {
     let us = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
     let mut locals = worker.locals.borrow_mut();
-    let local = locals.at(request.target.slot);
+    let local = locals.at(summary.slot);
     if let Some(local) = &local {
         local.counters.finished(summary.status, us(summary.duration));
         local.counters.sent_bytes.add(summary.sent_bytes);
-        local.counters.received_bytes.add(request.body.passed());
+        local.counters.received_bytes.add(summary.received_bytes);
     }
-    let (Some(log), Some(access)) = (&worker.access, &request.access) else { return };
+    let (Some(log), Some(access)) = (&worker.access, summary.access) else { return };
     log.record(AccessRecord {
-        client: request.peer,
+        client: summary.peer,
         request_id: access.request_id.clone(),
         method: access.method.clone(),
         host: access.host.clone(),

@@ -1,22 +1,16 @@
-//! One worker: a thread, a current-thread runtime, its own sockets, pools, scratch buffer and metric shard.
+//! One worker: a thread, a current-thread runtime, its own sockets, and the loops that accept, sweep and refresh.
 //!
 //! Workers share nothing on the request path but the endpoints' in-flight counts. A publish wakes an idle worker so
 //! that it acknowledges; a drain empties the accept queue before the socket is given back.
 
 use crate::clock;
-use crate::http1::head;
 use crate::lifecycle::{Phase, Signal};
 use crate::proxy::connection;
-use crate::proxy::http::scratch::Scratch;
-use crate::proxy::local::Locals;
 use crate::proxy::options::Options;
-use crate::proxy::pool::Pool;
-use crate::proxy::timer::Timers;
-use crate::rng::Rng;
+use crate::proxy::state::{Open, Shared, Worker};
 use crate::sys;
-use crate::table::{Reader, Table};
-use crate::telemetry::{AccessLog, Metrics, Shard};
-use std::cell::{Cell, RefCell};
+use crate::table::Table;
+use crate::telemetry::{AccessLog, Metrics};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -24,16 +18,11 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
 
 /// Time between two sweeps of the deadlines: their granularity.
 const SWEEP: Duration = Duration::from_millis(100);
 /// Wait after accept failed for want of descriptors or memory.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
-/// Buffers kept for reuse by one worker.
-const MAX_BUFFERS: usize = 256;
-/// A buffer that grew beyond this is given back to the allocator.
-const MAX_BUFFER_BYTES: usize = 128 * 1024;
 
 /// A listening socket lent to one worker.
 #[derive(Debug)]
@@ -61,16 +50,6 @@ impl Workers {
             }
         }
     }
-}
-
-/// What workers need beside their sockets.
-#[derive(Debug, Clone)]
-pub(crate) struct Shared {
-    options: Options,
-    table: Table,
-    metrics: Metrics,
-    access: Option<AccessLog>,
-    signal: Signal,
 }
 
 /// Starts one worker for each set of sockets.
@@ -137,122 +116,6 @@ fn run(index: usize, lent: Vec<Lent>, shared: &Shared) -> io::Result<()> {
         refreshing.abort();
         io::Result::Ok(())
     })
-}
-
-/// A worker's state; owned by its thread, shared by its tasks.
-pub(crate) struct Worker {
-    pub(crate) options: Options,
-    pub(crate) limits: head::Limits,
-    pub(crate) reader: RefCell<Reader>,
-    pub(crate) rng: RefCell<Rng>,
-    pub(crate) pool: RefCell<Pool>,
-    pub(crate) locals: RefCell<Locals>,
-    pub(crate) timers: Rc<Timers>,
-    pub(crate) shard: Arc<Shard>,
-    pub(crate) access: Option<AccessLog>,
-    scratch: Cell<Option<Box<Scratch>>>,
-    buffers: RefCell<Vec<Vec<u8>>>,
-    open: Cell<usize>,
-    /// When the drain began; 0 before.
-    draining_ms: Cell<u64>,
-    /// Told when a connection opens or closes.
-    changed: Notify,
-}
-
-impl Worker {
-    fn new(index: usize, shared: &Shared) -> Self {
-        let options = shared.options.clone();
-        let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
-        Self {
-            limits: head::Limits {
-                head_bytes: options.limits.head_bytes,
-                fields: options.limits.header_fields,
-                target_bytes: options.limits.uri_bytes,
-            },
-            reader: RefCell::new(shared.table.reader(&format!("worker-{index}"))),
-            rng: RefCell::new(Rng::from_os()),
-            pool: RefCell::new(Pool::new(options.max_idle_per_endpoint, ms(options.pool_idle))),
-            locals: RefCell::default(),
-            timers: Rc::new(Timers::new(clock::now_ms())),
-            shard: shared.metrics.shard(),
-            access: shared.access.clone(),
-            scratch: Cell::new(None),
-            buffers: RefCell::default(),
-            open: Cell::new(0),
-            draining_ms: Cell::new(0),
-            changed: Notify::new(),
-            options,
-        }
-    }
-
-    /// Lends the thread's scratch buffer within one poll: it cannot be held across an await.
-    pub(crate) fn with_scratch<T>(&self, work: impl FnOnce(&mut Scratch) -> T) -> T {
-        let mut scratch = self.scratch.take().unwrap_or_else(|| Box::new(Scratch::new(&self.options.limits)));
-        let result = work(&mut scratch);
-        self.scratch.set(Some(scratch));
-        result
-    }
-
-    /// Takes an empty buffer, with its capacity from earlier use where there is one.
-    pub(crate) fn take_buffer(&self) -> Vec<u8> {
-        self.buffers.borrow_mut().pop().unwrap_or_default()
-    }
-
-    /// Gives a buffer back for reuse.
-    pub(crate) fn give_buffer(&self, mut buffer: Vec<u8>) {
-        let mut buffers = self.buffers.borrow_mut();
-        if buffer.capacity() > 0 && buffer.capacity() <= MAX_BUFFER_BYTES && buffers.len() < MAX_BUFFERS {
-            buffer.clear();
-            buffers.push(buffer);
-        }
-    }
-
-    /// Returns when the drain began, if it did.
-    pub(crate) fn draining_since(&self) -> Option<u64> {
-        Some(self.draining_ms.get()).filter(|&at| at != 0)
-    }
-
-    fn drain(&self) {
-        self.timers.set_now(clock::now_ms());
-        self.draining_ms.set(self.timers.now_ms());
-        // Idle connections look at the drain when they are polled.
-        self.timers.wake_all();
-    }
-
-    /// Waits until no connection is open.
-    async fn idle(&self) {
-        while self.open.get() > 0 {
-            self.changed.notified().await;
-        }
-    }
-}
-
-/// Counts a connection as open until dropped, also when its task panics.
-pub(crate) struct Open {
-    worker: Rc<Worker>,
-}
-
-impl Open {
-    fn new(worker: &Rc<Worker>) -> Self {
-        // The sweep sleeps while nothing is open: the coarse clock may be old.
-        worker.timers.set_now(clock::now_ms());
-        worker.open.set(worker.open.get() + 1);
-        worker.shard.accepted.add(1);
-        worker.shard.open.add(1);
-        worker.changed.notify_waiters();
-        Self { worker: worker.clone() }
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.worker.open.set(self.worker.open.get() - 1);
-        self.worker.shard.open.sub(1);
-        if thread::panicking() {
-            self.worker.shard.panics.add(1);
-        }
-        self.worker.changed.notify_waiters();
-    }
 }
 
 /// Prepares the accept loop of one listener; registering the socket may fail, so it is done before the task starts.

@@ -1,6 +1,6 @@
 //! The workers' shards as Prometheus metric families.
 
-use crate::telemetry::metrics::{BUCKETS_US, ServiceCounters, Shard};
+use crate::telemetry::shard::{BUCKETS_US, ServiceCounters, Shard};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use std::collections::{BTreeMap, HashMap};

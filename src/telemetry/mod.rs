@@ -8,8 +8,10 @@ mod exposition;
 mod log;
 mod metrics;
 mod options;
+mod shard;
 
 pub use access::{AccessLog, AccessRecord};
 pub use log::init;
-pub use metrics::{Counter, Metrics, ServiceCounters, Shard};
+pub use metrics::Metrics;
 pub use options::{Format, LogOptions};
+pub use shard::{Counter, ServiceCounters, Shard};

@@ -114,8 +114,16 @@ const fn never_on_the_data_plane(word: &'static str) -> Word {
     }
 }
 
-const FORMATS: &[&str] =
-    &["spec/", "config/", "admin/", "control/store", "cli/", "control/runtime/docker", "control/discovery"];
+const FORMATS: &[&str] = &[
+    "spec/",
+    "config/",
+    "admin/",
+    "control/store",
+    "cli/",
+    "control/runtime/docker",
+    "control/discovery",
+    "telemetry/access",
+];
 
 const WORDS: &[Word] = &[
     everywhere("unsafe", &["sys.rs"], "only `sys` has unsafe code"),

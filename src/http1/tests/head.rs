@@ -1,4 +1,5 @@
-use crate::http1::head::{Fields, Kind, Limits, Reject, Version, parse_request, parse_response};
+use crate::http1::head::{Fields, Kind, Limits, Version, parse_request, parse_response};
+use crate::http1::reject::Reject;
 use proptest::prelude::*;
 
 const LIMITS: Limits = Limits { head_bytes: 4096, fields: 8, target_bytes: 256 };

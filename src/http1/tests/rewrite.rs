@@ -1,5 +1,6 @@
 use crate::http1::framing::request_body;
-use crate::http1::head::{Fields, Limits, Reject, parse_request, parse_response};
+use crate::http1::head::{Fields, Limits, parse_request, parse_response};
+use crate::http1::reject::Reject;
 use crate::http1::rewrite::{Forwarding, Persistence, authority, connection, request, response};
 
 const LIMITS: Limits = Limits { head_bytes: 4096, fields: 32, target_bytes: 256 };

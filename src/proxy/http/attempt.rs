@@ -7,12 +7,13 @@
 use crate::clock;
 use crate::http1::framing::{self, Body, Form, Framing};
 use crate::http1::head::{self, Kind, StatusLine, Version};
+use crate::http1::reject::Reject;
 use crate::http1::rewrite::{self, Persistence};
 use crate::proxy::error::ProxyError;
 use crate::proxy::http::Downstream;
 use crate::proxy::http::request::{Request, ms};
-use crate::proxy::http::scratch::{HEADROOM, Scratch, poll_read};
-use crate::proxy::worker::Worker;
+use crate::proxy::scratch::{HEADROOM, Scratch, poll_read};
+use crate::proxy::state::Worker;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -345,7 +346,7 @@ impl<'a> Attempt<'a> {
             }
             self.interim += 1;
             if self.interim > MAX_INTERIM {
-                return Err(ProxyError::BadResponse(head::Reject::StartLine));
+                return Err(ProxyError::BadResponse(Reject::StartLine));
             }
             // An HTTP/1.0 client knows no interim answers (RFC 9110 §15.2).
             if self.request.version == Version::Http11 {
@@ -365,7 +366,7 @@ impl<'a> Attempt<'a> {
         let websocket =
             fields.only(Kind::Upgrade).ok().flatten().is_some_and(|f| f.value(head).eq_ignore_ascii_case(b"websocket"));
         if !self.request.websocket || !websocket {
-            return Err(ProxyError::BadResponse(head::Reject::StartLine));
+            return Err(ProxyError::BadResponse(Reject::StartLine));
         }
         rewrite::response(head, line, fields, false, Persistence::Upgrade, out);
         Ok(())

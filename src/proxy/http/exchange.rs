@@ -9,7 +9,7 @@ use crate::proxy::http::pick::{Picked, pick};
 use crate::proxy::http::request::{Refusal, Request};
 use crate::proxy::http::{Downstream, respond, upgrade};
 use crate::proxy::observe::{Summary, record};
-use crate::proxy::worker::Worker;
+use crate::proxy::state::Worker;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -208,6 +208,10 @@ fn finish(
 ) {
     let elapsed = |to: Instant| to.saturating_duration_since(request.started);
     let summary = Summary {
+        slot: request.target.slot,
+        peer: request.peer,
+        received_bytes: request.body.passed(),
+        access: request.access.as_deref(),
         status,
         reason,
         attempts,
@@ -229,7 +233,7 @@ fn finish(
             stats.set_latency_us(average);
         }
     }
-    record(worker, &request, &summary);
+    record(worker, &summary);
     worker.give_buffer(request.buffer);
 }
 
@@ -241,6 +245,10 @@ async fn give_up(
     (error, attempts): (ProxyError, u8),
 ) -> Next {
     let summary = Summary {
+        slot: request.target.slot,
+        peer: request.peer,
+        received_bytes: request.body.passed(),
+        access: request.access.as_deref(),
         status: error.status(),
         reason: error.reason(),
         attempts,
@@ -249,7 +257,7 @@ async fn give_up(
         first_byte: Duration::ZERO,
         endpoint: None,
     };
-    record(worker, &request, &summary);
+    record(worker, &summary);
     let complete = request.body.is_done();
     let keep = complete && request.keep_alive && !error.closes() && worker.draining_since().is_none();
     let refusal = Refusal { error, is_head: request.is_head, keep };

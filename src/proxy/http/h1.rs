@@ -2,9 +2,9 @@
 
 use crate::proxy::http::exchange::{self, Next};
 use crate::proxy::http::request::{self, Head, Wait};
-use crate::proxy::http::scratch::poll_read;
 use crate::proxy::http::{Downstream, respond};
-use crate::proxy::worker::Worker;
+use crate::proxy::scratch::poll_read;
+use crate::proxy::state::Worker;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;

@@ -7,9 +7,8 @@ mod attempt;
 mod exchange;
 pub(crate) mod h1;
 mod pick;
-pub(crate) mod request;
+mod request;
 mod respond;
-pub(crate) mod scratch;
 mod upgrade;
 
 use crate::proxy::timer::Deadline;

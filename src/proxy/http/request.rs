@@ -2,13 +2,14 @@
 
 use crate::clock;
 use crate::http1::framing::{self, Body, Form, Framing};
-use crate::http1::head::{self, Kind, Reject, RequestLine, Version};
+use crate::http1::head::{self, Kind, RequestLine, Version};
+use crate::http1::reject::Reject;
 use crate::http1::rewrite::{self, Forwarding};
 use crate::proxy::error::ProxyError;
 use crate::proxy::http::Downstream;
-use crate::proxy::http::scratch::{HEADROOM, Scratch, poll_read};
 use crate::proxy::observe::Access;
-use crate::proxy::worker::Worker;
+use crate::proxy::scratch::{HEADROOM, Scratch, poll_read};
+use crate::proxy::state::Worker;
 use crate::rng::Rng;
 use crate::table::Service;
 use std::net::IpAddr;

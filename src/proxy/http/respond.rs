@@ -4,7 +4,7 @@ use crate::proxy::error::phrase;
 use crate::proxy::http::Downstream;
 use crate::proxy::http::exchange::Next;
 use crate::proxy::http::request::Refusal;
-use crate::proxy::worker::Worker;
+use crate::proxy::state::Worker;
 use std::future::poll_fn;
 use std::io::Write;
 use std::pin::Pin;

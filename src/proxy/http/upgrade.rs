@@ -4,8 +4,8 @@
 
 use crate::proxy::http::Downstream;
 use crate::proxy::http::pick::Picked;
-use crate::proxy::http::scratch::{HEADROOM, poll_read};
-use crate::proxy::worker::Worker;
+use crate::proxy::scratch::{HEADROOM, poll_read};
+use crate::proxy::state::Worker;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};

@@ -1,0 +1,110 @@
+//! Counters of the data plane: one shard per worker, single writer, summed at exposition.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A counter with one writer: a plain load and store, no locked instruction.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds; only the shard's own worker may call it.
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// Subtracts, for gauges; same rule.
+    pub fn sub(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(n), Ordering::Relaxed);
+    }
+
+    /// Reads.
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Upper bounds of the request duration buckets in microseconds; the usual ones for web services.
+pub(crate) const BUCKETS_US: [u64; 13] = [
+    1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000, 10_000_000,
+];
+
+/// What one worker counts for one service.
+#[derive(Debug, Default)]
+pub struct ServiceCounters {
+    /// Requests by status class, index 1..=5; 0: ended without a status (client gone).
+    pub(crate) by_class: [Counter; 6],
+    pub(crate) buckets: [Counter; 14],
+    pub(crate) duration_us: Counter,
+    /// Octets sent to clients.
+    pub sent_bytes: Counter,
+    /// Octets of request bodies received.
+    pub received_bytes: Counter,
+    /// Further attempts.
+    pub retries: Counter,
+    /// Retries that the budget refused.
+    pub retries_refused: Counter,
+    /// Ejections caused.
+    pub ejections: Counter,
+    /// Requests that waited for a free replica.
+    pub queued: Counter,
+}
+
+impl ServiceCounters {
+    /// Counts a finished request.
+    pub fn finished(&self, status: u16, duration_us: u64) {
+        if let Some(class) = self.by_class.get(usize::from(status / 100)) {
+            class.add(1);
+        }
+        let bucket = BUCKETS_US.partition_point(|&bound| bound < duration_us);
+        if let Some(counter) = self.buckets.get(bucket) {
+            counter.add(1);
+        }
+        self.duration_us.add(duration_us);
+    }
+}
+
+/// What one worker counts.
+#[derive(Debug, Default)]
+pub struct Shard {
+    /// Connections accepted.
+    pub accepted: Counter,
+    /// Connections open now.
+    pub open: Counter,
+    /// Panics caught at a task's boundary.
+    pub panics: Counter,
+    /// Short lock: taken when a worker first meets a service, and by the exposition.
+    services: Mutex<HashMap<Arc<str>, Arc<ServiceCounters>>>,
+    /// Requests answered by Weir itself, by reason; short lock, error path only.
+    refused: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+impl Shard {
+    /// Returns the counters of a service; the caller keeps them, this takes a lock.
+    pub fn service(&self, name: &str) -> Arc<ServiceCounters> {
+        let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+        match services.get(name) {
+            Some(counters) => counters.clone(),
+            None => services.entry(name.into()).or_default().clone(),
+        }
+    }
+
+    /// Counts a request that Weir answered itself.
+    pub fn refused(&self, reason: &'static str) {
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default() += 1;
+    }
+
+    pub(crate) fn each_service(&self, mut visit: impl FnMut(&Arc<str>, &ServiceCounters)) {
+        let services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, counters) in services.iter() {
+            visit(name, counters);
+        }
+    }
+
+    pub(crate) fn each_refusal(&self, mut visit: impl FnMut(&'static str, u64)) {
+        for (reason, count) in self.refused.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            visit(reason, *count);
+        }
+    }
+}
