@@ -7,3 +7,4 @@ mod events;
 mod fixture;
 mod resources;
 mod safety;
+mod startup;

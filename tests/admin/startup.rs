@@ -1,0 +1,138 @@
+//! `weir run` and `weir demo` as processes: what starts, what is refused, and what a user reads of it.
+
+use crate::client::{eventually, get};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+/// A directory for one test.
+fn directory(name: &str) -> PathBuf {
+    let directory = std::env::temp_dir().join(format!("weir-startup-{}-{name}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&directory);
+    std::fs::create_dir_all(&directory).unwrap();
+    directory
+}
+
+/// A free loopback address; whoever takes it must hurry.
+fn free() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+fn weir(directory: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
+    command.args(args).env_clear().env("HOME", directory).current_dir(directory);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn configuration(admin: SocketAddr, listener: SocketAddr, state: &str) -> String {
+    format!(
+        "[store]\npath = \"{state}\"\n[admin]\nlisten = \"{admin}\"\n\
+         [[listener]]\nname = \"web\"\naddress = \"{listener}\"\n"
+    )
+}
+
+/// A running Weir; killed when dropped.
+struct Running {
+    child: Child,
+    admin: SocketAddr,
+    listener: SocketAddr,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+async fn start(directory: &Path) -> Running {
+    let (admin, listener) = (free(), free());
+    std::fs::write(directory.join("weir.toml"), configuration(admin, listener, "state")).unwrap();
+    let child = weir(directory, &["run"]).stderr(Stdio::null()).spawn().unwrap();
+    let running = Running { child, admin, listener };
+    eventually("it is ready", async || is_ready(admin).await).await;
+    running
+}
+
+async fn is_ready(admin: SocketAddr) -> bool {
+    std::net::TcpStream::connect(admin).is_ok() && get(admin, "/readyz").await.status == 200
+}
+
+async fn run(mut command: Command) -> (Option<i32>, String) {
+    let output: Output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[tokio::test]
+async fn a_second_weir_on_a_taken_port_or_socket_is_refused_by_name_and_the_first_serves_on() {
+    let directory = directory("second");
+    let first = start(&directory).await;
+    let held = format!("pid {}", first.child.id());
+    for (name, admin, listener, state, expected) in [
+        ("listener.toml", free(), first.listener, "other", held.as_str()),
+        ("admin.toml", first.admin, free(), "other", held.as_str()),
+        ("socket.toml", free(), free(), "state", "state/weir.sock"),
+    ] {
+        std::fs::write(directory.join(name), configuration(admin, listener, state)).unwrap();
+        let (code, error) = run(weir(&directory, &["run", "--config", name])).await;
+        let last = error.lines().last().unwrap_or_default().to_owned();
+        assert_eq!(code, Some(1), "{name}: {error}");
+        assert!(last.starts_with("weir: failed to ") && last.contains(expected), "{name}: {error}");
+        assert!(is_ready(first.admin).await, "{name}: the first still answers");
+    }
+    assert!(directory.join("state/weir.sock").exists(), "its socket is still there");
+}
+
+#[tokio::test]
+async fn a_refused_configuration_exits_2_with_every_problem() {
+    let directory = directory("invalid");
+    std::fs::write(
+        directory.join("weir.toml"),
+        "[admin]\nlisten = \"0.0.0.0:9600\"\n[[route]]\nname = \"r\"\nservice = \"none\"\n",
+    )
+    .unwrap();
+    let (code, error) = run(weir(&directory, &["run"])).await;
+    assert_eq!(code, Some(2), "{error}");
+    assert!(error.contains("weir.toml:2") && error.contains("weir.toml:5"), "{error}");
+    let (code, error) = run(weir(&directory, &["run", "--config", "none.toml"])).await;
+    assert_eq!(code, Some(2), "{error}");
+    assert!(error.contains("none.toml"), "{error}");
+}
+
+#[tokio::test]
+async fn sigterm_ends_it_with_0_and_its_socket_is_gone() {
+    let directory = directory("term");
+    let mut first = start(&directory).await;
+    let pid = first.child.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    eventually("it ends", async || first.child.try_wait().unwrap().is_some()).await;
+    assert_eq!(first.child.wait().unwrap().code(), Some(0));
+    assert!(!directory.join("state/weir.sock").exists());
+}
+
+#[tokio::test]
+async fn the_demo_takes_free_ports_where_its_own_are_taken_and_says_by_whom() {
+    let directory = directory("demo");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let wanted = taken.local_addr().unwrap();
+    let mut command = weir(&directory, &["demo"]);
+    command.env("WEIR_ADMIN_LISTEN", wanted.to_string()).env("WEIR_DNS_LISTEN", "127.0.0.1:0");
+    command.stderr(std::fs::File::create(directory.join("log")).unwrap());
+    let running = Running { child: command.spawn().unwrap(), admin: wanted, listener: wanted };
+    let log = || std::fs::read_to_string(directory.join("log")).unwrap();
+    let holder = format!("pid {}", std::process::id());
+    eventually("the demo says who holds its port", async || {
+        log().lines().any(|line| line.contains(&wanted.to_string()) && line.contains(&holder))
+    })
+    .await;
+    // The socket in the directory leads the command line to it all the same.
+    eventually("the command line finds it", async || {
+        let mut services = weir(&directory, &["services", "-o", "json"]);
+        services.env("XDG_STATE_HOME", directory.join("nowhere"));
+        let output = tokio::task::spawn_blocking(move || services.output().unwrap()).await.unwrap();
+        output.status.success() && String::from_utf8_lossy(&output.stdout).contains("\"web\"")
+    })
+    .await;
+    drop(running);
+}
