@@ -1,0 +1,70 @@
+//! Scaling and draining under load; also seen by a client that finds replicas by DNS and connects to them itself.
+
+use crate::support::direct::Direct;
+use crate::web::{SETTLED, SHORT, Scale, World, alone, none_failed};
+use std::time::Duration;
+
+async fn scaling_fails_no_request(scale: Scale) {
+    let _alone = alone().await;
+    let world = World::start("scaling", scale).await;
+    let direct = Direct::start(world.weir.dns, "_http._tcp.web.default.weir.internal.", Duration::from_millis(10));
+    for _ in 0..scale.events {
+        for replicas in [6, 2] {
+            let finished = world.weir.cli(&["scale", "web", &replicas.to_string()]).await;
+            assert_eq!(finished.code, 0, "{finished:?}");
+            world.weir.settled("web", replicas, SETTLED).await;
+            world.passes(100).await;
+        }
+    }
+    world.fill(scale).await;
+    let direct = direct.stop().await;
+    println!("by DNS and directly: {}", direct.line());
+    let (gets, posts, weir) = world.stop(&format!("scale 6 and 2, {} times", scale.events)).await;
+    none_failed(&gets, &weir);
+    none_failed(&posts, &weir);
+    assert!(direct.passed > 0);
+    none_failed(&direct, &weir);
+}
+
+async fn draining_fails_no_request(scale: Scale) {
+    let _alone = alone().await;
+    let world = World::start("drain", scale).await;
+    for _ in 0..scale.events {
+        let (victim, _) = world.victim(scale.in_flight).await;
+        let finished = world.weir.cli(&["drain", &victim]).await;
+        assert_eq!(finished.code, 0, "{finished:?}");
+        crate::support::eventually("the drained instance is replaced", SETTLED, || async {
+            let alive: Vec<_> = world.weir.instances().await.into_iter().filter(|i| i["state"] != "gone").collect();
+            let ready = alive.iter().filter(|i| i["state"] == "ready").count();
+            (ready == 3 && alive.len() == 3 && alive.iter().all(|i| i["id"] != victim.as_str())).then_some(())
+        })
+        .await;
+        world.passes(100).await;
+    }
+    world.fill(scale).await;
+    let (gets, posts, weir) = world.stop(&format!("{} drains", scale.events)).await;
+    none_failed(&gets, &weir);
+    none_failed(&posts, &weir);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scaling_up_and_down_fails_no_request() {
+    scaling_fails_no_request(Scale { events: 1, ..SHORT }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn draining_an_instance_fails_no_request() {
+    draining_fails_no_request(Scale { events: 1, ..SHORT }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long: 10 times scale 6 and 2 within 400,000 requests; run by tests/run --long"]
+async fn ten_scalings_up_and_down_fail_no_request() {
+    scaling_fails_no_request(Scale { events: 10, rate: 2_000.0, in_flight: 20, requests: 400_000 }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long: 10 drains within 200,000 requests; run by tests/run --long"]
+async fn ten_drains_fail_no_request() {
+    draining_fails_no_request(Scale { events: 10, rate: 2_000.0, in_flight: 20, requests: 200_000 }).await;
+}

@@ -1,0 +1,34 @@
+//! SIGTERM of Weir under load: whatever it had read is answered.
+
+use crate::support;
+use crate::support::traffic::Kind;
+use crate::web::{SHORT, Scale, World, alone};
+use std::time::Duration;
+
+async fn sigterm_answers_what_was_read(scale: Scale) {
+    let _alone = alone().await;
+    let mut world = World::start("sigterm", scale).await;
+    world.victim(scale.in_flight).await;
+    world.weir.signal("TERM").await;
+    // Refused connections say that the listener is closed; what was read before is still being answered.
+    support::eventually("the listener is closed", Duration::from_secs(20), || async {
+        (world.gets.report().of(Kind::Refused) > 0).then_some(())
+    })
+    .await;
+    let status = support::within("weir ends", Duration::from_secs(60), world.weir.child.wait()).await.unwrap();
+    let (gets, _, weir) = world.stop("SIGTERM").await;
+    assert!(status.success(), "{status}\n{}", weir.log());
+    let refused = gets.of(Kind::Refused);
+    assert_eq!(gets.failed(), refused, "only connections that were never accepted fail\n{:?}", gets.failures);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_fails_no_request_that_was_read() {
+    sigterm_answers_what_was_read(SHORT).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long: at 2,000 requests a second; run by tests/run --long"]
+async fn sigterm_under_full_load_fails_no_request_that_was_read() {
+    sigterm_answers_what_was_read(Scale { events: 1, rate: 2_000.0, in_flight: 20, requests: 0 }).await;
+}

@@ -1,0 +1,139 @@
+//! The service that every scenario uses: `web`, replicas of `weir whoami`, with traffic on it.
+
+use crate::support;
+use crate::support::process::Weir;
+use crate::support::traffic::{Kind, Plan, Report, Traffic};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::sync::{Mutex, MutexGuard};
+
+/// Scenarios with traffic run one after another: two of them at once on two CPUs would make each other late.
+pub(crate) async fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::const_new(());
+    ALONE.lock().await
+}
+
+/// How much of a scenario is run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scale {
+    /// How often the event happens.
+    pub(crate) events: usize,
+    /// Requests a second.
+    pub(crate) rate: f64,
+    /// Requests that are in flight at a victim before it is hit.
+    pub(crate) in_flight: u64,
+    /// Requests that are made at least.
+    pub(crate) requests: u64,
+}
+
+/// A few events, gentle traffic.
+pub(crate) const SHORT: Scale = Scale { events: 2, rate: 300.0, in_flight: 2, requests: 0 };
+
+/// What settles takes: start, first check; stop with its DNS answers aged out.
+pub(crate) const SETTLED: Duration = Duration::from_secs(60);
+
+/// Replicas that write down each POST.
+pub(crate) fn services(replicas: usize, journal: &str) -> String {
+    format!("[[route]]\nname = \"web\"\nservice = \"web\"\n\n{}", service("web", replicas, journal))
+}
+
+/// One service of `weir whoami`.
+pub(crate) fn service(name: &str, replicas: usize, journal: &str) -> String {
+    format!(
+        "[[service]]\nname = \"{name}\"\nreplicas = {replicas}\ndns_ttl = \"1s\"\n
+[service.run]\ncommand = [\"${{WEIR}}\", \"whoami\", \"--listen\", \"127.0.0.1:${{PORT}}\", \"--journal\", \"{journal}\"]\n
+[service.health]\ntype = \"http\"\npath = \"/health\"\ninterval = \"1s\"\n\n"
+    )
+}
+
+/// Weir with `web`, and traffic of GETs and some POSTs on it.
+pub(crate) struct World {
+    pub(crate) weir: Weir,
+    pub(crate) gets: Traffic,
+    posts: Traffic,
+    journal: PathBuf,
+    _journal_folder: support::process::Folder,
+}
+
+impl World {
+    /// Starts Weir with 3 replicas and the traffic; each GET takes 30 ms, so that requests are in flight.
+    pub(crate) async fn start(name: &str, scale: Scale) -> Self {
+        let folder = support::process::Folder::new(&format!("{name}-journal"));
+        let journal = folder.0.join("journal");
+        let weir = Weir::start(name, &services(3, &journal.display().to_string())).await;
+        weir.settled("web", 3, SETTLED).await;
+        let path = if scale.in_flight > 0 { "/delay/30" } else { "/" }.to_owned();
+        let gets = Traffic::start(Plan { rate: scale.rate, path, ..Plan::new(weir.http) });
+        let posts = Traffic::start(Plan {
+            rate: 20.0,
+            keepalive: 2,
+            fresh: 2,
+            method: "POST",
+            path: "/delay/30".to_owned(),
+            first_tag: 1 << 40,
+            ..Plan::new(weir.http)
+        });
+        let world = Self { weir, gets, posts, journal, _journal_folder: folder };
+        world.passes(100).await;
+        world
+    }
+
+    /// Waits until so many more GETs have passed.
+    pub(crate) async fn passes(&self, more: u64) {
+        let wanted = self.gets.passed() + more;
+        support::eventually("GETs pass", Duration::from_secs(600), || async {
+            (self.gets.passed() >= wanted).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until the scenario has made its requests.
+    pub(crate) async fn fill(&self, scale: Scale) {
+        let made = self.gets.passed();
+        if made < scale.requests {
+            self.passes(scale.requests - made).await;
+        }
+    }
+
+    /// Waits for a ready instance with `least` requests in flight; returns its id and process.
+    pub(crate) async fn victim(&self, least: u64) -> (String, u32) {
+        support::eventually("a busy replica", Duration::from_secs(30), || async {
+            let ready = self.weir.ready_instances("web").await;
+            let busiest = ready.into_iter().max_by_key(|i| i["in_flight"].as_u64())?;
+            let busy = busiest["in_flight"].as_u64()? >= least;
+            busy.then(|| (busiest["id"].as_str().unwrap().to_owned(), busiest["pid"].as_u64().unwrap() as u32))
+        })
+        .await
+    }
+
+    /// Ends the traffic; checks that no POST was executed twice; prints and returns both reports.
+    pub(crate) async fn stop(self, what: &str) -> (Report, Report, Weir) {
+        let (gets, posts) = (self.gets.stop().await, self.posts.stop().await);
+        println!("{what}: GET: {}", gets.line());
+        println!("{what}: POST: {}", posts.line());
+        for failure in gets.failures.iter().chain(&posts.failures) {
+            println!("  {:?} t{} at {:.3} s: {}", failure.kind, failure.tag, failure.at.as_secs_f64(), failure.detail);
+        }
+        let mut executions: BTreeMap<String, usize> = BTreeMap::new();
+        for line in std::fs::read_to_string(&self.journal).unwrap_or_default().lines() {
+            *executions.entry(line.split(' ').next().unwrap().to_owned()).or_default() += 1;
+        }
+        let twice: Vec<_> = executions.iter().filter(|(_, count)| **count > 1).collect();
+        assert!(twice.is_empty(), "POSTs executed more than once: {twice:?}");
+        assert!(executions.len() as u64 >= posts.passed, "the journal has every POST that was answered");
+        println!("{what}: {} POSTs executed, none twice", executions.len());
+        (gets, posts, self.weir)
+    }
+}
+
+/// Asserts that no request failed but those whose answer had begun.
+pub(crate) fn only_begun_answers_failed(report: &Report, weir: &Weir) {
+    let begun = report.of(Kind::ResetInsideAnswer);
+    assert_eq!(report.failed(), begun, "{:?}\n{}", report.failures, weir.log());
+}
+
+/// Asserts that no request failed.
+pub(crate) fn none_failed(report: &Report, weir: &Weir) {
+    assert_eq!(report.failed(), 0, "{:?}\n{}", report.failures, weir.log());
+}
