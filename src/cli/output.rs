@@ -1,6 +1,6 @@
 //! What people and programs read: aligned columns, JSON, times.
 //!
-//! Colour only on a terminal, and not when `NO_COLOR` is set (no-color.org). Everything goes through [`write`], which
+//! Colour only on a terminal, and not when `NO_COLOR` is set (no-color.org). Everything goes through [`write()`], which
 //! ends quietly when the reader is gone (`weir ps | head`).
 
 use serde::Serialize;

@@ -1,6 +1,6 @@
 //! The only code that knows the file format.
 //!
-//! [`load`] reads a TOML file, lays environment variables and flags over it and builds [`Loaded`]: the `Options` that each
+//! [`load()`] reads a TOML file, lays environment variables and flags over it and builds [`Loaded`]: the `Options` that each
 //! module owns, and the services, routes and listeners. Whatever is wrong is reported at once as a [`ConfigError`], each
 //! problem with file, line, key and hint. The steps, one file each: `parse.rs` (text → table with places → [`File`], taking
 //! out what cannot be read and going on), `environment.rs` (overrides), `build.rs` and `relations.rs` (values, and what

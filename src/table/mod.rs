@@ -1,6 +1,6 @@
 //! The backend table: where the two planes meet.
 //!
-//! One immutable [`Snapshot`] with a rising generation, swapped whole. Control builds the next one with [`build`] and
+//! One immutable [`Snapshot`] with a rising generation, swapped whole. Control builds the next one with [`build()`] and
 //! publishes it through the only [`Publisher`]; each worker reads through its own [`Reader`], which acknowledges the
 //! generation it has. Proxy, DNS and API choose endpoints by the same [`Service::candidates`]. Invariant: nothing in a
 //! published snapshot changes but the counters that hang off it.
