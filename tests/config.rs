@@ -7,17 +7,14 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use weir::config::{ConfigError, Environment, File, Flags, Loaded, Source, load, schema};
 use weir::{admin, control, dns, proxy, spec, telemetry};
 
 const EXAMPLE: &str = include_str!("../config/example.toml");
 
 fn environment() -> Environment {
-    Environment {
-        variables: BTreeMap::from([("HOME".to_owned(), "/home/me".to_owned())]),
-        root: false,
-        executable: None,
-    }
+    Environment { variables: BTreeMap::from([("HOME".to_owned(), "/home/me".to_owned())]), root: false }
 }
 
 fn load_file(path: &Path) -> Result<Loaded, ConfigError> {
@@ -137,6 +134,57 @@ fn what_is_printed_loads_as_the_same() {
         let printed = loaded.to_toml().unwrap();
         assert_eq!(load_text(&printed).unwrap(), loaded, "{printed}");
     }
+}
+
+/// Runs the program with an environment of its own; returns exit code, standard output and standard error.
+fn weir(args: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_weir"))
+        .args(args)
+        .env_clear()
+        .env("HOME", "/home/me")
+        .envs(variables.iter().copied())
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn check_prints_what_is_valid_with_every_default_and_what_is_not_with_every_problem() {
+    let (code, printed, said) = weir(&["check", "config/demo.toml"], &[("WEIR_LOG_LEVEL", "debug")]);
+    assert_eq!((code, said.as_str()), (Some(0), ""));
+    assert!(printed.contains("level = \"debug\"") && printed.contains("${WEIR}"), "{printed}");
+    let demo = load_file(Path::new("config/demo.toml")).unwrap();
+    let debug = telemetry::LogOptions { level: tracing::Level::DEBUG, ..demo.log.clone() };
+    assert_eq!(load_text(&printed).unwrap(), Loaded { log: debug, ..demo });
+
+    let (code, printed, said) = weir(&["check", "config/invalid/unknown-keys.toml"], &[]);
+    let expected = fs::read_to_string("config/invalid/unknown-keys.txt").unwrap();
+    assert_eq!((code, printed.as_str()), (Some(2), ""));
+    assert_eq!(said, format!("{expected}7 problems: the configuration is refused\n"));
+}
+
+#[test]
+fn run_says_the_same_as_check_and_starts_nothing() {
+    for file in ["unknown-service", "same-address", "not-toml"] {
+        let path = format!("config/invalid/{file}.toml");
+        let (code, _, said) = weir(&["run", "--config", &path], &[]);
+        assert_eq!(code, Some(2), "{said}");
+        assert_eq!(said, weir(&["check", &path], &[]).2);
+    }
+}
+
+#[test]
+fn without_a_file_the_program_says_where_it_looked() {
+    let (code, _, said) = weir(&["check"], &[("WEIR_CONFIG", "/nonexistent/weir.toml")]);
+    assert_eq!(code, Some(2));
+    assert!(said.starts_with("/nonexistent/weir.toml: cannot be read: No such file"), "{said}");
+}
+
+#[test]
+fn the_program_prints_the_schema() {
+    let (code, printed, _) = weir(&["schema"], &[]);
+    assert_eq!((code, printed), (Some(0), fs::read_to_string("config/schema.json").unwrap()));
 }
 
 /// Texts that are nearly a configuration: the example with pieces cut out, doubled or replaced.

@@ -16,9 +16,7 @@ const INVALID: u8 = 2;
 /// # Errors
 /// When it cannot be printed.
 pub(super) fn check(path: Option<&Path>) -> Result<ExitCode> {
-    // `${WEIR}` stays as written: the output must hold on any machine.
-    let environment = Environment { executable: None, ..Environment::current() };
-    match config::load(&Source::File(path.map(Path::to_owned)), &environment, &Flags::default()) {
+    match config::load(&Source::File(path.map(Path::to_owned)), &Environment::current(), &Flags::default()) {
         Ok(loaded) => {
             output::write(&loaded.to_toml()?)?;
             Ok(ExitCode::SUCCESS)

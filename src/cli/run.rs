@@ -2,6 +2,7 @@
 
 use crate::app::{self, Ended, RunOptions};
 use crate::cli::args::{DemoArgs, RunArgs};
+use crate::cli::check;
 use crate::cli::failure::{Code, Failure};
 use crate::config::{self, Environment, Flags, Source};
 use anyhow::Result;
@@ -22,7 +23,10 @@ pub(super) fn demo(args: &DemoArgs) -> Result<ExitCode> {
 
 fn start(source: &Source, workers: Option<u16>, options: RunOptions) -> Result<ExitCode> {
     let flags = Flags { workers: workers.map(usize::from) };
-    let loaded = config::load(source, &Environment::current(), &flags)?;
+    let loaded = match config::load(source, &Environment::current(), &flags) {
+        Ok(loaded) => loaded,
+        Err(error) => return Ok(check::complain(&error)),
+    };
     match app::run(loaded, options)? {
         Ended::Drained => Ok(ExitCode::SUCCESS),
         Ended::Forced => Err(Failure::new(Code::Failure, "stopped before everything was drained").into()),

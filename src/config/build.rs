@@ -43,10 +43,7 @@ pub(super) fn build(
         admin: read_admin(p, file, &state),
         log: read_log(p, &file.log.clone().unwrap_or_default()),
         listeners: collect(p, "listener", &file.listeners, |listener| listener.to_model()),
-        services: collect(p, "service", &file.services, |service| service.to_model())
-            .into_iter()
-            .map(|spec| Arc::new(relations::expand(spec, environment.executable.as_deref())))
-            .collect(),
+        services: collect(p, "service", &file.services, |service| service.to_model().map(Arc::new)),
         routes: collect(p, "route", &file.routes, |route| {
             route.to_model(index.find(route.service.as_deref()).map(Service::port_names).as_deref())
         }),
@@ -88,7 +85,7 @@ fn read_node(p: &mut Problems, node: &Node) -> (NodeValues, Workers) {
             .map_err(|error| p.add("node.name", error.to_string(), "use one DNS label, such as \"node-1\""))
             .ok()
     });
-    let workers = node.workers.map(|workers| within(p, "node.workers", Some(workers), 1, &(1..=1024)));
+    let workers = node.workers.map(|workers| within(p, "node.workers", Some(workers), 1, &(1..=512)));
     let ports = node.port_range.as_ref().map_or(ControlOptions::default().port_range, crate::spec::Range::get);
     if *ports.start() < 1024 {
         p.add("node.port_range", "begins below 1024", "those ports belong to the system: begin at 1024 or above");

@@ -13,8 +13,6 @@ pub struct Environment {
     pub variables: BTreeMap<String, String>,
     /// Whether the process runs as root: decides the default of `store.path`.
     pub root: bool,
-    /// The running executable, put in place of `${WEIR}` in commands; `None` leaves `${WEIR}` as it is.
-    pub executable: Option<PathBuf>,
 }
 
 /// Values of command-line flags.
@@ -68,7 +66,6 @@ impl Environment {
                 .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
                 .collect(),
             root: uid == Some("0"),
-            executable: std::env::current_exe().ok(),
         }
     }
 

@@ -48,10 +48,10 @@ pub struct Node {
     /// Its name, one DNS label; default `local`. Variable `WEIR_NODE_NAME`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Worker threads of the proxy, 1 to 1024; default the CPUs that the process may use. Variable `WEIR_NODE_WORKERS`,
+    /// Worker threads of the proxy, 1 to 512; default the CPUs that the process may use. Variable `WEIR_NODE_WORKERS`,
     /// flag `--workers`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1024))]
+    #[schemars(range(min = 1, max = 512))]
     pub workers: Option<usize>,
     /// Whether workers are pinned to CPUs; default: with four CPUs or more.
     #[serde(skip_serializing_if = "Option::is_none")]

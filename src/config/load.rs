@@ -151,11 +151,7 @@ mod tests {
     use std::path::PathBuf;
 
     fn environment() -> Environment {
-        Environment {
-            variables: BTreeMap::from([("HOME".to_owned(), "/home/me".to_owned())]),
-            root: false,
-            executable: Some(PathBuf::from("/bin/weir")),
-        }
+        Environment { variables: BTreeMap::from([("HOME".to_owned(), "/home/me".to_owned())]), root: false }
     }
 
     fn problems(text: &str) -> Vec<String> {
@@ -174,11 +170,11 @@ mod tests {
     }
 
     #[test]
-    fn the_demo_loads_with_the_executable_in_its_command() {
+    fn the_demo_loads() {
         let text = include_str!("../../config/demo.toml");
         let loaded = load(&Source::Text { name: "demo", text }, &environment(), &Flags::default()).unwrap();
         let run = loaded.services[0].run.as_ref().unwrap();
-        assert_eq!(run.command, ["/bin/weir", "whoami", "--listen", "127.0.0.1:${PORT}"]);
+        assert_eq!(run.command, ["${WEIR}", "whoami", "--listen", "127.0.0.1:${PORT}"]);
         assert_eq!((loaded.services[0].replicas, loaded.listeners[0].address.to_string()), (3, "[::]:8080".to_owned()));
         assert_eq!(loaded.control.state, PathBuf::from("target/demo"));
     }

@@ -2,12 +2,11 @@
 
 use crate::config::file::File;
 use crate::config::loaded::Loaded;
-use crate::model::{ServiceName, ServiceSpec};
+use crate::model::ServiceName;
 use crate::spec::{KeyPath, Port, Problems, Protocol, Service, nearest};
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 
 /// Tells the line of a key.
 type LineOf<'a> = &'a dyn Fn(&KeyPath) -> Option<usize>;
@@ -46,17 +45,6 @@ pub(super) fn check(p: &mut Problems, file: &File, index: &Index<'_>, loaded: &L
     patterns(p, file, line_of);
     transports(p, file, index);
     port_demand(p, file, loaded);
-}
-
-/// Puts the running executable in place of `${WEIR}`.
-pub(super) fn expand(mut spec: ServiceSpec, executable: Option<&Path>) -> ServiceSpec {
-    if let (Some(run), Some(executable)) = (spec.run.as_mut(), executable) {
-        let executable = executable.to_string_lossy();
-        for text in run.command.iter_mut().chain(run.env.values_mut()) {
-            *text = text.replace("${WEIR}", &executable);
-        }
-    }
-    spec
 }
 
 /// Records each value that stood earlier in the list; `None` stands for what has no value.
