@@ -1,7 +1,6 @@
 //! What a command failed with, and the exit code that says so to programs.
 
 use crate::admin::Problem;
-use crate::config::ConfigError;
 use std::fmt;
 
 /// Exit codes of the CLI; documented in `weir --help`.
@@ -55,13 +54,9 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// Returns the exit code of an error: that of the first [`Failure`] or refused configuration in its chain.
+/// Returns the exit code of an error: that of the first [`Failure`] in its chain.
 pub(super) fn code_of(error: &anyhow::Error) -> Code {
-    let code = |cause: &(dyn std::error::Error + 'static)| match cause.downcast_ref::<Failure>() {
-        Some(failure) => Some(failure.code),
-        None => cause.is::<ConfigError>().then_some(Code::Usage),
-    };
-    error.chain().find_map(code).unwrap_or(Code::Failure)
+    error.chain().find_map(|cause| cause.downcast_ref::<Failure>()).map_or(Code::Failure, |failure| failure.code)
 }
 
 #[cfg(test)]

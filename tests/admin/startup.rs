@@ -95,6 +95,7 @@ async fn a_refused_configuration_exits_2_with_every_problem() {
     let (code, error) = run(weir(&directory, &["run"])).await;
     assert_eq!(code, Some(2), "{error}");
     assert!(error.contains("weir.toml:2") && error.contains("weir.toml:5"), "{error}");
+    assert!(error.contains("3 problems"), "{error}");
     let (code, error) = run(weir(&directory, &["run", "--config", "none.toml"])).await;
     assert_eq!(code, Some(2), "{error}");
     assert!(error.contains("none.toml"), "{error}");
