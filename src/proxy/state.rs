@@ -7,7 +7,7 @@ use crate::proxy::local::Locals;
 use crate::proxy::options::Options;
 use crate::proxy::pool::Pool;
 use crate::proxy::scratch::Scratch;
-use crate::proxy::timer::Timers;
+use crate::proxy::timer::{Timers, ms};
 use crate::rng::Rng;
 use crate::table::{Reader, Table};
 use crate::telemetry::{AccessLog, Metrics, Shard};
@@ -15,7 +15,6 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
 use tokio::sync::Notify;
 
 /// Buffers kept for reuse by one worker.
@@ -56,7 +55,6 @@ pub(crate) struct Worker {
 impl Worker {
     pub(crate) fn new(index: usize, shared: &Shared) -> Self {
         let options = shared.options.clone();
-        let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         Self {
             limits: head::Limits {
                 head_bytes: options.limits.head_bytes,

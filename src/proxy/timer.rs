@@ -6,6 +6,12 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::{Context, Waker};
+use std::time::Duration;
+
+/// Whole milliseconds of a duration, as the worker's clock counts.
+pub(crate) fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
 
 /// The deadline of one connection's task.
 #[derive(Debug)]

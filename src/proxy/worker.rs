@@ -8,6 +8,7 @@ use crate::lifecycle::{Phase, Signal};
 use crate::proxy::connection;
 use crate::proxy::options::Options;
 use crate::proxy::state::{Open, Shared, Worker};
+use crate::proxy::timer::ms;
 use crate::sys;
 use crate::table::Table;
 use crate::telemetry::{AccessLog, Metrics};
@@ -135,6 +136,13 @@ async fn accept(
     loop {
         while worker.open.get() >= worker.options.limits.connections && worker.draining_since().is_none() {
             worker.changed.notified().await;
+        }
+        // Clients that reconnect without a pause must not hold the listener open: what came by now was served.
+        if worker
+            .draining_since()
+            .is_some_and(|at| worker.timers.now_ms() > at + ms(worker.options.timeouts.drain_idle))
+        {
+            return;
         }
         let accepted = tokio::select! {
             biased;

@@ -10,12 +10,13 @@ use crate::proxy::http::Downstream;
 use crate::proxy::observe::Access;
 use crate::proxy::scratch::{HEADROOM, Scratch, poll_read};
 use crate::proxy::state::Worker;
+use crate::proxy::timer::ms;
 use crate::rng::Rng;
 use crate::table::Service;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Where a request goes: found by the snapshot that it routed with, checked at each pick.
 #[derive(Debug, Clone, Copy)]
@@ -92,10 +93,6 @@ impl Wait {
         down.deadline.set(if first { ms(worker.options.timeouts.head) } else { ms(worker.options.timeouts.keepalive) });
         Self { begun: false }
     }
-}
-
-pub(crate) fn ms(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Waits for a head; everything from its last octet to the rewritten request happens in the same poll.
