@@ -98,6 +98,42 @@ fn the_example_shows_every_key_that_the_schema_knows() {
     assert!(missing.is_empty(), "not in config/example.toml: {missing:?}");
 }
 
+#[test]
+fn the_documentation_of_each_key_names_the_default_that_the_example_shows() {
+    let root = schema();
+    let document = toml::from_str::<toml::Table>(EXAMPLE).unwrap();
+    let mut compared = 0;
+    defaults(&root, root.as_value(), &toml::Value::Table(document), "", &mut compared);
+    assert!(compared > 50, "only {compared} defaults compared");
+}
+
+/// Compares "default `x`" in each description with the value in the example.
+fn defaults(root: &Schema, object: &Value, shown: &toml::Value, at: &str, compared: &mut usize) {
+    let reference = object.get("$ref").and_then(Value::as_str);
+    let object = reference.map_or(object, |reference| root.pointer(reference.trim_start_matches('#')).unwrap());
+    if let (Some(items), Some(first)) = (object.get("items"), shown.as_array().and_then(|list| list.first())) {
+        defaults(root, items, first, at, compared);
+    }
+    for (key, inner) in object.get("properties").and_then(Value::as_object).into_iter().flatten() {
+        let Some(value) = shown.get(key) else { continue };
+        let at = format!("{at}.{key}");
+        defaults(root, inner, value, &at, compared);
+        let said = inner["description"].as_str().and_then(|text| text.split_once("efault ")).map(|(_, rest)| rest);
+        let said = said.and_then(|rest| match rest.strip_prefix('`') {
+            Some(quoted) => quoted.split('`').next(),
+            None => {
+                rest.split([';', ',', '.', ' ']).next().filter(|word| word.parse::<u64>().is_ok() || *word == "true")
+            }
+        });
+        // The admin socket and the store name a rule, not a value.
+        let Some(said) = said.filter(|_| !matches!(at.as_str(), ".admin.socket" | ".store.path")) else { continue };
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let same = |a: &str, b: &str| matches!((a.parse::<spec::Duration>(), b.parse()), (Ok(a), Ok(b)) if a == b);
+        assert!(value == said || same(&value, said), "{at}: documented as {said}, shown as {value}");
+        *compared += 1;
+    }
+}
+
 /// Compares an object of the schema with all tables of the example that stand for it.
 fn compare(root: &Schema, object: &Value, shown: &[&toml::Value], at: &str, missing: &mut Vec<String>) {
     let object = match object.get("$ref").and_then(Value::as_str) {

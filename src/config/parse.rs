@@ -47,6 +47,13 @@ pub(super) struct Parsed<'a> {
     removed: Vec<KeyPath>,
 }
 
+impl Found {
+    /// What is wrong with the text itself.
+    fn of_text(message: String) -> Self {
+        Self { key: KeyPath::default(), shown: String::new(), at: None, message, hint: None, meant: None }
+    }
+}
+
 /// Reads a text.
 pub(super) fn parse(text: &str) -> Parsed<'_> {
     let (mut table, errors) = DeTable::parse_recoverable(text);
@@ -70,8 +77,13 @@ pub(super) fn parse(text: &str) -> Parsed<'_> {
             Err(error) => error,
         };
         let span = error.span().unwrap_or_default();
-        let place = locate(table.get_ref(), &span).filter(|_| found.len() < MAX_FOUND);
-        let Some(path) = place else {
+        if found.len() >= MAX_FOUND {
+            let message = format!("more problems follow; reading stopped after {MAX_FOUND}");
+            found.push(Found { at: Some(span), ..Found::of_text(message) });
+            broken = true;
+            break File::default();
+        }
+        let Some(path) = locate(table.get_ref(), &span) else {
             found.push(explain(error.message(), KeyPath::default(), String::new(), span));
             broken = true;
             break File::default();
@@ -275,7 +287,7 @@ fn malformed(text: &str, error: &toml::de::Error) -> Found {
     } else {
         (error.message().to_owned(), None)
     };
-    Found { key: KeyPath::default(), shown: String::new(), at, message, hint, meant: None }
+    Found { at, hint, ..Found::of_text(message) }
 }
 
 /// Turns serde's message into a problem with a hint.
@@ -397,6 +409,13 @@ mod tests {
     fn what_is_no_toml_does_not_hide_the_rest() {
         let found = shown("[log]\nlevel = \n[node\nname = \"x\"\n[dns]\nzone = 5\n");
         assert_eq!(found.len(), 3, "{found:#?}");
+    }
+
+    #[test]
+    fn reading_stops_after_a_hundred_problems_and_says_so() {
+        let found = shown(&"[[service]]\nnam = 1\n".repeat(200));
+        assert_eq!(found.len(), 101);
+        assert!(found[100].ends_with("more problems follow; reading stopped after 100 ()"), "{}", found[100]);
     }
 
     #[test]
