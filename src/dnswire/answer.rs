@@ -87,6 +87,11 @@ impl<'q, 'o> Answer<'q, 'o> {
         self.truncated = true;
     }
 
+    /// Returns whether no answer record was added yet.
+    pub fn is_empty(&self) -> bool {
+        self.counts[Section::Answer as usize] == 0
+    }
+
     /// Returns a compression pointer to an offset of this message; `None` where none can reach.
     pub fn pointer(offset: usize) -> Option<u16> {
         let offset = u16::try_from(offset).ok().filter(|_| offset <= MAX_POINTER)?;

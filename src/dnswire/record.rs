@@ -10,24 +10,25 @@ pub const FIXED_BYTES: usize = 10;
 /// Octets of SRV data before the target: priority, weight, port (RFC 2782).
 pub const SRV_BYTES: usize = 6;
 
-/// Appends type, class IN, TTL in seconds and the length of the data.
-pub fn push_fixed(out: &mut Vec<u8>, kind: u16, ttl_seconds: u32, data_bytes: usize) {
-    out.extend_from_slice(&kind.to_be_bytes());
-    out.extend_from_slice(&class::IN.to_be_bytes());
+/// Returns type, class IN, TTL in seconds and the length of the data as they stand before the data.
+pub fn fixed(kind: u16, ttl_seconds: u32, data_bytes: usize) -> [u8; FIXED_BYTES] {
+    let [k0, k1] = kind.to_be_bytes();
+    let [c0, c1] = class::IN.to_be_bytes();
     // RFC 2181 §8: a TTL has 31 bits.
-    out.extend_from_slice(&ttl_seconds.min(i32::MAX.unsigned_abs()).to_be_bytes());
-    out.extend_from_slice(&u16::try_from(data_bytes).unwrap_or(u16::MAX).to_be_bytes());
+    let [t0, t1, t2, t3] = ttl_seconds.min(i32::MAX.unsigned_abs()).to_be_bytes();
+    let [l0, l1] = u16::try_from(data_bytes).unwrap_or(u16::MAX).to_be_bytes();
+    [k0, k1, c0, c1, t0, t1, t2, t3, l0, l1]
 }
 
 /// Appends an A or AAAA record without its owner; an IPv4-mapped address counts as IPv4.
 pub fn push_address(out: &mut Vec<u8>, address: IpAddr, ttl_seconds: u32) {
     match address.to_canonical() {
         IpAddr::V4(v4) => {
-            push_fixed(out, rtype::A, ttl_seconds, 4);
+            out.extend_from_slice(&fixed(rtype::A, ttl_seconds, 4));
             out.extend_from_slice(&v4.octets());
         }
         IpAddr::V6(v6) => {
-            push_fixed(out, rtype::AAAA, ttl_seconds, 16);
+            out.extend_from_slice(&fixed(rtype::AAAA, ttl_seconds, 16));
             out.extend_from_slice(&v6.octets());
         }
     }
@@ -35,7 +36,7 @@ pub fn push_address(out: &mut Vec<u8>, address: IpAddr, ttl_seconds: u32) {
 
 /// Appends an SRV record without its owner and its target; `target_bytes` long targets follow uncompressed (RFC 2782).
 pub fn push_srv(out: &mut Vec<u8>, ttl_seconds: u32, weight: u16, port: u16, target_bytes: usize) {
-    push_fixed(out, rtype::SRV, ttl_seconds, SRV_BYTES + target_bytes);
+    out.extend_from_slice(&fixed(rtype::SRV, ttl_seconds, SRV_BYTES + target_bytes));
     out.extend_from_slice(&0u16.to_be_bytes());
     out.extend_from_slice(&weight.to_be_bytes());
     out.extend_from_slice(&port.to_be_bytes());
@@ -44,7 +45,7 @@ pub fn push_srv(out: &mut Vec<u8>, ttl_seconds: u32, weight: u16, port: u16, tar
 /// Appends a TXT record without its owner: one string of at most 255 octets, the rest is cut off.
 pub fn push_txt(out: &mut Vec<u8>, ttl_seconds: u32, text: &str) {
     let text = text.as_bytes().get(..text.len().min(255)).unwrap_or_default();
-    push_fixed(out, rtype::TXT, ttl_seconds, text.len() + 1);
+    out.extend_from_slice(&fixed(rtype::TXT, ttl_seconds, text.len() + 1));
     out.push(u8::try_from(text.len()).unwrap_or(u8::MAX));
     out.extend_from_slice(text);
 }
