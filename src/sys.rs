@@ -171,7 +171,9 @@ pub mod datagram {
             let done = headers.iter().zip(self.peers.iter_mut()).zip(self.received.iter_mut());
             for ((header, peer), received) in done.take(count) {
                 peer.address_bytes = header.msg_hdr.msg_namelen;
-                peer.control_bytes = header.msg_hdr.msg_controllen as usize;
+                #[allow(clippy::unnecessary_cast, reason = "the field is 32 bits wide with musl")]
+                let control_bytes = header.msg_hdr.msg_controllen as usize;
+                peer.control_bytes = control_bytes;
                 peer.clear_interface();
                 *received = (header.msg_len as usize).min(self.request_bytes);
             }

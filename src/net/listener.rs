@@ -38,7 +38,7 @@ pub fn bind(address: SocketAddr, count: usize) -> Result<Vec<TcpListener>, BindE
         }
         other => other,
     }
-    .map_err(|source| BindError { address, holder: holder(address, &source), source })
+    .map_err(|source| BindError { address, holder: holder(address, &source, &TCP), source })
 }
 
 fn no_ipv6(error: &io::Error) -> bool {
@@ -72,13 +72,23 @@ fn socket(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Finds who listens on the address: `/proc/net/tcp*` has the socket's inode, `/proc/PID/fd` its owner.
-fn holder(address: SocketAddr, error: &io::Error) -> Option<String> {
+/// Where the kernel lists the sockets of a transport, and the state of one that takes what comes.
+pub(super) struct Listing {
+    tables: [&'static str; 2],
+    state: &'static str,
+}
+
+const TCP: Listing = Listing { tables: ["/proc/net/tcp", "/proc/net/tcp6"], state: "0A" };
+pub(super) const UDP: Listing = Listing { tables: ["/proc/net/udp", "/proc/net/udp6"], state: "07" };
+
+/// Finds who listens on the address: the listing has the socket's inode, `/proc/PID/fd` its owner.
+pub(super) fn holder(address: SocketAddr, error: &io::Error, listing: &Listing) -> Option<String> {
     if error.kind() != io::ErrorKind::AddrInUse {
         return None;
     }
-    let inode = ["/proc/net/tcp", "/proc/net/tcp6"].iter().find_map(|table| {
-        fs::read_to_string(table).ok()?.lines().skip(1).find_map(|line| listening_inode(line, address.port()))
+    let inode = listing.tables.iter().find_map(|table| {
+        let sockets = fs::read_to_string(table).ok()?;
+        sockets.lines().skip(1).find_map(|line| listening_inode(line, address.port(), listing.state))
     })?;
     let wanted = format!("socket:[{inode}]");
     let is_pid = |name: &std::ffi::OsStr| name.to_str().is_some_and(|n| n.parse::<u32>().is_ok());
@@ -95,11 +105,11 @@ fn holder(address: SocketAddr, error: &io::Error) -> Option<String> {
 }
 
 /// Reads one line of `/proc/net/tcp`: `sl local_address rem_address st … uid timeout inode`.
-fn listening_inode(line: &str, port: u16) -> Option<String> {
+fn listening_inode(line: &str, port: u16, wanted: &str) -> Option<String> {
     let fields: Vec<&str> = line.split_whitespace().collect();
     let (local, state, inode) = (fields.get(1)?, fields.get(3)?, fields.get(9)?);
     let local_port = u16::from_str_radix(local.rsplit(':').next()?, 16).ok()?;
-    (*state == "0A" && local_port == port).then(|| (*inode).to_owned())
+    (*state == wanted && local_port == port).then(|| (*inode).to_owned())
 }
 
 #[cfg(test)]

@@ -1,0 +1,115 @@
+//! Questions over UDP: one thread and one socket each, in batches, without an allocation per question.
+//!
+//! Receive → one load of the table → an answer for each → send. While it waits, the thread is marked idle: it loads before
+//! it next uses the table, so that a withdrawal need not wait for traffic (`table::Acknowledger::set_idle`).
+
+use crate::clock;
+use crate::dns::counters::{Path, Shard};
+use crate::dns::handler::{Transport, View, answer};
+use crate::dns::tcp::Job;
+use crate::dns::{Authority, Reply, Scratch};
+use crate::dnswire::{Parsed, Query, rcode, reject};
+use crate::lifecycle::{Phase, Signal};
+use crate::sys::datagram::{BATCH, Batch, Peer};
+use crate::table::Reader;
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Largest question that is read whole; what is longer is malformed by its lack of an end.
+const REQUEST_BYTES: usize = 4096;
+/// Largest answer over UDP that the options allow.
+const REPLY_BYTES: usize = 4096;
+/// Longest wait for a datagram: bounds how late the thread hears of a drain.
+pub(crate) const RECEIVE_TIMEOUT: Duration = Duration::from_millis(200);
+/// Pause after the socket itself failed, so that a broken one does not spin.
+const ERROR_PAUSE: Duration = Duration::from_millis(100);
+
+/// One UDP thread.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    /// Its socket; the slow path replies through it too.
+    pub(crate) socket: Arc<UdpSocket>,
+    /// Its view of the table.
+    pub(crate) reader: Reader,
+    /// Records of the server itself.
+    pub(crate) authority: Arc<Authority>,
+    /// Its counters.
+    pub(crate) counters: Arc<Shard>,
+    /// Where unusual questions go; bounded.
+    pub(crate) slow: mpsc::Sender<Job>,
+    /// Room for choosing records.
+    pub(crate) scratch: Scratch,
+}
+
+/// Answers until the drain: then what has arrived is answered and the thread ends.
+pub(crate) fn run(mut worker: Worker, signal: &Signal) {
+    let mut batch = Batch::new(REQUEST_BYTES, REPLY_BYTES);
+    loop {
+        worker.reader.acknowledger().set_idle(true);
+        let received = batch.receive(&*worker.socket);
+        // Before the load that follows: see `Acknowledger::set_idle`.
+        worker.reader.acknowledger().set_idle(false);
+        let count = match received {
+            Ok(count) => count,
+            Err(error) => {
+                tracing::warn!(%error, "failed to receive DNS questions");
+                std::thread::park_timeout(ERROR_PAUSE);
+                0
+            }
+        };
+        if count > 0 {
+            worker.reply_all(&mut batch, count);
+        }
+        // A full batch means that there may be more.
+        if count < BATCH && signal.phase() >= Phase::Draining {
+            return;
+        }
+    }
+}
+
+impl Worker {
+    fn reply_all(&mut self, batch: &mut Batch, count: usize) {
+        let snapshot = self.reader.load();
+        let view = View { snapshot, authority: &self.authority, now_ms: clock::now_ms() };
+        for index in 0..count {
+            let Some((message, out, peer)) = batch.exchange(index) else { continue };
+            let reply = match Query::parse(message) {
+                Parsed::Fast(query) => {
+                    let reply = answer(&view, &query, Transport::Udp, &mut self.scratch, out);
+                    self.counters.count(query.rtype, reply.rcode, Path::Fast);
+                    reply
+                }
+                Parsed::Slow => hand_over(&self.slow, (&self.socket, peer), message, &self.counters, out),
+                Parsed::FormErr => bare(message, rcode::FORMERR, &self.counters, out),
+                Parsed::Silent => continue,
+            };
+            batch.set_reply(index, reply.bytes);
+        }
+        let refused = batch.send(&*self.socket);
+        if refused > 0 {
+            tracing::debug!(refused, "the kernel refused DNS answers");
+        }
+    }
+}
+
+/// Gives an unusual question to the slow path, which replies itself; SERVFAIL when its queue is full.
+fn hand_over(
+    slow: &mpsc::Sender<Job>,
+    from: (&Arc<UdpSocket>, &Peer),
+    message: &[u8],
+    counters: &Shard,
+    out: &mut [u8],
+) -> Reply {
+    let job = Job { message: message.to_vec(), peer: *from.1, socket: from.0.clone() };
+    match slow.try_send(job) {
+        Ok(()) => Reply { bytes: 0, rcode: rcode::NOERROR },
+        Err(_) => bare(message, rcode::SERVFAIL, counters, out),
+    }
+}
+
+fn bare(message: &[u8], code: u16, counters: &Shard, out: &mut [u8]) -> Reply {
+    counters.count(0, code, Path::Fast);
+    Reply { bytes: reject(message, code, out), rcode: code }
+}
