@@ -43,7 +43,7 @@ impl Endings {
 /// Serves until a signal, then drains; returns how it ended.
 pub(super) async fn serve(parts: Parts, drain: Duration) -> anyhow::Result<Ended> {
     let mut endings = Endings::new()?;
-    let Parts { trigger, workers, control, admin } = parts;
+    let Parts { trigger, workers, control, dns, admin } = parts;
     let phase = endings.next().await;
     tracing::info!(deadline = ?drain, "draining; a second signal stops at once");
     trigger.raise(phase);
@@ -61,6 +61,12 @@ pub(super) async fn serve(parts: Parts, drain: Duration) -> anyhow::Result<Ended
         }
     }
     trigger.raise(Phase::Stopping);
+    if let Some(dns) = dns {
+        let stopped = tokio::task::spawn_blocking(move || dns.join());
+        if tokio::time::timeout(STOP_GRACE, stopped).await.is_err() {
+            tracing::error!("the DNS server did not stop in time");
+        }
+    }
     if tokio::time::timeout(STOP_GRACE, admin).await.is_err() {
         tracing::error!("the admin server did not stop in time");
     }

@@ -2,6 +2,7 @@
 
 use crate::admin;
 use crate::app::RunOptions;
+use crate::dns;
 use crate::model::ListenerSpec;
 use crate::net::{BindError, bind};
 use crate::proxy::Lent;
@@ -61,5 +62,22 @@ pub(super) fn admin(wanted: &mut admin::Options, options: RunOptions) -> anyhow:
             Ok(doors)
         }
         bound => bound.context("admin"),
+    }
+}
+
+/// Binds the DNS addresses; takes a free port where that is allowed and the wanted one is taken.
+///
+/// # Errors
+/// When an address cannot be bound.
+pub(super) fn dns(wanted: &mut dns::Options, options: RunOptions) -> anyhow::Result<dns::Sockets> {
+    match dns::bind(wanted) {
+        Err(error) if options.free_ports => {
+            let free = |address: &SocketAddr| SocketAddr::new(address.ip(), 0);
+            let listen = wanted.listen.iter().map(free).collect();
+            let sockets = dns::bind(&dns::Options { listen, ..wanted.clone() }).context("dns")?;
+            tracing::warn!("{error}; taking {:?} instead", sockets.addresses());
+            Ok(sockets)
+        }
+        bound => bound.context("dns"),
     }
 }

@@ -10,6 +10,7 @@ use crate::control::discovery::Definitions;
 use crate::control::events::Events;
 use crate::control::gauges::Gauges;
 use crate::control::plane::Control;
+use crate::dns;
 use crate::lifecycle::{self, Signal, Trigger};
 use crate::proxy::{self, Workers};
 use crate::table::{self, Snapshot, Table, names::Names};
@@ -25,6 +26,7 @@ pub(super) struct Parts {
     pub(super) trigger: Trigger,
     pub(super) workers: Workers,
     pub(super) control: Control,
+    pub(super) dns: Option<dns::Server>,
     pub(super) admin: JoinHandle<()>,
 }
 
@@ -36,10 +38,14 @@ pub(super) async fn build(mut loaded: Loaded, options: RunOptions) -> anyhow::Re
         .with_context(|| format!("failed to create the state directory {}", loaded.control.state.display()))?;
     let lent = sockets::lend(&mut loaded.listeners, count, options)?;
     let doors = sockets::admin(&mut loaded.admin, options)?;
+    let names = loaded.dns.as_mut().map(|wanted| sockets::dns(wanted, options)).transpose()?;
     let (trigger, signal) = lifecycle::drain();
     let metrics = Metrics::new();
     let access = AccessLog::open(&loaded.log).context("failed to start the access log")?;
-    let (publisher, table) = table::channel(Snapshot::empty(Names::default()));
+    let (publisher, table) = table::channel(Snapshot::empty(match &loaded.dns {
+        Some(dns) => Names::new(&dns.zone),
+        None => Names::default(),
+    }));
     let definitions = Definitions {
         services: loaded.services.clone(),
         routes: loaded.routes.clone().into(),
@@ -54,9 +60,13 @@ pub(super) async fn build(mut loaded: Loaded, options: RunOptions) -> anyhow::Re
         state(&loaded, &table, &control, &metrics, &signal)?,
         signal.clone(),
     ));
+    let dns = match (names, &loaded.dns) {
+        (Some(names), Some(wanted)) => Some(serve_names(names, wanted, &table, &metrics, &signal)?),
+        _ => None,
+    };
     let workers =
         proxy::start(&loaded.proxy, lent, &table, &metrics, access, &signal).context("failed to start workers")?;
-    Ok(Parts { trigger, workers, control, admin })
+    Ok(Parts { trigger, workers, control, dns, admin })
 }
 
 fn state(
@@ -80,4 +90,18 @@ fn state(
         node: loaded.control.node_id(),
         signal: signal.clone(),
     })
+}
+
+fn serve_names(
+    sockets: dns::Sockets,
+    options: &dns::Options,
+    table: &Table,
+    metrics: &Metrics,
+    signal: &Signal,
+) -> anyhow::Result<dns::Server> {
+    let server = dns::serve(sockets, options, table, signal).context("failed to start the DNS server")?;
+    let counters = Box::new(server.counters().clone());
+    metrics.registry().register(counters).context("failed to register the metrics of DNS")?;
+    tracing::info!(addresses = ?server.addresses(), zone = options.zone, "answering DNS");
+    Ok(server)
 }
