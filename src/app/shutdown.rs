@@ -60,6 +60,12 @@ pub(super) async fn serve(parts: Parts, drain: Duration) -> anyhow::Result<Ended
             tracing::error!("workers did not stop in time");
         }
     }
+    // Nobody serves any more, so nothing is in flight at a replica. What a second signal leaves running is killed by the
+    // kernel when the runtime goes.
+    tokio::select! {
+        () = control.scheduler.shutdown() => {}
+        _ = endings.next() => tracing::warn!("killing the replicas that did not stop yet"),
+    }
     trigger.raise(Phase::Stopping);
     if let Some(dns) = dns {
         let stopped = tokio::task::spawn_blocking(move || dns.join());

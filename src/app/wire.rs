@@ -51,9 +51,10 @@ pub(super) async fn build(mut loaded: Loaded, options: RunOptions) -> anyhow::Re
         routes: loaded.routes.clone().into(),
         listeners: loaded.listeners.clone().into(),
     };
-    let control = Control::start(&loaded.control, definitions, Events::new(EVENTS), publisher, signal.clone())
+    let events = Events::new(EVENTS);
+    let control = Control::start(&loaded.control, definitions, events, publisher, table.clone(), signal.clone())
         .await
-        .context("failed to publish the configuration")?;
+        .context("failed to start the control plane")?;
     let admin = tokio::spawn(admin::serve(
         doors,
         loaded.admin.clone(),

@@ -16,6 +16,7 @@ pub mod probe;
 pub mod publisher;
 pub mod registry;
 pub mod runtime;
+pub mod scheduler;
 pub mod withdraw;
 
 pub use options::Options;

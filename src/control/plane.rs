@@ -1,7 +1,7 @@
 //! The control plane as one piece: started once by `app/wire.rs`, on the control runtime.
 //!
-//! Starts the registry with its publisher, the health supervisor and the configuration's contribution; hands out the
-//! handles that the admin API uses. Owns no decision. Invariant: when it has started, the first table is published.
+//! Starts the registry with its publisher, the health supervisor, the configuration's contribution, and the scheduler on
+//! the process runtime; hands out the handles that the admin API uses. Owns no decision. Invariant: when it has started, the first table is published.
 
 use crate::control::Options;
 use crate::control::discovery::{Definitions, Discovery};
@@ -11,10 +11,23 @@ use crate::control::history::History;
 use crate::control::probe::Network;
 use crate::control::publisher;
 use crate::control::registry::{Handle, RegistryError};
+use crate::control::runtime::{self, Processes, RuntimeError};
+use crate::control::scheduler;
 use crate::lifecycle::Signal;
 use crate::rng::Rng;
-use crate::table;
+use crate::table::{self, Table};
 use std::sync::Arc;
+
+/// Why the control plane did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// What the registry refused of the definitions; a checked configuration is never refused.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The process runtime cannot work on this machine.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+}
 
 /// The running control plane.
 #[derive(Debug)]
@@ -27,28 +40,41 @@ pub struct Control {
     pub health: History,
     /// Takes later configurations.
     pub discovery: Discovery,
+    /// Keeps replicas running.
+    pub scheduler: scheduler::Handle,
 }
 
 impl Control {
     /// Starts the control plane on the current runtime and publishes the first table.
     ///
     /// # Errors
-    /// What the registry refused of the definitions; a checked configuration is never refused.
+    /// [`StartError`], before anything runs that outlives it.
     pub async fn start(
         options: &Options,
         definitions: Definitions,
         events: Events,
-        table: table::Publisher,
+        publisher: table::Publisher,
+        table: Table,
         signal: Signal,
-    ) -> Result<Self, RegistryError> {
+    ) -> Result<Self, StartError> {
+        let processes = Processes::open(runtime::Options::new(&options.state, options.port_range.clone()))?;
         let mut rng = Rng::from_os();
-        let registry = publisher::spawn(options, events.clone(), table, Rng::from_seed(rng.next_u64()));
+        let registry = publisher::spawn(options, events.clone(), publisher, Rng::from_seed(rng.next_u64()));
+        let ids = Rng::from_seed(rng.next_u64());
         let supervisor = Supervisor::new(registry.clone(), Arc::new(Network), options.max_probes, rng);
         let health = supervisor.history();
         tokio::spawn(supervisor.run(signal));
         let mut discovery = Discovery::new(registry.clone(), options.node_id());
         discovery.apply(definitions).await?;
-        Ok(Self { registry, events, health, discovery })
+        let scheduler = scheduler::spawn(scheduler::Parts {
+            registry: registry.clone(),
+            runtime: Arc::new(processes),
+            table,
+            events: events.clone(),
+            node: options.node_id(),
+            rng: ids,
+        });
+        Ok(Self { registry, events, health, discovery, scheduler })
     }
 }
 
@@ -78,8 +104,9 @@ mod tests {
         let (_trigger, signal) = drain();
         let events = Events::default();
         let mut feed = events.subscribe();
-        let options = Options::default();
-        let control = Control::start(&options, definitions, events, publisher, signal).await.unwrap();
+        let state = std::env::temp_dir().join(format!("weir-plane-{}", std::process::id()));
+        let options = Options { state: state.clone(), ..Options::default() };
+        let control = Control::start(&options, definitions, events, publisher, table.clone(), signal).await.unwrap();
         assert!(table.load().generation >= 1, "the first table is published");
         let ready = async {
             loop {
@@ -95,5 +122,6 @@ mod tests {
         assert_eq!((endpoints.len(), snapshot.generation), (1, ready.generation));
         assert_eq!(endpoints[0].socket(0), Some(address));
         assert_eq!(control.health.of(&endpoints[0].id)[0].reason, "connect: accepted");
+        std::fs::remove_dir_all(&state).unwrap();
     }
 }

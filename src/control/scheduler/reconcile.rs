@@ -1,0 +1,392 @@
+//! The task that keeps replicas as wanted.
+//!
+//! One task owns every [`Service`]. It wakes on a request, a notice of the registry, an event of the runtime, the end of an
+//! action, or the time that a plan named; then it plans each service that something happened to and spawns the actions.
+//! It never waits for an action itself, so one slow stop holds up nothing. Bounded: requests by the mailbox, starts by
+//! [`MAX_STARTS`], stops by the number of replicas.
+
+use crate::clock;
+use crate::control::events::EventKind;
+use crate::control::runtime::{Exit, RuntimeEvent, StartRequest};
+use crate::control::scheduler::execute::{Done, StopRequest, Tools};
+use crate::control::scheduler::handle::{MAX_REPLICAS, Owner, Request};
+use crate::control::scheduler::service::{Ended, Service};
+use crate::control::scheduler::{Action, Next, Parts, Phase, SchedulerError, Start, Stop};
+use crate::model::{InstanceId, ServiceName, Source};
+use crate::rng::Rng;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::task::JoinSet;
+
+/// Starts under way at a time: a start is a fork, and a storm of them helps nobody.
+const MAX_STARTS: usize = 16;
+/// What woke the task.
+enum Wake {
+    Request(Option<Request>),
+    Notice(Result<ServiceName, broadcast::error::RecvError>),
+    Runtime(Result<RuntimeEvent, broadcast::error::RecvError>),
+    Done(Done),
+    Time,
+}
+
+/// The task's state.
+pub(super) struct Reconciler {
+    tools: Tools,
+    requests: mpsc::Receiver<Request>,
+    notices: broadcast::Receiver<ServiceName>,
+    exits: broadcast::Receiver<RuntimeEvent>,
+    hurry: watch::Sender<bool>,
+    tasks: JoinSet<Done>,
+    services: BTreeMap<ServiceName, Service>,
+    /// Service of each replica.
+    owners: HashMap<InstanceId, ServiceName>,
+    /// Ends that were heard before the start was.
+    early: HashMap<InstanceId, Exit>,
+    /// Services to plan.
+    dirty: BTreeSet<ServiceName>,
+    launching: usize,
+    rng: Rng,
+}
+
+impl Reconciler {
+    /// Subscribes to registry and runtime; nothing is missed between this and `run`.
+    pub(super) fn new(parts: Parts, requests: mpsc::Receiver<Request>) -> Self {
+        let Parts { registry, runtime, table, events, node, rng } = parts;
+        let (hurry, hurried) = watch::channel(false);
+        let (notices, exits) = (registry.watch(), runtime.watch());
+        let tools = Tools { registry, runtime, table, events, node, hurry: hurried };
+        Self {
+            tools,
+            requests,
+            notices,
+            exits,
+            hurry,
+            tasks: JoinSet::new(),
+            services: BTreeMap::new(),
+            owners: HashMap::new(),
+            early: HashMap::new(),
+            dirty: BTreeSet::new(),
+            launching: 0,
+            rng,
+        }
+    }
+
+    /// Runs until it is shut down or nobody can ask any more.
+    pub(super) async fn run(mut self) {
+        self.look_at_all().await;
+        loop {
+            self.act();
+            match self.wake().await {
+                Wake::Request(None) => return,
+                Wake::Request(Some(Request::Shutdown(reply))) => {
+                    self.shut_down().await;
+                    // Nobody may be waiting any more.
+                    let _ = reply.send(());
+                    return;
+                }
+                Wake::Request(Some(request)) => self.answer(request).await,
+                Wake::Notice(Ok(name)) => self.look_at(name).await,
+                Wake::Notice(Err(_)) => self.look_at_all().await,
+                Wake::Runtime(Ok(RuntimeEvent::Exited { id, exit })) => self.exited(&id, exit),
+                Wake::Runtime(Err(_)) => self.look_for_exits().await,
+                Wake::Done(done) => self.done(done).await,
+                Wake::Time => self.mark_due(),
+            }
+        }
+    }
+
+    /// Waits for the next thing to look at; exits first, because a dead endpoint hurts.
+    async fn wake(&mut self) -> Wake {
+        let due_ms = self.services.values().filter_map(Service::wake_ms).min();
+        let pause = due_ms.map(|due_ms| Duration::from_millis(due_ms.saturating_sub(clock::now_ms())));
+        tokio::select! {
+            biased;
+            event = self.exits.recv() => Wake::Runtime(event),
+            Some(done) = self.tasks.join_next() => match done {
+                Ok(done) => Wake::Done(done),
+                Err(error) => {
+                    tracing::error!(%error, "an action of the scheduler ended early");
+                    Wake::Time
+                }
+            },
+            notice = self.notices.recv() => Wake::Notice(notice),
+            request = self.requests.recv() => Wake::Request(request),
+            () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => Wake::Time,
+        }
+    }
+
+    /// Plans each service that something happened to and spawns the actions.
+    fn act(&mut self) {
+        let now_ms = clock::now_ms();
+        for name in std::mem::take(&mut self.dirty) {
+            let Some(service) = self.services.get_mut(&name) else { continue };
+            let plan = service.plan(now_ms);
+            for action in plan.actions {
+                match action {
+                    Action::Stop { id, why } => self.stop(&name, &id, why, now_ms),
+                    Action::Start { slot, why } if self.launching < MAX_STARTS => self.start(&name, slot, why, now_ms),
+                    Action::Start { .. } => {
+                        // Its turn comes when a start under way is done.
+                        self.dirty.insert(name.clone());
+                    }
+                }
+            }
+            self.drop_if_removed(&name);
+        }
+    }
+
+    fn start(&mut self, name: &ServiceName, slot: u32, why: Start, now_ms: u64) {
+        let Some(service) = self.services.get_mut(name) else { return };
+        let id = InstanceId::random(name, self.rng.next_u64());
+        service.launch(id.clone(), slot, now_ms);
+        let request = StartRequest {
+            id: id.clone(),
+            service: name.clone(),
+            run: service.run().clone(),
+            ports: service.spec().ports.iter().map(|port| port.name.clone()).collect(),
+            revision: service.revision(),
+        };
+        let message = match why {
+            Start::Missing => format!("replica {} of {name} starts", slot + 1),
+            Start::Replaces => format!("replica {} of {name} starts as a replacement", slot + 1),
+        };
+        self.launching += 1;
+        self.owners.insert(id.clone(), name.clone());
+        self.emit(EventKind::ReplicaStarting, name, Some(id), message);
+        self.tasks.spawn(self.tools.clone().start(request));
+    }
+
+    fn stop(&mut self, name: &ServiceName, id: &InstanceId, why: Stop, now_ms: u64) {
+        let Some(service) = self.services.get_mut(name) else { return };
+        service.enter(id, Phase::Stopping, now_ms);
+        let reason = match why {
+            Stop::ScaledDown => "scaled down",
+            Stop::Drained => "drained by hand",
+            Stop::Outdated => "replaced: the definition changed",
+            Stop::NotServing => "replaced: it did not serve for too long",
+        };
+        let request = StopRequest {
+            service: name.clone(),
+            id: id.clone(),
+            reason: reason.to_owned(),
+            drain: service.spec().drain_timeout,
+            grace: service.run().stop_grace,
+        };
+        self.tasks.spawn(self.tools.clone().stop(request));
+    }
+
+    async fn answer(&mut self, request: Request) {
+        // Whoever asked may have left; what was asked is done all the same.
+        match request {
+            Request::Scale(name, replicas, reply) => {
+                let _ = reply.send(self.scale(&name, replicas).await);
+            }
+            Request::Drain(id, drain, reply) => {
+                let _ = reply.send(self.drain(&id, drain).await);
+            }
+            Request::Status(reply) => {
+                let now_ms = clock::now_ms();
+                let running = self.services.values().filter(|service| service.is_run());
+                let _ = reply.send(running.map(|service| service.status(now_ms)).collect());
+            }
+            Request::Shutdown(_) => debug_assert!(false, "`run` answers it"),
+        }
+    }
+
+    async fn scale(&mut self, name: &ServiceName, replicas: u32) -> Result<(), SchedulerError> {
+        if replicas > MAX_REPLICAS {
+            return Err(SchedulerError::TooMany(replicas));
+        }
+        // A definition that was accepted a moment ago may not have been noticed yet.
+        self.look_at(name.clone()).await;
+        let Some(service) = self.services.get_mut(name).filter(|service| service.is_run()) else {
+            return Err(match self.tools.registry.service(name).await {
+                Some(_) => SchedulerError::NotRun(name.clone()),
+                None => SchedulerError::UnknownService(name.clone()),
+            });
+        };
+        let before = service.scale(replicas);
+        self.emit(EventKind::Scaled, name, None, format!("{name} scales from {before} to {replicas} replicas"));
+        self.dirty.insert(name.clone());
+        Ok(())
+    }
+
+    async fn drain(&mut self, id: &InstanceId, drain: bool) -> Result<Owner, SchedulerError> {
+        let Some(name) = self.owners.get(id) else {
+            return match self.tools.registry.instance(id).await {
+                Some(instance) if instance.source != Source::Scheduler => Ok(Owner::Others),
+                _ => Err(SchedulerError::UnknownInstance(id.clone())),
+            };
+        };
+        let marked = self.services.get_mut(name).is_some_and(|service| service.set_drain(id, drain));
+        self.dirty.insert(name.clone());
+        if marked { Ok(Owner::Scheduler) } else { Err(SchedulerError::Stopping(id.clone())) }
+    }
+
+    /// Reads a service from the registry.
+    async fn look_at(&mut self, name: ServiceName) {
+        match self.tools.registry.service(&name).await {
+            Some(listing) => {
+                match self.services.get_mut(&name) {
+                    Some(service) => service.define(listing.spec.clone()),
+                    None => match Service::new(listing.spec.clone()) {
+                        Some(service) => drop(self.services.insert(name.clone(), service)),
+                        None => return,
+                    },
+                }
+                if let Some(service) = self.services.get_mut(&name) {
+                    service.observe(&listing, clock::now_ms());
+                }
+            }
+            None => match self.services.get_mut(&name) {
+                Some(service) => service.remove(),
+                None => return,
+            },
+        }
+        self.dirty.insert(name);
+    }
+
+    /// Reads all services, at the start and after missed notices.
+    async fn look_at_all(&mut self) {
+        let mut names: BTreeSet<ServiceName> = self.services.keys().cloned().collect();
+        names.extend(self.tools.registry.specs().await.iter().map(|spec| spec.name.clone()));
+        for name in names {
+            self.look_at(name).await;
+        }
+    }
+
+    /// Finds replicas whose end was missed.
+    async fn look_for_exits(&mut self) {
+        let running = match self.tools.runtime.list().await {
+            Ok(running) => running.into_iter().map(|running| running.id).collect::<BTreeSet<_>>(),
+            Err(error) => {
+                tracing::error!(%error, "failed to list what runs");
+                return;
+            }
+        };
+        let launching = |id: &InstanceId, name: &ServiceName| {
+            let replica = self.services.get(name).and_then(|service| service.replica(id));
+            replica.is_some_and(|replica| replica.phase == Phase::Launching)
+        };
+        let missed = self.owners.iter().filter(|(id, name)| !running.contains(*id) && !launching(id, name));
+        let missed: Vec<InstanceId> = missed.map(|(id, _)| id.clone()).collect();
+        for id in missed {
+            self.exited(&id, Exit::Unknown);
+        }
+    }
+
+    fn exited(&mut self, id: &InstanceId, exit: Exit) {
+        // Not ours, or stopped and forgotten.
+        let Some(name) = self.owners.get(id).cloned() else { return };
+        let Some(service) = self.services.get_mut(&name) else { return };
+        match service.replica(id).map(|replica| replica.phase) {
+            None => {}
+            // Registered a moment later; then it is told to be gone.
+            Some(Phase::Launching) => drop(self.early.insert(id.clone(), exit)),
+            // The stopping task forgets it; that it is gone is told at once.
+            Some(Phase::Stopping) => drop(self.tasks.spawn(self.tools.clone().tell(id.clone(), exit.to_string()))),
+            Some(Phase::Starting | Phase::Ready | Phase::Unhealthy) => {
+                self.tasks.spawn(self.tools.clone().tell(id.clone(), exit.to_string()));
+                let ended = service.ended(id, exit, clock::now_ms());
+                self.owners.remove(id);
+                self.report_end(&name, id, &exit.to_string(), ended);
+            }
+        }
+    }
+
+    async fn done(&mut self, done: Done) {
+        match done {
+            Done::Told => {}
+            Done::Started(name, id) => {
+                self.launching -= 1;
+                if let Some(service) = self.services.get_mut(&name) {
+                    service.enter(&id, Phase::Starting, clock::now_ms());
+                }
+                if let Some(exit) = self.early.remove(&id) {
+                    self.exited(&id, exit);
+                }
+                // It may have become ready before it was known to run.
+                self.look_at(name.clone()).await;
+                self.dirty.insert(name);
+            }
+            Done::Unstarted { service: name, id, why, can_retry } => {
+                self.launching -= 1;
+                self.early.remove(&id);
+                self.owners.remove(&id);
+                let service = self.services.get_mut(&name);
+                let ended = service.and_then(|service| service.unstarted(&id, can_retry, clock::now_ms()));
+                self.report_end(&name, &id, &format!("failed to start: {why}"), ended);
+            }
+            Done::Stopped(name, id) => {
+                self.owners.remove(&id);
+                if let Some(service) = self.services.get_mut(&name) {
+                    service.forget(&id);
+                }
+                self.dirty.insert(name);
+            }
+        }
+    }
+
+    fn report_end(&mut self, name: &ServiceName, id: &InstanceId, how: &str, ended: Option<Ended>) {
+        self.dirty.insert(name.clone());
+        let Some(Ended { next, ran }) = ended else { return };
+        let next_text = match next {
+            Next::Now => "starts again at once".to_owned(),
+            Next::After(delay_ms) => format!("starts again in {:?}", Duration::from_millis(delay_ms)),
+            Next::Quarantined(delay_ms) => format!("quarantined for {:?}", Duration::from_millis(delay_ms)),
+        };
+        let message = format!("{how} after {ran:?}; {next_text}");
+        self.emit(EventKind::ReplicaExited, name, Some(id.clone()), message);
+        if let Next::Quarantined(delay_ms) = next {
+            let pause = Duration::from_millis(delay_ms);
+            let message = format!("a replica of {name} ends too often, last: {how}; next try in {pause:?}");
+            self.emit(EventKind::ReplicaQuarantined, name, Some(id.clone()), message);
+        }
+    }
+
+    /// Plans what was waiting for the time.
+    fn mark_due(&mut self) {
+        let now_ms = clock::now_ms();
+        let due = self.services.values().filter(|service| service.wake_ms().is_some_and(|due_ms| due_ms <= now_ms));
+        self.dirty.extend(due.map(|service| service.name().clone()));
+    }
+
+    fn drop_if_removed(&mut self, name: &ServiceName) {
+        let is_over = |service: &Service| service.is_removed() && service.replicas().next().is_none();
+        if self.services.get(name).is_some_and(is_over) {
+            self.services.remove(name);
+        }
+    }
+
+    /// Stops everything that runs, all at once, and returns when nothing does.
+    async fn shut_down(&mut self) {
+        self.hurry.send_replace(true);
+        loop {
+            let now_ms = clock::now_ms();
+            for (name, service) in &mut self.services {
+                let grace = service.run().stop_grace;
+                let running = |phase| matches!(phase, Phase::Starting | Phase::Ready | Phase::Unhealthy);
+                let ids = service.replicas().filter(|replica| running(replica.phase)).map(|replica| replica.id.clone());
+                for id in ids.collect::<Vec<_>>() {
+                    service.enter(&id, Phase::Stopping, now_ms);
+                    self.tasks.spawn(self.tools.clone().shut_down(name.clone(), id, grace));
+                }
+            }
+            match self.tasks.join_next().await {
+                Some(Ok(Done::Started(name, id))) => {
+                    if let Some(service) = self.services.get_mut(&name) {
+                        service.enter(&id, Phase::Starting, now_ms);
+                    }
+                }
+                Some(_) => {}
+                None => return,
+            }
+        }
+    }
+
+    fn emit(&self, kind: EventKind, service: &ServiceName, instance: Option<InstanceId>, message: String) {
+        let generation = self.tools.table.load().generation;
+        self.tools.events.emit(generation, kind, Some(service.clone()), instance, message);
+    }
+}
