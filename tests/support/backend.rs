@@ -66,13 +66,11 @@ impl Backend {
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Seen::default());
         let shared = seen.clone();
+        let scripts: Arc<[Script]> = scripts.into();
         let task = tokio::spawn(async move {
             loop {
                 let Ok((stream, _)) = listener.accept().await else { return };
-                let number = shared.connections.fetch_add(1, Ordering::SeqCst);
-                shared.received.lock().unwrap().push(Vec::new());
-                let script = scripts[number.min(scripts.len() - 1)].clone();
-                tokio::spawn(Connection { stream, number, unread: Vec::new(), seen: shared.clone() }.follow(script));
+                tokio::spawn(connection(stream, scripts.clone(), shared.clone()));
             }
         });
         Self { address, seen, task }
@@ -103,6 +101,23 @@ impl Drop for Backend {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// Counts a connection and follows its script. Where every script reads first, a connection without a byte is none: a
+/// check that only connects does not count.
+async fn connection(stream: TcpStream, scripts: Arc<[Script]>, seen: Arc<Seen>) {
+    let reads_first = |script: &Script| matches!(script.first(), Some(Step::ReadHead));
+    if scripts.iter().all(reads_first) && !matches!(stream.peek(&mut [0u8; 1]).await, Ok(1)) {
+        return;
+    }
+    let number = {
+        let mut received = seen.received.lock().unwrap();
+        received.push(Vec::new());
+        received.len() - 1
+    };
+    seen.connections.fetch_add(1, Ordering::SeqCst);
+    let script = scripts[number.min(scripts.len() - 1)].clone();
+    Connection { stream, number, unread: Vec::new(), seen }.follow(script).await;
 }
 
 struct Connection {
