@@ -1,12 +1,11 @@
 //! The routable addresses as proxy and DNS see them: the current snapshot, by the same candidates function.
 
-use crate::admin::{Problem, State, extract};
+use crate::admin::{Problem, State, extract, refusal};
 use crate::balance::Candidate;
 use crate::clock;
 use crate::model::ServiceName;
 use crate::table::{self, Snapshot};
 use axum::Json;
-use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};
@@ -93,13 +92,7 @@ pub(super) fn all(snapshot: &Snapshot) -> Vec<&Arc<table::Service>> {
 
 /// Returns the service, or the answer that there is none.
 pub(super) fn find<'a>(snapshot: &'a Snapshot, name: &ServiceName) -> Result<&'a Arc<table::Service>, Problem> {
-    snapshot.services.get(name).ok_or_else(|| unknown(name))
-}
-
-/// The answer for a service that does not exist.
-pub(super) fn unknown(name: &ServiceName) -> Problem {
-    let detail = format!("there is no service {name}; `weir services` lists them");
-    Problem::new(StatusCode::NOT_FOUND, "unknown_service", detail)
+    snapshot.services.get(name).ok_or_else(|| refusal::unknown_service(name))
 }
 
 fn of_service(state: &State, service: &table::Service) -> Vec<Endpoint> {

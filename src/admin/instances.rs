@@ -1,7 +1,7 @@
 //! Registered instances: list, register, renew, deregister, drain.
 
 use crate::admin::endpoints::latency_ms;
-use crate::admin::{Problem, State, extract};
+use crate::admin::{Problem, State, extract, refusal};
 use crate::balance::Candidate;
 use crate::clock;
 use crate::control::registry::{Registration, RegistryError};
@@ -202,7 +202,7 @@ pub(super) async fn register(state: axum::extract::State<Arc<State>>, body: Byte
         lease: new.lease.map(|lease| lease.get()),
         node: state.node.clone(),
     };
-    let instance = state.registry.register(registration).await.map_err(refused)?;
+    let instance = state.registry.register(registration).await.map_err(refusal::registry)?;
     let location = format!("/v1/instances/{}", instance.id);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(row(&state, &instance, None))).into_response())
 }
@@ -220,7 +220,7 @@ pub(super) async fn renew(
             let detail = format!("instance {id} is not registered, or its lease ran out long ago; register it again");
             Problem::new(StatusCode::NOT_FOUND, "unknown_instance", detail)
         }
-        other => refused(other),
+        other => refusal::registry(other),
     })?;
     let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
     Ok(Json(Lease { id: id.to_string(), lease_ms }))
@@ -244,37 +244,37 @@ pub(super) async fn deregister(
         let detail = format!("instance {id} was not registered over the API: {why}");
         return Err(Problem::new(StatusCode::CONFLICT, "not_registered_here", detail));
     }
-    state.registry.gone(&id, "deregistered").await.map_err(refused)?;
+    state.registry.gone(&id, "deregistered").await.map_err(refusal::registry)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Drains an instance: a replacement first when Weir runs it, then it is stopped; others stay draining until undone.
+#[utoipa::path(post, path = "/v1/instances/{id}/drain", tag = "instances", params(("id" = String, Path)),
+    responses((status = 204), (status = 404, description = "unknown_instance", body = Problem),
+              (status = 409, description = "conflict", body = Problem)))]
+pub(super) async fn drain(
+    state: axum::extract::State<Arc<State>>,
+    extract::Id(id): extract::Id,
+) -> Result<StatusCode, Problem> {
+    state.scheduler.drain(&id).await.map_err(refusal::scheduler)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Undoes a drain: the instance takes new work again.
+#[utoipa::path(delete, path = "/v1/instances/{id}/drain", tag = "instances", params(("id" = String, Path)),
+    responses((status = 204), (status = 404, description = "unknown_instance", body = Problem),
+              (status = 409, description = "conflict", body = Problem)))]
+pub(super) async fn undo_drain(
+    state: axum::extract::State<Arc<State>>,
+    extract::Id(id): extract::Id,
+) -> Result<StatusCode, Problem> {
+    state.scheduler.undo_drain(&id).await.map_err(refusal::scheduler)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// Returns the instance, or the answer that there is none.
 pub(super) async fn find(state: &State, id: &InstanceId) -> Result<model::Instance, Problem> {
-    state.registry.instance(id).await.ok_or_else(|| unknown(id))
-}
-
-/// The answer for an instance that does not exist.
-pub(super) fn unknown(id: &InstanceId) -> Problem {
-    let detail = format!("there is no instance {id}; `weir ps` lists them");
-    Problem::new(StatusCode::NOT_FOUND, "unknown_instance", detail)
-}
-
-/// The answer for what the registry refused.
-pub(super) fn refused(error: RegistryError) -> Problem {
-    match error {
-        RegistryError::UnknownService(name) => crate::admin::endpoints::unknown(&name),
-        RegistryError::UnknownInstance(id) => unknown(&id),
-        RegistryError::Expired(id) => {
-            let detail = format!("the lease of instance {id} ran out; renew it or register it again");
-            Problem::new(StatusCode::CONFLICT, "lease_expired", detail)
-        }
-        RegistryError::Duplicate(id) => {
-            let detail = format!("instance {id} exists already; deregister it, or leave the id out");
-            Problem::new(StatusCode::CONFLICT, "duplicate_instance", detail)
-        }
-        RegistryError::Invalid(why) => Problem::invalid(why),
-        RegistryError::Closed => Problem::stopping(),
-    }
+    state.registry.instance(id).await.ok_or_else(|| refusal::unknown_instance(id))
 }
 
 /// Returns what picking knows of each instance of the services, by id.

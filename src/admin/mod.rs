@@ -2,7 +2,8 @@
 //!
 //! One file per resource with its wire types; `router` lists them all and makes the OpenAPI document, `guard` holds what
 //! each request passes first, `listen` and `server` own the sockets. Handlers answer from [`State`]: the published
-//! snapshot for what is routed, the registry for what is registered. Nothing here decides anything. Invariant: reachable from this machine only, loopback TCP and a Unix socket of mode 0600.
+//! snapshot for what is routed, the registry for what is registered, the scheduler for what is wanted. Nothing here
+//! decides anything. Invariant: reachable from this machine only, loopback TCP and a Unix socket of mode 0600.
 //!
 //! Errors are RFC 9457 [`Problem`]s with a stable code. Lists are objects with one member, so that they can grow.
 
@@ -15,9 +16,11 @@ mod extract;
 mod guard;
 mod instances;
 mod listen;
+mod logs;
 mod openapi;
 mod options;
 mod rates;
+mod refusal;
 mod router;
 mod routes;
 mod server;
@@ -35,6 +38,6 @@ pub use options::Options;
 pub use rates::Rates;
 pub use routes::{Route, Routes};
 pub use server::serve;
-pub use services::{Port, Service, Services};
+pub use services::{Port, Scale, Service, Services};
 pub use state::State;
 pub use status::{Acknowledger, Table};

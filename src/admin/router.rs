@@ -1,7 +1,7 @@
 //! All routes of the API, each with its entry in the OpenAPI document.
 
 use crate::admin::guard::{self, BodyLimit};
-use crate::admin::{Problem, State, endpoints, events, instances, openapi, routes, services, status};
+use crate::admin::{Problem, State, endpoints, events, instances, logs, openapi, routes, services, status};
 use axum::Router;
 use axum::http::StatusCode;
 use axum::middleware;
@@ -14,10 +14,13 @@ pub(super) fn build(state: State, body_bytes: usize) -> Router {
     let (router, document) = OpenApiRouter::with_openapi(openapi::document())
         .routes(route!(services::list))
         .routes(route!(services::show))
+        .routes(route!(services::scale))
         .routes(route!(instances::list, instances::register))
         .routes(route!(instances::show, instances::deregister))
         .routes(route!(instances::history))
         .routes(route!(instances::renew))
+        .routes(route!(instances::drain, instances::undo_drain))
+        .routes(route!(logs::show))
         .routes(route!(endpoints::list))
         .routes(route!(routes::list))
         .routes(route!(status::table))

@@ -1,11 +1,14 @@
 //! Services: what is wanted of each, what there is, and scaling by hand.
 
 use crate::admin::endpoints::{all, find};
-use crate::admin::{Problem, State, extract};
+use crate::admin::{Problem, State, extract, refusal};
 use crate::clock;
+use crate::control::scheduler::ServiceStatus;
 use crate::model::{Policy, Probe, Protocol};
 use crate::table;
 use axum::Json;
+use axum::http::StatusCode;
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use utoipa::ToSchema;
@@ -35,8 +38,8 @@ pub struct Service {
     pub usable: u32,
     /// Whether no endpoint is usable, so that all of them are used.
     pub fail_open: bool,
-    /// Whether its replicas exit too often, so that no more are started for a while.
-    pub quarantined: bool,
+    /// Wanted replicas that are not started for a while because they exit too often.
+    pub quarantined: u32,
     /// The revision of its definition.
     pub revision: u64,
     /// Requests in flight.
@@ -63,11 +66,20 @@ pub struct Services {
     pub services: Vec<Service>,
 }
 
+/// How many replicas are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Scale {
+    /// The number of replicas.
+    pub replicas: u32,
+}
+
 /// Lists the services.
 #[utoipa::path(get, path = "/v1/services", tag = "services", responses((status = 200, body = Services)))]
 pub(super) async fn list(state: axum::extract::State<Arc<State>>) -> Json<Services> {
+    let statuses = state.scheduler.status().await;
     let snapshot = state.table.load();
-    let services = all(&snapshot).into_iter().map(|service| row(&state, service));
+    let services = all(&snapshot).into_iter().map(|service| row(&state, service, &statuses));
     Json(Services { services: services.collect() })
 }
 
@@ -78,12 +90,30 @@ pub(super) async fn show(
     state: axum::extract::State<Arc<State>>,
     extract::Service(name): extract::Service,
 ) -> Result<Json<Service>, Problem> {
+    let statuses = state.scheduler.status().await;
     let snapshot = state.table.load();
-    Ok(Json(row(&state, find(&snapshot, &name)?)))
+    Ok(Json(row(&state, find(&snapshot, &name)?, &statuses)))
 }
 
-fn row(state: &State, service: &table::Service) -> Service {
+/// Changes the wanted number of replicas; they start and stop after the answer, without losing a request.
+#[utoipa::path(post, path = "/v1/services/{name}/scale", tag = "services", params(("name" = String, Path)),
+    request_body = Scale,
+    responses((status = 202, body = Scale), (status = 404, description = "unknown_service", body = Problem),
+              (status = 409, description = "not_scalable: Weir does not run its replicas", body = Problem)))]
+pub(super) async fn scale(
+    state: axum::extract::State<Arc<State>>,
+    extract::Service(name): extract::Service,
+    body: Bytes,
+) -> Result<(StatusCode, Json<Scale>), Problem> {
+    let scale: Scale = extract::json(&body)?;
+    find(&state.table.load(), &name)?;
+    state.scheduler.scale(&name, scale.replicas).await.map_err(refusal::scheduler)?;
+    Ok((StatusCode::ACCEPTED, Json(scale)))
+}
+
+fn row(state: &State, service: &table::Service, statuses: &[ServiceStatus]) -> Service {
     let now_ms = clock::now_ms();
+    let status = statuses.iter().find(|status| status.name == *service.name());
     let draining = service.draining.iter().map(|(_, candidate)| candidate);
     let counted = || service.candidates.iter().chain(draining.clone());
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
@@ -102,13 +132,13 @@ fn row(state: &State, service: &table::Service) -> Service {
             Probe::Http { path, .. } => format!("http {path}"),
         }),
         scalable: service.spec.run.is_some(),
-        replicas: service.spec.replicas,
-        running: count(service.endpoints.len()),
+        replicas: status.map_or(0, |status| status.wanted),
+        running: status.map_or(0, |status| status.running),
         endpoints: count(service.endpoints.len()),
         usable: count(if service.fails_open(now_ms) { 0 } else { service.candidates(now_ms).count() }),
         fail_open: service.fails_open(now_ms),
-        quarantined: false,
-        revision: 0,
+        quarantined: status.map_or(0, |status| status.quarantined),
+        revision: status.map_or(0, |status| status.revision),
         in_flight: counted().map(|candidate| candidate.stats.in_flight()).sum(),
         waiting: service.stats.waiting(),
         rps: counted().map(|candidate| state.rates.of(candidate.stats.serial())).sum(),

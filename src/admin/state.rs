@@ -3,7 +3,7 @@
 use crate::admin::rates::Rates;
 use crate::control::events::Events;
 use crate::control::history::History;
-use crate::control::registry;
+use crate::control::{registry, scheduler};
 use crate::lifecycle::Signal;
 use crate::model::NodeId;
 use crate::table::Table;
@@ -16,6 +16,8 @@ pub struct State {
     pub table: Table,
     /// The registry of instances.
     pub registry: registry::Handle,
+    /// Wanted replicas, drains, logs of replicas.
+    pub scheduler: scheduler::Handle,
     /// The last verdicts of each instance.
     pub history: History,
     /// What control did.

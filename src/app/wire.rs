@@ -84,6 +84,7 @@ fn state(
     Ok(State {
         table: table.clone(),
         registry: control.registry.clone(),
+        scheduler: control.scheduler.clone(),
         history: control.health.clone(),
         events: control.events.clone(),
         metrics: metrics.clone(),

@@ -59,6 +59,12 @@ pub(super) enum Command {
     Endpoints(ServiceArgs),
     /// Show what Weir did.
     Events(EventsArgs),
+    /// Change how many replicas of a service run.
+    Scale(ScaleArgs),
+    /// Take an instance out of service without losing a request.
+    Drain(DrainArgs),
+    /// Show what a replica wrote to its standard output and error.
+    Logs(LogsArgs),
     /// Run the built-in test backend, which says who it is.
     Whoami(WhoamiArgs),
     /// Become a workload: how Weir itself starts processes.
@@ -117,6 +123,38 @@ pub(super) struct EventsArgs {
     /// Go on with what happens.
     #[arg(short, long)]
     pub(super) follow: bool,
+}
+
+/// `weir scale`.
+#[derive(Debug, clap::Args)]
+pub(super) struct ScaleArgs {
+    /// The service, as `name` or `namespace/name`.
+    pub(super) service: String,
+    /// The wanted number of replicas.
+    pub(super) replicas: u32,
+}
+
+/// `weir drain`.
+#[derive(Debug, clap::Args)]
+pub(super) struct DrainArgs {
+    /// The instance, as `weir ps` shows it.
+    pub(super) instance: String,
+    /// Let it take new work again.
+    #[arg(long)]
+    pub(super) undo: bool,
+}
+
+/// `weir logs`.
+#[derive(Debug, clap::Args)]
+pub(super) struct LogsArgs {
+    /// The instance, as `weir ps` shows it.
+    pub(super) instance: String,
+    /// Go on with what it writes.
+    #[arg(short, long)]
+    pub(super) follow: bool,
+    /// Last lines of each of output and error.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub(super) tail: u32,
 }
 
 /// `weir completion`.

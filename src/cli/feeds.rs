@@ -1,13 +1,14 @@
-//! `weir events`: what happened, and what goes on.
+//! `weir events`, `weir logs`: what happened, and what goes on.
 
 use crate::admin::{Event, Events};
-use crate::cli::args::{EventsArgs, Format, Global};
+use crate::cli::args::{EventsArgs, Format, Global, LogsArgs};
 use crate::cli::output::{self, Table};
-use crate::cli::remote::Remote;
+use crate::cli::remote::{Remote, encode};
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use std::io::Write;
 
 /// Longest line of the event stream; the server's are below 1 KiB.
 const MAX_LINE_BYTES: usize = 64 * 1024;
@@ -17,13 +18,13 @@ pub(super) async fn events(global: &Global, args: &EventsArgs) -> Result<()> {
     let mut remote = Remote::connect(global.addr.as_deref()).await?;
     if args.follow {
         let mut lines = Lines { body: remote.stream("/v1/events").await?, buffer: Vec::new() };
-        while let Some(line) = lines.next().await.context("follow the events")? {
+        while let Some(line) = lines.next().await.context("follow them")? {
             // Fields other than `data` and comments are for programs that resume (WHATWG HTML §9.2.6).
             if let Some(event) = line.strip_prefix("data:").and_then(|data| serde_json::from_str(data).ok()) {
                 follow(global.output, &event)?;
             }
         }
-        bail!("follow the events: Weir has ended");
+        bail!("Weir has ended");
     }
     let found: Events = remote.get("/v1/events?follow=false").await?;
     if global.output == Format::Json {
@@ -45,11 +46,24 @@ pub(super) async fn events(global: &Global, args: &EventsArgs) -> Result<()> {
 
 fn follow(format: Format, event: &Event) -> Result<()> {
     if format == Format::Json {
-        return output::json_line(event);
+        return output::json(event);
     }
     let subject = event.instance.as_ref().or(event.service.as_ref()).map_or("-", String::as_str);
     let (time, kind) = (output::time(event.at_unix_ms), &event.kind);
     Ok(output::write(&format!("{time}  {:>6}  {kind:<20}  {subject:<24}  {}\n", event.generation, event.message))?)
+}
+
+/// Shows what a replica wrote, or follows it.
+pub(super) async fn logs(global: &Global, args: &LogsArgs) -> Result<()> {
+    let mut remote = Remote::connect(global.addr.as_deref()).await?;
+    let path = format!("/v1/instances/{}/logs?tail={}&follow={}", encode(&args.instance), args.tail, args.follow);
+    let mut body = remote.stream(&path).await?;
+    while let Some(chunk) = next(&mut body).await.context("read the log")? {
+        let mut out = std::io::stdout().lock();
+        out.write_all(&chunk)?;
+        out.flush()?;
+    }
+    Ok(())
 }
 
 /// Returns the next piece of a body.

@@ -115,9 +115,9 @@ fn latency(ms: f64) -> String {
     if ms > 0.0 { format!("{ms:.1}ms") } else { String::new() }
 }
 
-fn state(quarantined: bool, fail_open: bool, usable: u32) -> &'static str {
+fn state(quarantined: u32, fail_open: bool, usable: u32) -> &'static str {
     match (quarantined, fail_open, usable) {
-        (true, ..) => "quarantined",
+        (1.., ..) => "quarantined",
         (_, true, _) => "fail_open",
         (_, _, 0) => "unavailable",
         _ => "ready",

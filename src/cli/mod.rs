@@ -4,6 +4,7 @@
 //! An error is one line, `weir: failed to …: …`, that ends with what to do; its exit code comes from `failure`.
 
 mod args;
+mod changes;
 mod check;
 mod exec;
 mod failure;
@@ -52,6 +53,9 @@ fn dispatch(global: &Global, command: Command) -> (Cow<'static, str>, Result<Exi
         Command::Endpoints(args) => ("list the endpoints".into(), ask(lists::endpoints(global, &args))),
         Command::Events(args) => ("show the events".into(), ask(feeds::events(global, &args))),
         Command::Exec(args) => ("run the program".into(), Ok(exec::run(&args))),
+        Command::Scale(args) => (format!("scale {}", args.service).into(), ask(changes::scale(global, &args))),
+        Command::Drain(args) => (format!("drain {}", args.instance).into(), ask(changes::drain(global, &args))),
+        Command::Logs(args) => (format!("show the log of {}", args.instance).into(), ask(feeds::logs(global, &args))),
         Command::Whoami(args) => ("run whoami".into(), whoami::run(args)),
         Command::Completion(args) => ("print the completion script".into(), completion(args.shell)),
         Command::Version => ("print the version".into(), version()),

@@ -101,15 +101,8 @@ pub(super) fn table(table: &Table) -> io::Result<()> {
     write(&table.render(is_colored()))
 }
 
-/// Prints a value as JSON, with a newline at its end.
+/// Prints a value as JSON on one line, so that a feed is one value a line.
 pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
-    let mut text = serde_json::to_string_pretty(value)?;
-    text.push('\n');
-    Ok(write(&text)?)
-}
-
-/// Prints a value as JSON on one line.
-pub(super) fn json_line(value: &impl Serialize) -> anyhow::Result<()> {
     let mut text = serde_json::to_string(value)?;
     text.push('\n');
     Ok(write(&text)?)

@@ -13,6 +13,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt;
 use std::future::Future;
@@ -99,6 +100,12 @@ impl Remote {
         let body = self.whole(Method::GET, path, Bytes::new()).await?;
         serde_json::from_slice(&body)
             .map_err(|error| self.foreign(&format!("its answer to {path} is not what this version expects: {error}")))
+    }
+
+    /// Changes something; the answer's body is not needed.
+    pub(super) async fn change(&mut self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<()> {
+        let bytes = body.map(serde_json::to_vec).transpose()?.unwrap_or_default();
+        self.whole(method, path, bytes.into()).await.map(|_| ())
     }
 
     /// Asks for a body that does not end by itself.

@@ -30,11 +30,14 @@ fn seen(output: Output) -> (i32, String, String) {
 
 #[tokio::test]
 async fn a_wrong_command_suggests_the_right_one() {
-    for (wrong, right) in [("pss", "ps"), ("endpoint", "endpoints"), ("comletion", "completion")] {
+    for (wrong, right) in [("pss", "ps"), ("scael", "scale"), ("endpoint", "endpoints"), ("comletion", "completion")] {
         let (code, out, error) = seen(run(weir(&[wrong])).await);
         assert_eq!((code, out.as_str()), (2, ""));
         assert!(error.contains(&format!("'{wrong}'")) && error.contains(&format!("'{right}'")), "{error}");
     }
+    let (code, _, error) = seen(run(weir(&["scale", "web", "many"])).await);
+    assert_eq!(code, 2);
+    assert!(error.contains("many"), "{error}");
     assert_eq!(seen(run(weir(&["ps", "--ouput", "json"])).await).0, 2);
     assert_eq!(seen(run(weir(&[])).await).0, 2);
 }
@@ -82,10 +85,27 @@ async fn lists_are_plain_columns_in_a_pipe_and_json_on_request() {
         assert!(row.split_whitespace().count() >= columns, "no cell is empty: {out}");
     }
     let (_, out, _) = ask(&api, &["ps", "-o", "json"]).await;
+    assert_eq!(out.lines().count(), 1, "one value a line: {out}");
     let listed: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!(listed["instances"][0]["id"], "web-one");
     let (_, out, _) = ask(&api, &["ps", "staging/api"]).await;
     assert_eq!(out.lines().count(), 1, "only the headings: {out}");
+}
+
+#[tokio::test]
+async fn refusals_have_their_codes() {
+    let api = start("cli-codes").await;
+    let (code, _, error) = ask(&api, &["scale", "none", "3"]).await;
+    assert_eq!(code, 3);
+    assert_eq!(error, "weir: failed to scale none: there is no service none; `weir services` lists them\n");
+    assert_eq!(ask(&api, &["scale", "No", "3"]).await.0, 2);
+    let (code, _, error) = ask(&api, &["drain", "none-aaaaaa"]).await;
+    assert_eq!(code, 3, "{error}");
+    assert!(error.contains("`weir ps`"), "{error}");
+    assert_eq!(ask(&api, &["logs", "none-aaaaaa"]).await.0, 3);
+    let (code, _, error) = ask(&api, &["scale", "web", "3"]).await;
+    assert_eq!(code, 4, "{error}");
+    assert!(error.contains("[service.run]"), "{error}");
 }
 
 #[tokio::test]
@@ -133,7 +153,7 @@ async fn version_and_completion_need_no_weir() {
     for shell in ["bash", "zsh", "fish"] {
         let (code, out, _) = seen(run(weir(&["completion", shell])).await);
         assert_eq!(code, 0);
-        assert!(out.contains("weir") && out.contains("endpoints"), "{shell}");
+        assert!(out.contains("weir") && out.contains("scale"), "{shell}");
     }
 }
 

@@ -1,17 +1,18 @@
 //! A registry, a table and the API on free addresses.
 
 use crate::client::eventually;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use weir::admin::{self, Rates, State};
 use weir::control::events::Events;
 use weir::control::history::History;
-use weir::control::{self, publisher, registry};
+use weir::control::{self, publisher, registry, runtime, scheduler};
 use weir::lifecycle::{self, Phase, Trigger};
 use weir::model::{
-    InstanceId, Limits, ListenerSpec, NodeId, Outliers, Policy, PortSpec, Protocol, RouteSpec, ServiceName,
+    InstanceId, Limits, ListenerSpec, NodeId, Outliers, Policy, PortSpec, Protocol, RouteSpec, RunSpec, ServiceName,
     ServiceSpec, Timeouts, Transition, Verdict,
 };
 use weir::rng::Rng;
@@ -19,7 +20,7 @@ use weir::table::names::Names;
 use weir::table::{self, Reader, Snapshot, Table};
 use weir::telemetry::Metrics;
 
-/// A served API with a service `web` (ports http, metrics) and a service `staging/api`.
+/// A served API with services `web` and `staging/api` (ports http, metrics), and `jobs`, which Weir runs.
 pub(crate) struct Weir {
     pub(crate) address: SocketAddr,
     pub(crate) socket: PathBuf,
@@ -61,6 +62,8 @@ pub(crate) async fn start(name: &str) -> Weir {
     };
     let (writer, table) = table::channel(Snapshot::empty(Names::default()));
     let worker = table.reader("worker-0");
+    // It takes no requests, so nothing that is withdrawn waits for it.
+    worker.acknowledger().set_idle(true);
     let events = Events::default();
     let (trigger, signal) = lifecycle::drain();
     let registry = publisher::spawn(&control::Options::default(), events.clone(), writer, Rng::from_seed(1));
@@ -69,6 +72,7 @@ pub(crate) async fn start(name: &str) -> Weir {
     let state = State {
         table: table.clone(),
         registry: registry.clone(),
+        scheduler: scheduler(&directory, &registry, &table, &events),
         events,
         history: History::default(),
         metrics: Metrics::new(),
@@ -95,6 +99,20 @@ pub(crate) async fn start(name: &str) -> Weir {
     weir
 }
 
+/// A scheduler with real processes, started through this build's `weir exec`.
+fn scheduler(directory: &Path, registry: &registry::Handle, table: &Table, events: &Events) -> scheduler::Handle {
+    let weir = PathBuf::from(env!("CARGO_BIN_EXE_weir"));
+    let options = runtime::Options { shim: weir.clone(), weir, ..runtime::Options::new(directory, 20_000..=29_999) };
+    scheduler::spawn(scheduler::Parts {
+        registry: registry.clone(),
+        runtime: Arc::new(runtime::Processes::open(options).unwrap()),
+        table: table.clone(),
+        events: events.clone(),
+        node: NodeId::parse("node-1").unwrap(),
+        rng: Rng::from_os(),
+    })
+}
+
 async fn define(weir: &Weir) {
     let listener =
         ListenerSpec { name: "http".into(), address: "127.0.0.1:8080".parse().unwrap(), trusted_proxies: Vec::new() };
@@ -108,18 +126,31 @@ async fn define(weir: &Weir) {
     };
     weir.registry
         .contribute(registry::Contribution {
-            define: vec![Arc::new(spec("web")), Arc::new(spec("staging/api"))],
+            define: vec![Arc::new(spec("web")), Arc::new(spec("staging/api")), Arc::new(jobs())],
             routes: Some([route].into()),
             listeners: Some([listener].into()),
             ..registry::Contribution::default()
         })
         .await
         .unwrap();
-    eventually("both services are published", async || weir.table.load().services.len() == 2).await;
+    eventually("the services are published", async || weir.table.load().services.len() == 3).await;
 }
 
 pub(crate) fn name(text: &str) -> ServiceName {
     ServiceName::parse(text).unwrap()
+}
+
+/// A service that Weir runs, with no replica yet.
+fn jobs() -> ServiceSpec {
+    let command = [env!("CARGO_BIN_EXE_weir"), "whoami", "--listen", "127.0.0.1:${PORT}"].map(str::to_owned).into();
+    let run = RunSpec {
+        command,
+        env: BTreeMap::new(),
+        directory: None,
+        stop_grace: Duration::from_secs(5),
+        replace_after: Duration::from_secs(30),
+    };
+    ServiceSpec { run: Some(run), ..spec("jobs") }
 }
 
 fn spec(service: &str) -> ServiceSpec {

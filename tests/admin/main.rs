@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 //! The admin API over real sockets, and the command line against it.
 
+mod changes;
 mod cli;
 mod client;
 mod events;

@@ -122,7 +122,7 @@ async fn services_routes_and_table_are_shown() {
     weir.passes("web-one").await;
     let services = get(weir.address, "/v1/services").await.json();
     let names: Vec<_> = services["services"].as_array().unwrap().iter().map(|s| s["name"].clone()).collect();
-    assert_eq!(names, ["web", "api"]);
+    assert_eq!(names, ["jobs", "web", "api"]);
     let web = get(weir.address, "/v1/services/web").await.json();
     assert_eq!((web["policy"].as_str(), web["usable"].as_u64()), (Some("round-robin"), Some(1)));
     assert_eq!(web["ports"], serde_json::json!([{"name":"http","protocol":"tcp"},{"name":"metrics","protocol":"tcp"}]));
@@ -138,6 +138,7 @@ async fn services_routes_and_table_are_shown() {
     let table = get(weir.address, "/v1/table").await.json();
     assert_eq!(table["generation"], weir.table.load().generation);
     assert_eq!(table["acknowledgers"][0]["name"], "worker-0");
+    assert_eq!(table["acknowledgers"][0]["idle"], true);
     assert!(table["acknowledgers"][0]["generation"].as_u64() < table["generation"].as_u64());
 }
 
@@ -192,8 +193,9 @@ async fn every_route_is_in_the_openapi_document_and_every_entry_is_served() {
             assert!(answer.status != 405 && !answer.body.contains("unknown_path"), "{method} {path}: {answer:?}");
         }
     }
-    let served = "GET /v1/services, GET /v1/services/{name}, GET /v1/instances, \
+    let served = "GET /v1/services, GET /v1/services/{name}, POST /v1/services/{name}/scale, GET /v1/instances, \
         POST /v1/instances, GET /v1/instances/{id}, DELETE /v1/instances/{id}, POST /v1/instances/{id}/renew, \
+        POST /v1/instances/{id}/drain, DELETE /v1/instances/{id}/drain, GET /v1/instances/{id}/logs, \
         GET /v1/instances/{id}/history, \
         GET /v1/endpoints, GET /v1/routes, GET /v1/table, GET /v1/events, GET /metrics, GET /livez, GET /readyz, \
         GET /openapi.json";

@@ -3,11 +3,11 @@
 use crate::client::{change, eventually, get, raw, read, request};
 use crate::fixture::start;
 use std::os::unix::fs::PermissionsExt;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
-const BODY: &str = "{}";
+const SCALE: &str = "{\"replicas\":2}";
 
 #[tokio::test]
 async fn a_rebound_name_gets_421_on_tcp_and_not_on_the_socket() {
@@ -28,8 +28,9 @@ async fn a_rebound_name_gets_421_on_tcp_and_not_on_the_socket() {
 #[tokio::test]
 async fn a_change_that_a_web_page_could_send_gets_403() {
     let weir = start("cross-site").await;
-    let post =
-        async |headers: &[(&str, &str)]| raw(weir.address, &request("POST", "/v1/instances", headers, BODY)).await;
+    let post = async |headers: &[(&str, &str)]| {
+        raw(weir.address, &request("POST", "/v1/services/web/scale", headers, SCALE)).await
+    };
     let forms: &[&[(&str, &str)]] = &[
         &[],
         &[("content-type", "text/plain")],
@@ -46,7 +47,7 @@ async fn a_change_that_a_web_page_could_send_gets_403() {
     // The same without what gives it away is understood.
     assert_ne!(post(&[JSON, ("origin", "http://localhost")]).await.status, 403);
     let preflight = [("origin", "http://evil.example"), ("access-control-request-method", "POST"), JSON];
-    let answer = raw(weir.address, &request("OPTIONS", "/v1/instances", &preflight, "")).await;
+    let answer = raw(weir.address, &request("OPTIONS", "/v1/services/web/scale", &preflight, "")).await;
     assert_eq!(answer.status, 405);
     assert!(!answer.head.to_lowercase().contains("access-control"), "no CORS: {}", answer.head);
 }
@@ -74,6 +75,29 @@ async fn a_body_above_the_limit_gets_413_announced_or_not() {
     assert_eq!((answer.status, answer.code().as_str()), (413, "body_too_large"));
     let full = " ".repeat(weir.body_bytes);
     assert_eq!(change(weir.address, "POST", "/v1/instances", &full).await.code(), "invalid_request");
+}
+
+#[tokio::test]
+async fn a_slow_head_or_body_is_cut_off_after_ten_seconds() {
+    let weir = start("slow").await;
+    let begun = tokio::time::Instant::now();
+    let head = async {
+        let mut stream = TcpStream::connect(weir.address).await.unwrap();
+        stream.write_all(b"GET /livez HTTP/1.1\r\nhost: loc").await.unwrap();
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest).await;
+    };
+    let body = async {
+        let mut stream = TcpStream::connect(weir.address).await.unwrap();
+        let head = "POST /v1/instances HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+                    content-type: application/json\r\ncontent-length: 9\r\n\r\n{";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let answer = read(stream).await;
+        assert_eq!((answer.status, answer.code().as_str()), (408, "body_timeout"));
+    };
+    tokio::join!(head, body);
+    let took = begun.elapsed().as_secs_f64();
+    assert!((9.0..15.0).contains(&took), "{took} s");
 }
 
 #[tokio::test]

@@ -1,0 +1,50 @@
+//! What control refuses, as answers: which status, which code, what to do.
+
+use crate::admin::Problem;
+use crate::control::registry::RegistryError;
+use crate::control::scheduler::SchedulerError;
+use crate::model::{InstanceId, ServiceName};
+use axum::http::StatusCode;
+
+/// The answer for a service that does not exist.
+pub(super) fn unknown_service(name: &ServiceName) -> Problem {
+    let detail = format!("there is no service {name}; `weir services` lists them");
+    Problem::new(StatusCode::NOT_FOUND, "unknown_service", detail)
+}
+
+/// The answer for an instance that does not exist.
+pub(super) fn unknown_instance(id: &InstanceId) -> Problem {
+    let detail = format!("there is no instance {id}; `weir ps` lists them");
+    Problem::new(StatusCode::NOT_FOUND, "unknown_instance", detail)
+}
+
+/// The answer for what the registry refused.
+pub(super) fn registry(error: RegistryError) -> Problem {
+    match error {
+        RegistryError::UnknownService(name) => unknown_service(&name),
+        RegistryError::UnknownInstance(id) => unknown_instance(&id),
+        RegistryError::Expired(id) => {
+            let detail = format!("the lease of instance {id} ran out; renew it or register it again");
+            Problem::new(StatusCode::CONFLICT, "lease_expired", detail)
+        }
+        RegistryError::Duplicate(id) => {
+            let detail = format!("instance {id} exists already; deregister it, or leave the id out");
+            Problem::new(StatusCode::CONFLICT, "duplicate_instance", detail)
+        }
+        RegistryError::Invalid(why) => Problem::invalid(why),
+        RegistryError::Closed => Problem::stopping(),
+    }
+}
+
+/// The answer for what the scheduler refused.
+pub(super) fn scheduler(error: SchedulerError) -> Problem {
+    match error {
+        SchedulerError::UnknownService(name) => unknown_service(&name),
+        SchedulerError::UnknownInstance(id) => unknown_instance(&id),
+        SchedulerError::NotRun(_) => Problem::new(StatusCode::CONFLICT, "not_scalable", error.to_string()),
+        SchedulerError::Stopping(_) => Problem::new(StatusCode::CONFLICT, "already_stopping", error.to_string()),
+        SchedulerError::TooMany(_) => Problem::invalid(error.to_string()),
+        SchedulerError::Registry(error) => registry(error),
+        SchedulerError::Closed => Problem::stopping(),
+    }
+}
