@@ -15,6 +15,9 @@ mod reconcile;
 mod restarts;
 mod service;
 
+#[cfg(test)]
+mod tests;
+
 pub use handle::{Handle, Parts, SchedulerError, ServiceStatus, spawn};
 pub use plan::{Action, Desired, Phase, Plan, Replica, Start, Stop, plan};
 pub use restarts::{Ending, Next, Restarts};

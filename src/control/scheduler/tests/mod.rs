@@ -1,0 +1,5 @@
+//! The scheduler's tests: the plan by table and by property, the task with a runtime that obeys the test.
+
+mod planning;
+mod reconciling;
+mod world;
