@@ -65,13 +65,15 @@ impl<'m> Query<'m> {
             return Parsed::FormErr;
         }
         let Some((mut query, rest)) = Self::question_of(message) else { return Parsed::FormErr };
+        if [an0, an1, ns0, ns1, ar0, ar1] == [0; 6] && !rest.is_empty() {
+            return Parsed::FormErr;
+        }
         let common = [an0, an1, ns0, ns1, ar0] == [0; 5] && high & 0x02 == 0 && message.len() <= MAX_FAST_BYTES;
         if !common || query.class != class::IN || is_meta(query.rtype) {
             return Parsed::Slow;
         }
         match (ar1, rest) {
-            (0, []) => Parsed::Fast(query),
-            (0, _) => Parsed::FormErr,
+            (0, _) => Parsed::Fast(query),
             (1, _) => match opt(rest) {
                 Opt::Plain(edns) => {
                     query.edns = Some(edns);

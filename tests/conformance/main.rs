@@ -1,0 +1,12 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+//! One test per clause of the protocols that Weir speaks, against the real server on a free port.
+
+mod dns;
+mod dns_malformed;
+mod rfc1035;
+mod rfc2308;
+mod rfc2782;
+mod rfc6891;
+mod rfc7766;
+mod rfc8482;
+mod weir_dns;
