@@ -90,7 +90,7 @@ async fn one_kill(weir: &Weir) -> Seen {
     assert!(!names(&socket, &id).await);
     let state = poll.get("/v1/table").await;
     assert!(state["generation"].as_u64().unwrap() >= generation);
-    weir.settled("web", 3, SETTLED).await;
+    weir.settled_without(&id, "web", 3, SETTLED).await;
     Seen { table: table.unwrap(), dns: dns.unwrap(), replaced: dead.elapsed() }
 }
 

@@ -33,12 +33,7 @@ async fn draining_fails_no_request(scale: Scale) {
         let (victim, _) = world.victim(scale.in_flight).await;
         let finished = world.weir.cli(&["drain", &victim]).await;
         assert_eq!(finished.code, 0, "{finished:?}");
-        crate::support::eventually("the drained instance is replaced", SETTLED, || async {
-            let alive: Vec<_> = world.weir.instances().await.into_iter().filter(|i| i["state"] != "gone").collect();
-            let ready = alive.iter().filter(|i| i["state"] == "ready").count();
-            (ready == 3 && alive.len() == 3 && alive.iter().all(|i| i["id"] != victim.as_str())).then_some(())
-        })
-        .await;
+        world.weir.settled_without(&victim, "web", 3, SETTLED).await;
         world.passes(100).await;
     }
     world.fill(scale).await;

@@ -112,7 +112,13 @@ impl World {
         let (gets, posts) = (self.gets.stop().await, self.posts.stop().await);
         println!("{what}: GET: {}", gets.line());
         println!("{what}: POST: {}", posts.line());
+        let mut printed: BTreeMap<Kind, usize> = BTreeMap::new();
         for failure in gets.failures.iter().chain(&posts.failures) {
+            let count = printed.entry(failure.kind).or_default();
+            *count += 1;
+            if *count > 10 {
+                continue;
+            }
             println!("  {:?} t{} at {:.3} s: {}", failure.kind, failure.tag, failure.at.as_secs_f64(), failure.detail);
         }
         let mut executions: BTreeMap<String, usize> = BTreeMap::new();

@@ -188,7 +188,18 @@ impl Weir {
 
     /// Waits until a service has exactly `count` ready instances and nothing else that runs.
     pub async fn settled(&self, service: &str, count: usize, limit: Duration) -> Vec<serde_json::Value> {
-        let what = format!("{count} ready instances of {service}");
+        self.settled_without("", service, count, limit).await
+    }
+
+    /// As [`Weir::settled`], and none of them is the instance `gone`.
+    pub async fn settled_without(
+        &self,
+        gone: &str,
+        service: &str,
+        count: usize,
+        limit: Duration,
+    ) -> Vec<serde_json::Value> {
+        let what = format!("{count} ready instances of {service} without {gone:?}");
         super::eventually(&what, limit, || async {
             let alive: Vec<_> = self
                 .instances()
@@ -197,7 +208,7 @@ impl Weir {
                 .filter(|i| i["service"] == service && i["state"] != "gone")
                 .collect();
             let ready = alive.iter().filter(|i| i["state"] == "ready").count();
-            (ready == count && alive.len() == count).then_some(alive)
+            (ready == count && alive.len() == count && alive.iter().all(|i| i["id"] != gone)).then_some(alive)
         })
         .await
     }
