@@ -6,7 +6,7 @@ use crate::support::process::Weir;
 use crate::web::{SETTLED, alone, service};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -15,8 +15,8 @@ const GAP: Duration = Duration::from_secs(1);
 /// `weir whoami` repeats its body after so many octets.
 const PERIOD: usize = 251;
 
-/// Echoes a text each 100 ms until told to stop; returns the echoes and the longest wait for one.
-async fn websocket(target: SocketAddr, stop: Arc<AtomicBool>) -> (u64, Duration) {
+/// Echoes a text each 100 ms until told to stop, counting; returns the longest wait for an echo.
+async fn websocket(target: SocketAddr, stop: Arc<AtomicBool>, count: Arc<AtomicU64>) -> Duration {
     let mut raw = Raw::connect(target).await.unwrap();
     raw.send(
         "GET /ws HTTP/1.1\r\nHost: web\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -42,9 +42,10 @@ async fn websocket(target: SocketAddr, stop: Arc<AtomicBool>) -> (u64, Duration)
         assert_eq!(received, expected);
         longest = longest.max(sent.elapsed());
         echoes += 1;
+        count.store(echoes, Ordering::SeqCst);
         tokio::time::sleep_until((sent + Duration::from_millis(100)).into()).await;
     }
-    (echoes, longest)
+    longest
 }
 
 /// Downloads `length` octets, evenly until told to hurry, and checks each; returns the longest wait for data.
@@ -89,22 +90,28 @@ async fn streams_survive_scalings(scalings: usize, length: u64, pace: u64) {
     weir.settled("web", 2, SETTLED).await;
     weir.settled("other", 1, SETTLED).await;
     let stop = Arc::new(AtomicBool::new(false));
-    let socket = tokio::spawn(websocket(weir.http, stop.clone()));
+    let echoes = Arc::new(AtomicU64::new(0));
+    let socket = tokio::spawn(websocket(weir.http, stop.clone(), echoes.clone()));
     let bytes = tokio::spawn(download(weir.http, length, pace, stop.clone()));
     for turn in 0..scalings {
         let replicas = if turn % 2 == 0 { 3 } else { 1 };
         let finished = weir.cli(&["scale", "other", &replicas.to_string()]).await;
         assert_eq!(finished.code, 0, "{finished:?}");
         weir.settled("other", replicas, SETTLED).await;
-        assert!(!socket.is_finished() && (!bytes.is_finished() || turn > 0), "both streams live\n{}", weir.log());
+        let seen = echoes.load(Ordering::SeqCst);
+        support::eventually("echoes go on", Duration::from_secs(10), || async {
+            assert!(!socket.is_finished(), "the WebSocket ended\n{}", weir.log());
+            (echoes.load(Ordering::SeqCst) >= seen + 4).then_some(())
+        })
+        .await;
     }
     stop.store(true, Ordering::SeqCst);
-    let (echoes, longest_echo) = socket.await.unwrap();
+    let (echoes, longest_echo) = (echoes.load(Ordering::SeqCst), socket.await.unwrap());
     let longest_read = support::within("the download", Duration::from_secs(120), bytes).await.unwrap();
     println!(
         "{scalings} scalings of another service: {echoes} echoes, longest wait {longest_echo:?}; {length} octets, longest wait {longest_read:?}"
     );
-    assert!(echoes > 5 && longest_echo < GAP && longest_read < GAP);
+    assert!(echoes >= 4 * scalings as u64 && longest_echo < GAP && longest_read < GAP);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
