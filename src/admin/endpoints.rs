@@ -1,5 +1,6 @@
 //! The routable addresses as proxy and DNS see them: the current snapshot, by the same candidates function.
 
+use crate::admin::rates::Reading;
 use crate::admin::{Problem, State, extract, refusal};
 use crate::balance::Candidate;
 use crate::clock;
@@ -79,7 +80,8 @@ pub(super) async fn list(
             vec![find(&snapshot, &name)?]
         }
     };
-    let endpoints = services.into_iter().flat_map(|service| of_service(&state, service)).collect();
+    let rates = state.rates.load();
+    let endpoints = services.into_iter().flat_map(|service| of_service(&rates, service)).collect();
     Ok(Json(Endpoints { generation: snapshot.generation, endpoints }))
 }
 
@@ -95,7 +97,7 @@ pub(super) fn find<'a>(snapshot: &'a Snapshot, name: &ServiceName) -> Result<&'a
     snapshot.services.get(name).ok_or_else(|| refusal::unknown_service(name))
 }
 
-fn of_service(state: &State, service: &table::Service) -> Vec<Endpoint> {
+fn of_service(rates: &Reading, service: &table::Service) -> Vec<Endpoint> {
     let now_ms = clock::now_ms();
     let fails_open = service.fails_open(now_ms);
     let mut chosen = vec![false; service.endpoints.len()];
@@ -131,7 +133,7 @@ fn of_service(state: &State, service: &table::Service) -> Vec<Endpoint> {
             healthy: candidate.healthy,
             ejected,
             in_flight: candidate.stats.in_flight(),
-            rps: state.rates.of(candidate.stats.serial()),
+            rps: rates.of(candidate),
             latency_ms: latency_ms(candidate),
             requests: candidate.stats.requests(),
             failures: candidate.stats.failures(),

@@ -1,6 +1,7 @@
 //! Registered instances: list, register, renew, deregister, drain.
 
 use crate::admin::endpoints::latency_ms;
+use crate::admin::rates::Reading;
 use crate::admin::{Problem, State, extract, refusal};
 use crate::balance::Candidate;
 use crate::clock;
@@ -149,7 +150,8 @@ pub(super) async fn list(
     found.sort_by(|a, b| (&a.service, &a.id).cmp(&(&b.service, &b.id)));
     let snapshot = state.table.load();
     let known = candidates(&snapshot, found.iter().map(|instance| &instance.service));
-    let instances = found.iter().map(|instance| row(&state, instance, known.get(&instance.id).copied()));
+    let rates = state.rates.load();
+    let instances = found.iter().map(|instance| row(&rates, instance, known.get(&instance.id).copied()));
     Ok(Json(Instances { instances: instances.collect() }))
 }
 
@@ -163,7 +165,7 @@ pub(super) async fn show(
     let instance = find(&state, &id).await?;
     let snapshot = state.table.load();
     let known = candidates(&snapshot, std::iter::once(&instance.service));
-    Ok(Json(row(&state, &instance, known.get(&id).copied())))
+    Ok(Json(row(&state.rates.load(), &instance, known.get(&id).copied())))
 }
 
 /// Shows the last changes of an instance's verdict, with the check that caused each.
@@ -204,7 +206,8 @@ pub(super) async fn register(state: axum::extract::State<Arc<State>>, body: Byte
     };
     let instance = state.registry.register(registration).await.map_err(refusal::registry)?;
     let location = format!("/v1/instances/{}", instance.id);
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(row(&state, &instance, None))).into_response())
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(row(&state.rates.load(), &instance, None)))
+        .into_response())
 }
 
 /// Extends the lease of a registered instance.
@@ -291,7 +294,7 @@ pub(super) fn candidates<'a>(
     known
 }
 
-fn row(state: &State, instance: &model::Instance, candidate: Option<&Candidate>) -> Instance {
+fn row(rates: &Reading, instance: &model::Instance, candidate: Option<&Candidate>) -> Instance {
     Instance {
         id: instance.id.to_string(),
         service: instance.service.name().to_owned(),
@@ -309,7 +312,7 @@ fn row(state: &State, instance: &model::Instance, candidate: Option<&Candidate>)
         node: instance.node.to_string(),
         revision: instance.revision,
         in_flight: candidate.map_or(0, |candidate| candidate.stats.in_flight()),
-        rps: candidate.map_or(0.0, |candidate| state.rates.of(candidate.stats.serial())),
+        rps: candidate.map_or(0.0, |candidate| rates.of(candidate)),
         latency_ms: candidate.map_or(0.0, latency_ms),
         age_s: clock::now_ms().saturating_sub(instance.created_ms) / 1000,
     }

@@ -7,6 +7,7 @@
 use crate::admin::stream::Feed;
 use crate::admin::{Problem, State, extract, instances};
 use crate::lifecycle::{Phase, Signal};
+use crate::model::{InstanceId, InstanceState};
 use axum::body::Body;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use utoipa::IntoParams;
 
@@ -63,12 +65,31 @@ pub(super) async fn show(
     let (sender, receiver) = mpsc::channel(QUEUE);
     let reader = Reader { sender, follow: range.follow, signal: state.signal.clone() };
     tokio::spawn(async move {
-        if let Err(error) = reader.run(paths, range.tail.unwrap_or(DEFAULT_TAIL)).await {
+        let tail = range.tail.unwrap_or(DEFAULT_TAIL);
+        if let Err(error) = reader.run(paths, tail, gone(&state, &id)).await {
             tracing::debug!(%error, "a log reader ended");
         }
     });
     let kind = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
     Ok((kind, Body::from_stream(Feed(receiver))).into_response())
+}
+
+/// Waits until the instance is gone, so that it writes no more.
+async fn gone(state: &State, id: &InstanceId) {
+    let mut live = state.events.subscribe();
+    loop {
+        if state.registry.instance(id).await.is_none_or(|instance| instance.state == InstanceState::Gone) {
+            return;
+        }
+        // Anything that is said of this instance is a reason to look again, and so is having missed something.
+        loop {
+            match live.recv().await {
+                Ok(event) if event.instance.as_ref() != Some(id) => {}
+                Ok(_) | Err(RecvError::Lagged(_)) => break,
+                Err(RecvError::Closed) => return,
+            }
+        }
+    }
 }
 
 struct Reader {
@@ -86,7 +107,10 @@ struct Place {
 }
 
 impl Reader {
-    async fn run(mut self, paths: Vec<PathBuf>, lines: usize) -> io::Result<()> {
+    /// Sends the end of each stream; when it follows, also what comes, until `gone` ends or the reader leaves.
+    async fn run(mut self, paths: Vec<PathBuf>, lines: usize, gone: impl Future<Output = ()>) -> io::Result<()> {
+        let mut gone = std::pin::pin!(gone);
+        let mut last = !self.follow;
         let mut places = places(paths, lines).await?;
         loop {
             for place in &mut places {
@@ -95,11 +119,12 @@ impl Reader {
                 }
             }
             places.retain(|place| place.current);
-            if !self.follow || places.is_empty() {
+            if last || places.is_empty() {
                 return Ok(());
             }
             tokio::select! {
                 () = tokio::time::sleep(FOLLOW_INTERVAL) => {}
+                () = &mut gone => last = true,
                 () = self.sender.closed() => return Ok(()),
                 () = self.signal.reached(Phase::Stopping) => return Ok(()),
             }
@@ -182,6 +207,7 @@ fn last_lines(text: &[u8], lines: usize, whole: bool) -> (usize, usize) {
 mod tests {
     use super::{Reader, last_lines};
     use crate::lifecycle;
+    use std::future::pending;
     use std::io::Write;
     use std::path::PathBuf;
     use std::time::Duration;
@@ -229,7 +255,7 @@ mod tests {
         let (_trigger, signal) = lifecycle::drain();
         let (sender, mut receiver) = mpsc::channel(8);
         let missing = out.with_extension("none");
-        Reader { sender, follow: false, signal }.run(vec![missing, out, error], 2).await.unwrap();
+        Reader { sender, follow: false, signal }.run(vec![missing, out, error], 2, pending()).await.unwrap();
         let mut text = String::new();
         while let Some(chunk) = receiver.recv().await {
             text.push_str(std::str::from_utf8(&chunk.unwrap()).unwrap());
@@ -249,7 +275,7 @@ mod tests {
             let (_trigger, signal) = lifecycle::drain();
             let (sender, mut receiver) = mpsc::channel(8);
             let paths = vec![rotated(2), rotated(1), out.clone(), error.clone()];
-            Reader { sender, follow: false, signal }.run(paths, lines).await.unwrap();
+            Reader { sender, follow: false, signal }.run(paths, lines, pending()).await.unwrap();
             let mut text = String::new();
             while let Some(chunk) = receiver.recv().await {
                 text.push_str(std::str::from_utf8(&chunk.unwrap()).unwrap());
@@ -264,7 +290,8 @@ mod tests {
         std::fs::write(&out, "old\nfirst\n").unwrap();
         let (_trigger, signal) = lifecycle::drain();
         let (sender, mut receiver) = mpsc::channel(8);
-        let reading = tokio::spawn(Reader { sender, follow: true, signal }.run(vec![out.clone(), error.clone()], 1));
+        let reader = Reader { sender, follow: true, signal };
+        let reading = tokio::spawn(reader.run(vec![out.clone(), error.clone()], 1, pending()));
         let mut text = String::new();
         until(&mut receiver, &mut text, "first").await;
         let append = |path: &PathBuf, line: &str| {

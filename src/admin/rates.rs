@@ -3,6 +3,7 @@
 //! One task reads the counters each second and keeps an average that follows within a few seconds. Cost: one hash entry
 //! and one addition per endpoint and second, on the control threads.
 
+use crate::balance::Candidate;
 use crate::clock;
 use crate::lifecycle::{Phase, Signal};
 use crate::table::{Snapshot, Table};
@@ -28,6 +29,18 @@ pub struct Rates {
     current: Arc<Mutex<Arc<HashMap<u64, Rate>>>>,
 }
 
+/// The rates at one moment.
+#[derive(Debug, Clone)]
+pub(super) struct Reading(Arc<HashMap<u64, Rate>>);
+
+impl Reading {
+    /// Returns the requests per second of an endpoint, to one decimal; 0 before the second reading.
+    pub(super) fn of(&self, candidate: &Candidate) -> f64 {
+        let rate = self.0.get(&candidate.stats.serial());
+        (rate.and_then(|rate| rate.per_second).unwrap_or(0.0) * 10.0).round() / 10.0
+    }
+}
+
 impl Rates {
     /// Reads the counters each second until the process stops.
     pub async fn run(self, table: Table, mut signal: Signal) {
@@ -44,24 +57,19 @@ impl Rates {
         }
     }
 
-    /// Returns the requests per second of an endpoint, to one decimal; 0 before the second reading.
-    pub(super) fn of(&self, serial: u64) -> f64 {
-        let per_second = self.load().get(&serial).and_then(|rate| rate.per_second).unwrap_or(0.0);
-        (per_second * 10.0).round() / 10.0
-    }
-
-    fn load(&self) -> Arc<HashMap<u64, Rate>> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Returns the rates of the last reading.
+    pub(super) fn load(&self) -> Reading {
+        Reading(self.current.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
     fn sample(&self, snapshot: &Snapshot, seconds: f64) {
         let before = self.load();
-        let mut next = HashMap::with_capacity(before.len());
+        let mut next = HashMap::with_capacity(before.0.len());
         for service in snapshot.services.iter() {
             let draining = service.draining.iter().map(|(_, candidate)| candidate);
             for candidate in service.candidates.iter().chain(draining) {
                 let (serial, requests) = (candidate.stats.serial(), candidate.stats.requests());
-                next.insert(serial, follow(before.get(&serial), requests, seconds));
+                next.insert(serial, follow(before.0.get(&serial), requests, seconds));
             }
         }
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);

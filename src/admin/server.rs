@@ -69,6 +69,8 @@ enum Listener<'a> {
 /// Serves the API on the listeners until the process stops; returns a second later at most.
 pub async fn serve(listeners: Listeners, options: Options, state: State, mut signal: Signal) {
     let router = router::build(state, options.body_bytes);
+    let socket = options.socket.as_deref().map(|path| path.display().to_string());
+    tracing::info!(address = listeners.address().map(tracing::field::display), socket, "answering the admin API");
     let graceful = GracefulShutdown::new();
     let (tcp_door, unix_door) = (
         Door::new(&router, Transport::Tcp, options.connections),

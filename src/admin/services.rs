@@ -1,6 +1,7 @@
 //! Services: what is wanted of each, what there is, and scaling by hand.
 
 use crate::admin::endpoints::{all, find};
+use crate::admin::rates::Reading;
 use crate::admin::{Problem, State, extract, refusal};
 use crate::clock;
 use crate::control::scheduler::ServiceStatus;
@@ -10,6 +11,7 @@ use axum::Json;
 use axum::http::StatusCode;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use std::sync::Arc;
 use utoipa::ToSchema;
 
@@ -78,8 +80,10 @@ pub struct Scale {
 #[utoipa::path(get, path = "/v1/services", tag = "services", responses((status = 200, body = Services)))]
 pub(super) async fn list(state: axum::extract::State<Arc<State>>) -> Json<Services> {
     let statuses = state.scheduler.status().await;
-    let snapshot = state.table.load();
-    let services = all(&snapshot).into_iter().map(|service| row(&state, service, &statuses));
+    let statuses: HashMap<_, _> = statuses.iter().map(|status| (&status.name, status)).collect();
+    let (snapshot, rates) = (state.table.load(), state.rates.load());
+    let services =
+        all(&snapshot).into_iter().map(|service| row(&rates, service, statuses.get(service.name()).copied()));
     Json(Services { services: services.collect() })
 }
 
@@ -92,7 +96,8 @@ pub(super) async fn show(
 ) -> Result<Json<Service>, Problem> {
     let statuses = state.scheduler.status().await;
     let snapshot = state.table.load();
-    Ok(Json(row(&state, find(&snapshot, &name)?, &statuses)))
+    let status = statuses.iter().find(|status| status.name == name);
+    Ok(Json(row(&state.rates.load(), find(&snapshot, &name)?, status)))
 }
 
 /// Changes the wanted number of replicas; they start and stop after the answer, without losing a request.
@@ -111,9 +116,8 @@ pub(super) async fn scale(
     Ok((StatusCode::ACCEPTED, Json(scale)))
 }
 
-fn row(state: &State, service: &table::Service, statuses: &[ServiceStatus]) -> Service {
+fn row(rates: &Reading, service: &table::Service, status: Option<&ServiceStatus>) -> Service {
     let now_ms = clock::now_ms();
-    let status = statuses.iter().find(|status| status.name == *service.name());
     let draining = service.draining.iter().map(|(_, candidate)| candidate);
     let counted = || service.candidates.iter().chain(draining.clone());
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
@@ -141,7 +145,7 @@ fn row(state: &State, service: &table::Service, statuses: &[ServiceStatus]) -> S
         revision: status.map_or(0, |status| status.revision),
         in_flight: counted().map(|candidate| candidate.stats.in_flight()).sum(),
         waiting: service.stats.waiting(),
-        rps: counted().map(|candidate| state.rates.of(candidate.stats.serial())).sum(),
+        rps: counted().map(|candidate| rates.of(candidate)).sum(),
     }
 }
 

@@ -93,7 +93,12 @@ async fn a_replica_cannot_be_deregistered_and_its_log_is_shown() {
     change(weir.address, "POST", "/v1/instances", body).await;
     assert_eq!(get(weir.address, "/v1/instances/web-one/logs").await.code(), "no_logs");
     assert_eq!(get(weir.address, "/v1/instances/none/logs").await.code(), "unknown_instance");
+    let followed = tokio::spawn({
+        let (address, path) = (weir.address, format!("{path}?follow=true"));
+        async move { get(address, &path).await.body }
+    });
     scale(&weir, 0).await;
+    assert!(followed.await.unwrap().contains("listening"), "a followed log ends with its replica");
     // The log outlives the replica, so that people can see why it ended.
     assert!(get(weir.address, &path).await.body.contains("listening"));
 }
