@@ -14,7 +14,7 @@ use crate::dns;
 use crate::lifecycle::{self, Signal, Trigger};
 use crate::proxy::{self, Workers};
 use crate::table::{self, Snapshot, Table, names::Names};
-use crate::telemetry::{AccessLog, Metrics};
+use crate::telemetry::{AccessLog, LogOptions, Metrics};
 use anyhow::Context;
 use tokio::task::JoinHandle;
 
@@ -41,7 +41,7 @@ pub(super) async fn build(mut loaded: Loaded, options: RunOptions) -> anyhow::Re
     let names = loaded.dns.as_mut().map(|wanted| sockets::dns(wanted, options)).transpose()?;
     let (trigger, signal) = lifecycle::drain();
     let metrics = Metrics::new();
-    let access = AccessLog::open(&loaded.log).context("failed to start the access log")?;
+    let access = access_log(&loaded.log, &metrics)?;
     let (publisher, table) = table::channel(Snapshot::empty(match &loaded.dns {
         Some(dns) => Names::new(&dns.zone),
         None => Names::default(),
@@ -106,4 +106,11 @@ fn serve_names(
     metrics.registry().register(counters).context("failed to register the metrics of DNS")?;
     tracing::info!(addresses = ?server.addresses(), zone = options.zone, "answering DNS");
     Ok(server)
+}
+
+fn access_log(options: &LogOptions, metrics: &Metrics) -> anyhow::Result<Option<AccessLog>> {
+    metrics.build_info().context("failed to register the version")?;
+    let help = "Access lines that were dropped because the writer was behind.";
+    let dropped = metrics.counter("weir_access_log_dropped_total", help).context("failed to register a counter")?;
+    AccessLog::open(options, dropped).context("failed to start the access log")
 }

@@ -2,10 +2,9 @@
 
 use crate::clock;
 use crate::telemetry::{Format, LogOptions};
+use prometheus::IntCounter;
 use std::io::{self, BufWriter, Write};
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
@@ -44,15 +43,17 @@ pub struct AccessRecord {
 #[derive(Debug, Clone)]
 pub struct AccessLog {
     sender: SyncSender<AccessRecord>,
-    dropped: Arc<AtomicU64>,
+    dropped: IntCounter,
 }
 
 impl AccessLog {
     /// Starts the writer thread when the access log is on.
     ///
+    /// `dropped` counts the lines that the writer was too slow for.
+    ///
     /// # Errors
     /// When the thread cannot be started.
-    pub fn open(options: &LogOptions) -> io::Result<Option<Self>> {
+    pub fn open(options: &LogOptions, dropped: IntCounter) -> io::Result<Option<Self>> {
         if !options.access {
             return Ok(None);
         }
@@ -61,19 +62,14 @@ impl AccessLog {
         thread::Builder::new()
             .name("access-log".to_owned())
             .spawn(move || write_all(&receiver, format, io::stdout()))?;
-        Ok(Some(Self { sender, dropped: Arc::default() }))
+        Ok(Some(Self { sender, dropped }))
     }
 
     /// Hands a record to the writer; drops and counts it when the writer is behind. Never waits.
     pub fn record(&self, record: AccessRecord) {
         if self.sender.try_send(record).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+            self.dropped.inc();
         }
-    }
-
-    /// Returns the records dropped so far: `weir_access_log_dropped_total`.
-    pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
     }
 }
 
@@ -154,9 +150,10 @@ mod tests {
     #[test]
     fn a_full_channel_drops_and_counts() {
         let (sender, _receiver) = sync_channel(1);
-        let log = AccessLog { sender, dropped: std::sync::Arc::default() };
+        let dropped = prometheus::IntCounter::new("dropped", "help").unwrap();
+        let log = AccessLog { sender, dropped: dropped.clone() };
         log.record(record());
         log.record(record());
-        assert_eq!(log.dropped(), 1);
+        assert_eq!(dropped.get(), 1);
     }
 }

@@ -2,7 +2,8 @@
 
 use crate::telemetry::exposition::ShardCollector;
 use crate::telemetry::shard::Shard;
-use prometheus::{Encoder, Registry, TextEncoder};
+use prometheus::core::{AtomicU64, GenericCounter};
+use prometheus::{Encoder, IntCounter, IntGauge, Opts, Registry, TextEncoder};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The registry of all metrics.
@@ -21,6 +22,28 @@ impl Metrics {
             tracing::error!("failed to register the data plane's metrics");
         }
         Self { registry, shards }
+    }
+
+    /// Registers a counter that is not on the request path.
+    ///
+    /// # Errors
+    /// When the name is taken or is no metric name.
+    pub fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+        let counter = GenericCounter::<AtomicU64>::new(name, help)?;
+        self.registry.register(Box::new(counter.clone()))?;
+        Ok(counter)
+    }
+
+    /// Registers `weir_build_info` with the version.
+    ///
+    /// # Errors
+    /// When it was registered before.
+    pub fn build_info(&self) -> prometheus::Result<()> {
+        let labels =
+            Opts::new("weir_build_info", "The running version.").const_label("version", env!("CARGO_PKG_VERSION"));
+        let info = IntGauge::with_opts(labels)?;
+        info.set(1);
+        self.registry.register(Box::new(info))
     }
 
     /// Adds the shard of one worker.
