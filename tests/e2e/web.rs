@@ -57,13 +57,14 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Starts Weir with 3 replicas and the traffic; each GET takes 30 ms, so that requests are in flight.
+    /// Starts Weir with 3 replicas and the traffic. Each GET takes a while, so that requests are in flight: 30 ms where 20
+    /// are wanted at one of three replicas, which keeps most of the client's connections busy; else 10 ms.
     pub(crate) async fn start(name: &str, scale: Scale) -> Self {
         let folder = support::process::Folder::new(&format!("{name}-journal"));
         let journal = folder.0.join("journal");
         let weir = Weir::start(name, &services(3, &journal.display().to_string())).await;
         weir.settled("web", 3, SETTLED).await;
-        let path = if scale.in_flight > 0 { "/delay/30" } else { "/" }.to_owned();
+        let path = if scale.in_flight >= 20 { "/delay/30" } else { "/delay/10" }.to_owned();
         let gets = Traffic::start(Plan { rate: scale.rate, path, ..Plan::new(weir.http) });
         let posts = Traffic::start(Plan {
             rate: 20.0,
