@@ -66,8 +66,9 @@ pub(super) struct Filter {
 }
 
 /// Lists the endpoints of the current snapshot.
-#[utoipa::path(get, path = "/v1/endpoints", tag = "endpoints", params(Filter),
-    responses((status = 200, body = Endpoints), (status = 404, description = "unknown_service", body = Problem)))]
+#[utoipa::path(get, path = "/v1/endpoints", operation_id = "list_endpoints", tag = "endpoints", params(Filter),
+    responses((status = 200, description = "endpoints", body = Endpoints),
+              (status = 404, description = "unknown_service", body = Problem)))]
 pub(super) async fn list(
     state: axum::extract::State<Arc<State>>,
     extract::Params(filter): extract::Params<Filter>,

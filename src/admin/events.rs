@@ -60,8 +60,9 @@ pub(super) struct Mode {
 }
 
 /// The last events and, live, those to come.
-#[utoipa::path(get, path = "/v1/events", tag = "events", params(Mode),
-    responses((status = 200, content((Events = "application/json"), (String = "text/event-stream")))))]
+#[utoipa::path(get, path = "/v1/events", operation_id = "list_events", tag = "events", params(Mode),
+    responses((status = 200, description = "events",
+               content((Events = "application/json"), (String = "text/event-stream")))))]
 pub(super) async fn list(
     state: axum::extract::State<Arc<State>>,
     extract::Params(mode): extract::Params<Mode>,

@@ -137,8 +137,8 @@ pub(super) struct Filter {
 }
 
 /// Lists the instances; those that are gone stay listed for a minute.
-#[utoipa::path(get, path = "/v1/instances", tag = "instances", params(Filter),
-    responses((status = 200, body = Instances)))]
+#[utoipa::path(get, path = "/v1/instances", operation_id = "list_instances", tag = "instances", params(Filter),
+    responses((status = 200, description = "instances", body = Instances)))]
 pub(super) async fn list(
     state: axum::extract::State<Arc<State>>,
     extract::Params(filter): extract::Params<Filter>,
@@ -156,8 +156,10 @@ pub(super) async fn list(
 }
 
 /// Shows one instance.
-#[utoipa::path(get, path = "/v1/instances/{id}", tag = "instances", params(("id" = String, Path)),
-    responses((status = 200, body = Instance), (status = 404, description = "unknown_instance", body = Problem)))]
+#[utoipa::path(get, path = "/v1/instances/{id}", operation_id = "show_instance", tag = "instances",
+    params(("id" = String, Path)),
+    responses((status = 200, description = "the instance", body = Instance),
+              (status = 404, description = "unknown_instance", body = Problem)))]
 pub(super) async fn show(
     state: axum::extract::State<Arc<State>>,
     extract::Id(id): extract::Id,
@@ -170,7 +172,8 @@ pub(super) async fn show(
 
 /// Shows the last changes of an instance's verdict, with the check that caused each.
 #[utoipa::path(get, path = "/v1/instances/{id}/history", tag = "instances", params(("id" = String, Path)),
-    responses((status = 200, body = History), (status = 404, description = "unknown_instance", body = Problem)))]
+    responses((status = 200, description = "changes of its verdict", body = History),
+              (status = 404, description = "unknown_instance", body = Problem)))]
 pub(super) async fn history(
     state: axum::extract::State<Arc<State>>,
     extract::Id(id): extract::Id,
@@ -187,7 +190,8 @@ pub(super) async fn history(
 
 /// Registers an instance that something else runs; it lives as long as its lease is renewed.
 #[utoipa::path(post, path = "/v1/instances", tag = "instances", request_body = NewInstance,
-    responses((status = 201, body = Instance), (status = 400, description = "invalid_request", body = Problem),
+    responses((status = 201, description = "registered", body = Instance),
+              (status = 400, description = "invalid_request", body = Problem),
               (status = 404, description = "unknown_service", body = Problem),
               (status = 409, description = "duplicate_instance", body = Problem)))]
 pub(super) async fn register(state: axum::extract::State<Arc<State>>, body: Bytes) -> Result<Response, Problem> {
@@ -212,7 +216,7 @@ pub(super) async fn register(state: axum::extract::State<Arc<State>>, body: Byte
 
 /// Extends the lease of a registered instance.
 #[utoipa::path(post, path = "/v1/instances/{id}/renew", tag = "instances", params(("id" = String, Path)),
-    responses((status = 200, body = Lease),
+    responses((status = 200, description = "renewed", body = Lease),
               (status = 404, description = "unknown_instance: register again", body = Problem)))]
 pub(super) async fn renew(
     state: axum::extract::State<Arc<State>>,
@@ -231,7 +235,7 @@ pub(super) async fn renew(
 
 /// Deregisters an instance: no more traffic at once.
 #[utoipa::path(delete, path = "/v1/instances/{id}", tag = "instances", params(("id" = String, Path)),
-    responses((status = 204), (status = 404, description = "unknown_instance", body = Problem),
+    responses((status = 204, description = "done"), (status = 404, description = "unknown_instance", body = Problem),
               (status = 409, description = "not_registered_here: not registered over this API", body = Problem)))]
 pub(super) async fn deregister(
     state: axum::extract::State<Arc<State>>,
@@ -253,8 +257,8 @@ pub(super) async fn deregister(
 
 /// Drains an instance: a replacement first when Weir runs it, then it is stopped; others stay draining until undone.
 #[utoipa::path(post, path = "/v1/instances/{id}/drain", tag = "instances", params(("id" = String, Path)),
-    responses((status = 204), (status = 404, description = "unknown_instance", body = Problem),
-              (status = 409, description = "conflict", body = Problem)))]
+    responses((status = 204, description = "done"), (status = 404, description = "unknown_instance", body = Problem),
+              (status = 409, description = "already_stopping or lease_expired", body = Problem)))]
 pub(super) async fn drain(
     state: axum::extract::State<Arc<State>>,
     extract::Id(id): extract::Id,
@@ -265,8 +269,8 @@ pub(super) async fn drain(
 
 /// Undoes a drain: the instance takes new work again.
 #[utoipa::path(delete, path = "/v1/instances/{id}/drain", tag = "instances", params(("id" = String, Path)),
-    responses((status = 204), (status = 404, description = "unknown_instance", body = Problem),
-              (status = 409, description = "conflict", body = Problem)))]
+    responses((status = 204, description = "done"), (status = 404, description = "unknown_instance", body = Problem),
+              (status = 409, description = "already_stopping or lease_expired", body = Problem)))]
 pub(super) async fn undo_drain(
     state: axum::extract::State<Arc<State>>,
     extract::Id(id): extract::Id,

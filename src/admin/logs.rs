@@ -47,7 +47,8 @@ pub(super) struct Range {
 }
 
 /// Shows the end of what a replica wrote.
-#[utoipa::path(get, path = "/v1/instances/{id}/logs", tag = "instances", params(("id" = String, Path), Range),
+#[utoipa::path(get, path = "/v1/instances/{id}/logs", operation_id = "show_logs", tag = "instances",
+    params(("id" = String, Path), Range),
     responses((status = 200, description = "output, then error", content_type = "text/plain"),
               (status = 404, description = "unknown_instance", body = Problem),
               (status = 409, description = "no_logs: Weir does not run it", body = Problem)))]

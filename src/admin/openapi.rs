@@ -26,7 +26,8 @@ pub(super) fn document() -> utoipa::openapi::OpenApi {
 }
 
 /// This document.
-#[utoipa::path(get, path = "/openapi.json", tag = "status", responses((status = 200, description = "OpenAPI 3.1")))]
+#[utoipa::path(get, path = "/openapi.json", operation_id = "openapi", tag = "status",
+    responses((status = 200, description = "OpenAPI 3.1")))]
 pub(super) async fn show(Extension(Text(text)): Extension<Text>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], text.to_string())
 }

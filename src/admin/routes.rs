@@ -31,7 +31,8 @@ pub struct Routes {
 }
 
 /// Lists the routes.
-#[utoipa::path(get, path = "/v1/routes", tag = "routes", responses((status = 200, body = Routes)))]
+#[utoipa::path(get, path = "/v1/routes", operation_id = "list_routes", tag = "routes",
+    responses((status = 200, description = "routes", body = Routes)))]
 pub(super) async fn list(state: axum::extract::State<Arc<State>>) -> Json<Routes> {
     let snapshot = state.table.load();
     let all = || snapshot.listeners.iter().map(|listener| listener.name.to_string());

@@ -77,7 +77,8 @@ pub struct Scale {
 }
 
 /// Lists the services.
-#[utoipa::path(get, path = "/v1/services", tag = "services", responses((status = 200, body = Services)))]
+#[utoipa::path(get, path = "/v1/services", operation_id = "list_services", tag = "services",
+    responses((status = 200, description = "services", body = Services)))]
 pub(super) async fn list(state: axum::extract::State<Arc<State>>) -> Json<Services> {
     let statuses = state.scheduler.status().await;
     let statuses: HashMap<_, _> = statuses.iter().map(|status| (&status.name, status)).collect();
@@ -88,8 +89,10 @@ pub(super) async fn list(state: axum::extract::State<Arc<State>>) -> Json<Servic
 }
 
 /// Shows one service.
-#[utoipa::path(get, path = "/v1/services/{name}", tag = "services", params(("name" = String, Path)),
-    responses((status = 200, body = Service), (status = 404, description = "unknown_service", body = Problem)))]
+#[utoipa::path(get, path = "/v1/services/{name}", operation_id = "show_service", tag = "services",
+    params(("name" = String, Path)),
+    responses((status = 200, description = "the service", body = Service),
+              (status = 404, description = "unknown_service", body = Problem)))]
 pub(super) async fn show(
     state: axum::extract::State<Arc<State>>,
     extract::Service(name): extract::Service,
@@ -103,7 +106,8 @@ pub(super) async fn show(
 /// Changes the wanted number of replicas; they start and stop after the answer, without losing a request.
 #[utoipa::path(post, path = "/v1/services/{name}/scale", tag = "services", params(("name" = String, Path)),
     request_body = Scale,
-    responses((status = 202, body = Scale), (status = 404, description = "unknown_service", body = Problem),
+    responses((status = 202, description = "accepted", body = Scale),
+              (status = 404, description = "unknown_service", body = Problem),
               (status = 409, description = "not_scalable: Weir does not run its replicas", body = Problem)))]
 pub(super) async fn scale(
     state: axum::extract::State<Arc<State>>,

@@ -42,7 +42,8 @@ pub(super) struct Detail {
 }
 
 /// Tells the table's generation and who has acknowledged it.
-#[utoipa::path(get, path = "/v1/table", tag = "status", responses((status = 200, body = Table)))]
+#[utoipa::path(get, path = "/v1/table", tag = "status",
+    responses((status = 200, description = "the table", body = Table)))]
 pub(super) async fn table(state: axum::extract::State<Arc<State>>) -> Json<Table> {
     let snapshot = state.table.load();
     let acknowledgers = state.table.acknowledgers().into_iter().map(|status| Acknowledger {

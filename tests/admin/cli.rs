@@ -131,7 +131,7 @@ async fn a_stranger_on_the_address_is_named_as_one() {
 async fn events_are_followed_live() {
     let api = start("cli-follow").await;
     let mut command = weir(&["events", "-f", "-o", "json"]);
-    command.env("WEIR_ADDR", api.address.to_string()).stdout(Stdio::piped());
+    command.env("WEIR_ADDR", api.address.to_string()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let reader =

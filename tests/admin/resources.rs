@@ -180,10 +180,17 @@ async fn unknown_paths_and_methods_are_problems() {
 async fn every_route_is_in_the_openapi_document_and_every_entry_is_served() {
     let weir = start("openapi").await;
     let document = get(weir.address, "/openapi.json").await.json();
-    let mut listed = BTreeSet::new();
+    let (mut listed, mut operations) = (BTreeSet::new(), BTreeSet::<String>::new());
     for (path, methods) in document["paths"].as_object().unwrap() {
         for (method, entry) in methods.as_object().unwrap() {
             listed.insert(format!("{} {path}", method.to_uppercase()));
+            assert!(operations.insert(entry["operationId"].to_string()), "{method} {path}: its id is taken");
+            for (status, answer) in entry["responses"].as_object().unwrap() {
+                assert!(
+                    answer["description"].as_str().is_some_and(|text| !text.is_empty()),
+                    "{method} {path}: {status}"
+                );
+            }
             assert!(
                 entry["summary"].as_str().is_some_and(|text| !text.is_empty()),
                 "{method} {path} says what it does"
