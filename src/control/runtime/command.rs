@@ -28,6 +28,28 @@ pub(super) struct Resolved {
     pub environment: BTreeMap<String, OsString>,
 }
 
+/// A definition with everything replaced, before anything is looked up on this machine.
+pub(super) struct Expanded {
+    /// Program and arguments.
+    pub words: Vec<String>,
+    /// What the workload's environment has whatever it inherits.
+    pub environment: BTreeMap<String, String>,
+}
+
+/// Replaces `${…}` in a request's command and environment.
+pub(super) fn expand(request: &StartRequest, ports: &[u16], weir: &Path) -> Expanded {
+    let variables = variables(request, ports, weir);
+    let mut environment = BTreeMap::from([
+        ("WEIR_INSTANCE".to_owned(), request.id.to_string()),
+        ("WEIR_SERVICE".to_owned(), request.service.to_string()),
+    ]);
+    let for_ports = variables.iter().filter(|(name, _)| name.starts_with("PORT"));
+    environment.extend(for_ports.map(|(name, value)| (name.clone(), value.clone())));
+    let written = request.run.env.iter();
+    environment.extend(written.map(|(name, value)| (name.clone(), replace(value, &variables))));
+    Expanded { words: request.run.command.iter().map(|word| replace(word, &variables)).collect(), environment }
+}
+
 /// Turns a request with its ports into what is executed.
 ///
 /// # Errors
@@ -38,16 +60,11 @@ pub(super) fn resolve(
     weir: &Path,
     inherited: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Resolved, RuntimeError> {
-    let variables = variables(request, ports, weir);
+    let Expanded { words, environment: own } = expand(request, ports, weir);
     let mut environment: BTreeMap<String, OsString> =
         INHERITED.iter().filter_map(|name| Some(((*name).to_owned(), inherited(name)?))).collect();
-    environment.insert("WEIR_INSTANCE".to_owned(), request.id.as_str().into());
-    environment.insert("WEIR_SERVICE".to_owned(), request.service.as_str().into());
-    environment.extend(
-        variables.iter().filter(|(name, _)| name.starts_with("PORT")).map(|(name, value)| (name.clone(), value.into())),
-    );
-    environment.extend(request.run.env.iter().map(|(name, value)| (name.clone(), expand(value, &variables).into())));
-    let mut words = request.run.command.iter().map(|word| expand(word, &variables));
+    environment.extend(own.into_iter().map(|(name, value)| (name, value.into())));
+    let mut words = words.into_iter();
     let program = words.next().filter(|program| !program.is_empty());
     let program = program.ok_or_else(|| RuntimeError::Definition("the command is empty".to_owned()))?;
     let path = environment.get("PATH").cloned().unwrap_or_else(|| DEFAULT_PATH.into());
@@ -71,7 +88,7 @@ fn variables(request: &StartRequest, ports: &[u16], weir: &Path) -> BTreeMap<Str
 }
 
 /// Replaces each known `${NAME}` once; what it is replaced by is not looked at again.
-fn expand(text: &str, variables: &BTreeMap<String, String>) -> String {
+fn replace(text: &str, variables: &BTreeMap<String, String>) -> String {
     let mut expanded = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(start) = rest.find("${") {
@@ -120,7 +137,7 @@ fn is_executable(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Resolved, expand, resolve};
+    use super::{Resolved, replace, resolve};
     use crate::control::runtime::{RuntimeError, StartRequest};
     use crate::model::{InstanceId, RunSpec, ServiceName};
     use std::collections::BTreeMap;
@@ -183,9 +200,9 @@ mod tests {
     #[test]
     fn does_not_look_at_a_replacement_again() {
         let variables = BTreeMap::from([("A".to_owned(), "${B}".to_owned()), ("B".to_owned(), "x".to_owned())]);
-        assert_eq!(expand("${A}${B}${C}$${B}", &variables), "${B}x${C}$x");
+        assert_eq!(replace("${A}${B}${C}$${B}", &variables), "${B}x${C}$x");
         for text in ["", "$", "${", "${}", "}${", "ä${ä}"] {
-            assert_eq!(expand(text, &variables), text);
+            assert_eq!(replace(text, &variables), text);
         }
     }
 

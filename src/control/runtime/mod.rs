@@ -21,6 +21,8 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 
 mod command;
+#[cfg(feature = "docker")]
+pub mod docker;
 mod logs;
 mod ports;
 mod process;
