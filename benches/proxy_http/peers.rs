@@ -225,7 +225,7 @@ fn weir_command(folder: &Path, listen: [SocketAddr; 2], setting: &Setting<'_>) -
         text += &format!(
             "\n[[listener]]\nname = \"l{index}\"\naddress = \"{address}\"\n
 [[route]]\nname = \"r{index}\"\nlisteners = [\"l{index}\"]\npath = \"/\"\nservice = \"s{index}\"\n
-[[service]]\nname = \"s{index}\"\npolicy = \"round-robin\"\n"
+[[service]]\nname = \"s{index}\"\n"
         );
         for endpoint in *group {
             text += &format!("\n[[service.endpoint]]\naddress = \"{endpoint}\"\n");

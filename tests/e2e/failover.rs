@@ -10,7 +10,7 @@ async fn killed_replicas_fail_no_request(scale: Scale) {
         let (victim, pid) = world.victim(scale.in_flight).await;
         kill(pid, "KILL").await;
         world.weir.settled_without(&victim, "web", 3, SETTLED).await;
-        world.passes(100).await;
+        world.passes(scale.between()).await;
     }
     world.fill(scale).await;
     let (gets, _, weir) = world.stop(&format!("{} kills", scale.events)).await;

@@ -13,7 +13,7 @@ async fn scaling_fails_no_request(scale: Scale) {
             let finished = world.weir.cli(&["scale", "web", &replicas.to_string()]).await;
             assert_eq!(finished.code, 0, "{finished:?}");
             world.weir.settled("web", replicas, SETTLED).await;
-            world.passes(100).await;
+            world.passes(scale.between() / 2).await;
         }
     }
     world.fill(scale).await;
@@ -34,7 +34,7 @@ async fn draining_fails_no_request(scale: Scale) {
         let finished = world.weir.cli(&["drain", &victim]).await;
         assert_eq!(finished.code, 0, "{finished:?}");
         world.weir.settled_without(&victim, "web", 3, SETTLED).await;
-        world.passes(100).await;
+        world.passes(scale.between()).await;
     }
     world.fill(scale).await;
     let (gets, posts, weir) = world.stop(&format!("{} drains", scale.events)).await;

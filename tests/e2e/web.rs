@@ -27,6 +27,13 @@ pub(crate) struct Scale {
     pub(crate) requests: u64,
 }
 
+impl Scale {
+    /// GETs between one event and the next: the events are spread over the requests.
+    pub(crate) fn between(self) -> u64 {
+        (self.requests / self.events as u64).max(100)
+    }
+}
+
 /// A few events, gentle traffic.
 pub(crate) const SHORT: Scale = Scale { events: 2, rate: 300.0, in_flight: 2, requests: 0 };
 
