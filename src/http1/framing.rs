@@ -343,5 +343,8 @@ fn may_trail(name: &[u8]) -> bool {
         "www-authenticate",
         "proxy-authorization",
     ];
-    kind(name) == Kind::Other && !FORBIDDEN.iter().any(|f| name.eq_ignore_ascii_case(f.as_bytes()))
+    // An underscore is read as a hyphen by some: it could name what may not trail.
+    kind(name) == Kind::Other
+        && !name.contains(&b'_')
+        && !FORBIDDEN.iter().any(|f| name.eq_ignore_ascii_case(f.as_bytes()))
 }

@@ -109,7 +109,9 @@ impl Copier<'_, '_> {
 pub fn request(head: &[u8], line: &RequestLine<'_>, fields: &Fields, forwarding: &Forwarding<'_>, out: &mut Vec<u8>) {
     let Forwarding { authority: Authority { host, target }, framing, .. } = *forwarding;
     let asked = connection(head, fields);
-    put(out, &[line.method.as_bytes(), b" ", target.as_bytes(), b" HTTP/1.1\r\nHost: ", host, b"\r\n"]);
+    // Absolute form with a query and no path: the path is `/` (RFC 9112 §3.2.2).
+    let slash: &[u8] = if target.starts_with('?') { b"/" } else { b"" };
+    put(out, &[line.method.as_bytes(), b" ", slash, target.as_bytes(), b" HTTP/1.1\r\nHost: ", host, b"\r\n"]);
     let named = names_fields(head, fields);
     let mut request_id = false;
     let mut copier = Copier { head, out, from: 0, to: 0 };
@@ -117,7 +119,8 @@ pub fn request(head: &[u8], line: &RequestLine<'_>, fields: &Fields, forwarding:
         let stays = match field.kind {
             Kind::Other => !named || !is_named(head, fields, field.name(head)),
             Kind::ContentLength => matches!(framing, Framing::Length(_)) || framing == Framing::None,
-            Kind::Expect => !matches!(framing, Framing::None),
+            // RFC 9110 §10.1.1: without a body there is nothing to wait for, and HTTP/1.0 knows no expectation.
+            Kind::Expect => framing != Framing::None && line.version > Version::Http10,
             Kind::Forwarded => forwarding.trusted,
             Kind::RequestId => {
                 let stays = forwarding.trusted && !field.value(head).is_empty();
@@ -141,7 +144,7 @@ pub fn request(head: &[u8], line: &RequestLine<'_>, fields: &Fields, forwarding:
     if framing == Framing::Chunked {
         put(out, &[b"Transfer-Encoding: chunked\r\n"]);
     }
-    if asked.websocket {
+    if asked.websocket && may_upgrade(line, framing) {
         put(out, &[b"Connection: upgrade\r\nUpgrade: websocket\r\n"]);
     } else if asked.trailers {
         put(out, &[b"Connection: te\r\nTE: trailers\r\n"]);
@@ -156,7 +159,13 @@ pub fn request(head: &[u8], line: &RequestLine<'_>, fields: &Fields, forwarding:
     if !request_id {
         put(out, &[b"X-Request-Id: ", forwarding.request_id, b"\r\n"]);
     }
-    put(out, &[b"Via: 1.1 weir\r\n\r\n"]);
+    // RFC 9110 §7.6.3: the version is the one that was received.
+    put(out, &[if line.version > Version::Http10 { b"Via: 1.1 weir\r\n\r\n" } else { b"Via: 1.0 weir\r\n\r\n" }]);
+}
+
+/// Returns whether a request may ask for a tunnel: a GET without a body, not HTTP/1.0 (RFC 6455 §4.1, RFC 9110 §7.8).
+pub fn may_upgrade(line: &RequestLine<'_>, framing: Framing) -> bool {
+    line.method == "GET" && framing == Framing::None && line.version > Version::Http10
 }
 
 fn forwarded_for(head: &[u8], fields: &Fields, forwarding: &Forwarding<'_>, out: &mut Vec<u8>) {
@@ -201,7 +210,9 @@ pub fn response(
             Kind::TransferEncoding | Kind::Connection | Kind::KeepAlive | Kind::Te => false,
             Kind::Upgrade => persistence == Persistence::Upgrade,
             Kind::Hop => field.name(head).eq_ignore_ascii_case(b"proxy-authenticate"),
-            Kind::ContentLength | Kind::Host => true,
+            // RFC 9110 §8.6: a 1xx or 204 has none.
+            Kind::ContentLength => line.status >= 200 && line.status != 204,
+            Kind::Host => true,
             _ => !named || !is_named(head, fields, field.name(head)),
         };
         if stays {
@@ -231,7 +242,7 @@ fn put(out: &mut Vec<u8>, parts: &[&[u8]]) {
 pub struct Authority<'a> {
     /// Host and optional port, as written.
     pub host: &'a [u8],
-    /// Path and query, starting with `/`; `*` for `OPTIONS *`.
+    /// Path and query, starting with `/`, or with `?` where an absolute form has no path; `*` for `OPTIONS *`.
     pub target: &'a str,
 }
 
@@ -255,10 +266,16 @@ pub fn authority<'a>(head: &'a [u8], line: &RequestLine<'a>, fields: &Fields) ->
     let rest = if is_http { line.target.get(7..) } else { None }.ok_or(Reject::Target)?;
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
-    if !is_authority(authority.as_bytes()) || path.starts_with('?') {
+    if !is_authority(authority.as_bytes()) {
         return Err(Reject::Target);
     }
-    Ok(Authority { host: authority.as_bytes(), target: if path.is_empty() { "/" } else { path } })
+    let target = match (path, line.method) {
+        // RFC 9112 §3.2.4: this is how `OPTIONS *` is written in absolute form.
+        ("", "OPTIONS") => "*",
+        ("", _) => "/",
+        _ => path,
+    };
+    Ok(Authority { host: authority.as_bytes(), target })
 }
 
 /// Returns whether this is `host` or `host:port` without user information, blanks or lists.

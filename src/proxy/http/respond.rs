@@ -1,5 +1,7 @@
 //! Weir's own answers: status, `weir-reason`, and a sentence for people.
 
+use crate::clock;
+use crate::http1::date::imf_fixdate;
 use crate::proxy::error::phrase;
 use crate::proxy::http::Downstream;
 use crate::proxy::http::exchange::Next;
@@ -18,7 +20,7 @@ const WRITE_MS: u64 = 5000;
 pub(crate) async fn refuse(worker: &Worker, down: &mut Downstream, refusal: &Refusal) -> Next {
     worker.shard.refused(refusal.error.reason());
     let keep = refusal.keep && worker.draining_since().is_none();
-    let answer = compose(refusal, keep);
+    let answer = compose(refusal, keep, clock::unix_ms() / 1000);
     down.deadline.set(WRITE_MS);
     let mut at = 0;
     let written = poll_fn(|cx| {
@@ -40,15 +42,16 @@ pub(crate) async fn refuse(worker: &Worker, down: &mut Downstream, refusal: &Ref
     }
 }
 
-fn compose(refusal: &Refusal, keep: bool) -> Vec<u8> {
+fn compose(refusal: &Refusal, keep: bool, unix_seconds: u64) -> Vec<u8> {
     let (status, reason) = (refusal.error.status(), refusal.error.reason());
     let text = refusal.error.text();
     let mut answer = Vec::with_capacity(256);
     // Writing to a vector cannot fail.
     let _ = write!(
         answer,
-        "HTTP/1.1 {status} {}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nCache-Control: no-store\r\nweir-reason: {reason}\r\n{}{}{}\r\n",
+        "HTTP/1.1 {status} {}\r\nDate: {}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nCache-Control: no-store\r\nweir-reason: {reason}\r\n{}{}{}\r\n",
         phrase(status),
+        imf_fixdate(unix_seconds),
         text.len() + 1,
         if status == 503 { "Retry-After: 1\r\n" } else { "" },
         if status == 405 { "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n" } else { "" },
