@@ -125,7 +125,7 @@ impl Picker {
     }
 
     fn is_free(&self, candidate: &Candidate, tried: &Tried) -> bool {
-        self.concurrency.is_none_or(|limit| candidate.stats.in_flight() < limit)
+        self.concurrency.is_none_or(|limit| candidate.stats.active() < limit)
             && !tried.contains(candidate.stats.serial())
     }
 

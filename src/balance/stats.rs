@@ -12,6 +12,8 @@ use tokio::sync::oneshot;
 #[repr(align(64))]
 pub struct EndpointStats {
     in_flight: AtomicU32,
+    /// How many of those in flight are tunnels, which no limit on requests counts.
+    tunnels: AtomicU32,
     /// Failures in a row by kind; see `outlier`.
     pub(crate) gateway_errors: AtomicU32,
     pub(crate) server_errors: AtomicU32,
@@ -33,6 +35,7 @@ impl EndpointStats {
     pub fn new() -> Self {
         Self {
             in_flight: AtomicU32::new(0),
+            tunnels: AtomicU32::new(0),
             gateway_errors: AtomicU32::new(0),
             server_errors: AtomicU32::new(0),
             ejections: AtomicU32::new(0),
@@ -54,19 +57,25 @@ impl EndpointStats {
     pub fn begin(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::AcqRel);
         self.requests.fetch_add(1, Ordering::Relaxed);
-        InFlight { stats: self.clone() }
+        InFlight { stats: self.clone(), tunnel: false }
     }
 
-    /// As [`EndpointStats::begin`], unless `limit` requests are in flight already.
+    /// As [`EndpointStats::begin`], unless `limit` requests are in flight already; tunnels do not count.
     pub fn try_begin(self: &Arc<Self>, limit: u32) -> Option<InFlight> {
+        let limit = limit.saturating_add(self.tunnels.load(Ordering::Acquire));
         self.in_flight.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < limit).then_some(n + 1)).ok()?;
         self.requests.fetch_add(1, Ordering::Relaxed);
-        Some(InFlight { stats: self.clone() })
+        Some(InFlight { stats: self.clone(), tunnel: false })
     }
 
     /// Returns the requests in flight, tunnels included.
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Acquire)
+    }
+
+    /// Returns the requests in flight without tunnels: what a limit counts.
+    pub fn active(&self) -> u32 {
+        self.in_flight().saturating_sub(self.tunnels.load(Ordering::Acquire))
     }
 
     /// Returns the requests that were ever begun.
@@ -128,6 +137,7 @@ impl Default for EndpointStats {
 #[derive(Debug)]
 pub struct InFlight {
     stats: Arc<EndpointStats>,
+    tunnel: bool,
 }
 
 impl InFlight {
@@ -137,9 +147,23 @@ impl InFlight {
     }
 }
 
+impl InFlight {
+    /// Says that the request has become a tunnel: it stays in flight and no longer counts against a limit.
+    pub fn becomes_tunnel(&mut self) {
+        if !self.tunnel {
+            self.tunnel = true;
+            self.stats.tunnels.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+}
+
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.stats.in_flight.fetch_sub(1, Ordering::AcqRel);
+        // Afterwards: between the two a limit may let one more pass, but never refuses a place that is free.
+        if self.tunnel {
+            self.stats.tunnels.fetch_sub(1, Ordering::AcqRel);
+        }
     }
 }
 
@@ -207,6 +231,23 @@ mod tests {
         assert!(stats.try_begin(2).is_some());
         drop(b);
         assert_eq!(stats.in_flight(), 0);
+    }
+
+    #[test]
+    fn a_tunnel_is_in_flight_but_not_within_the_limit() {
+        let stats = Arc::new(EndpointStats::new());
+        let mut tunnel = stats.try_begin(1).unwrap();
+        assert!(stats.try_begin(1).is_none());
+        tunnel.becomes_tunnel();
+        tunnel.becomes_tunnel();
+        assert_eq!((stats.in_flight(), stats.active()), (1, 0));
+        let request = stats.try_begin(1).unwrap();
+        assert!(stats.try_begin(1).is_none());
+        drop(tunnel);
+        assert_eq!((stats.in_flight(), stats.active()), (1, 1));
+        assert!(stats.try_begin(1).is_none());
+        drop(request);
+        assert!(stats.try_begin(1).is_some());
     }
 
     #[test]

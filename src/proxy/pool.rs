@@ -1,6 +1,7 @@
 //! Idle upstream connections of one worker: newest first, bounded, closed when idle for long or when their endpoint goes.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use tokio::net::TcpStream;
 
 /// An upstream connection that is not in use.
@@ -11,15 +12,15 @@ struct Idle {
     until_ms: u64,
 }
 
-/// Which endpoint and port a connection leads to.
+/// Which endpoint a connection leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
     /// The service's slot when it was picked.
     pub(crate) slot: usize,
     /// The endpoint's serial.
     pub(crate) serial: u64,
-    /// Index of the port.
-    pub(crate) port: usize,
+    /// Where it leads: an endpoint that moved keeps its serial.
+    pub(crate) address: SocketAddr,
 }
 
 /// A connection from the pool.
@@ -95,9 +96,10 @@ fn is_open(stream: &TcpStream) -> bool {
 #[cfg(test)]
 mod tests {
     use super::{Key, Pool};
+    use std::net::{IpAddr, Ipv4Addr, SocketAddr};
     use tokio::net::{TcpListener, TcpStream};
 
-    const KEY: Key = Key { slot: 0, serial: 1, port: 0 };
+    const KEY: Key = Key { slot: 0, serial: 1, address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 80) };
 
     async fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

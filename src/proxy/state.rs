@@ -99,6 +99,13 @@ impl Worker {
         }
     }
 
+    /// Counts a request that waits for a free replica.
+    pub(crate) fn counted_queued(&self, slot: usize) {
+        if let Some(local) = self.locals.borrow_mut().at(slot) {
+            local.counters.queued.add(1);
+        }
+    }
+
     /// Returns when the drain began, if it did.
     pub(crate) fn draining_since(&self) -> Option<u64> {
         Some(self.draining_ms.get()).filter(|&at| at != 0)
@@ -109,6 +116,8 @@ impl Worker {
         self.timers.set_now(clock::now_ms());
         self.draining_ms.set(self.timers.now_ms());
         self.timers.wake_all();
+        // Accept loops at the bound of connections wait for one to end: now they empty their queues.
+        self.changed.notify_waiters();
     }
 
     /// Waits until no connection is open.

@@ -146,12 +146,8 @@ async fn accept(
         }
         let accepted = tokio::select! {
             biased;
+            () = signal.reached(Phase::Draining) => break,
             accepted = listener.accept() => accepted,
-            () = signal.reached(Phase::Draining) => match try_accept(&listener) {
-                Some(accepted) => accepted,
-                // The queue is empty: now the socket may go.
-                None => return,
-            },
         };
         match accepted {
             Ok((stream, peer)) => admit(&worker, stream, peer, &name, &trusted),
@@ -162,13 +158,25 @@ async fn accept(
             }
         }
     }
+    if let Err(error) = empty_queue(listener, |stream, peer| admit(&worker, stream, peer, &name, &trusted)) {
+        tracing::warn!(%error, listener = %name, "failed to empty the accept queue");
+    }
 }
 
-fn try_accept(listener: &TcpListener) -> Option<io::Result<(TcpStream, SocketAddr)>> {
-    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-    match listener.poll_accept(&mut cx) {
-        std::task::Poll::Ready(accepted) => Some(accepted),
-        std::task::Poll::Pending => None,
+/// Takes what waits in the accept queue, so that the socket may go. By system call: the reactor reports connections only
+/// when it is polled next.
+fn empty_queue(listener: TcpListener, mut admit: impl FnMut(TcpStream, SocketAddr)) -> io::Result<()> {
+    let listener = listener.into_std()?;
+    loop {
+        match listener.accept() {
+            Ok((stream, peer)) => {
+                stream.set_nonblocking(true)?;
+                admit(TcpStream::from_std(stream)?, peer);
+            }
+            Err(error) if is_transient(&error) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error),
+        }
     }
 }
 
@@ -230,7 +238,8 @@ async fn refresh_loop(worker: Rc<Worker>) {
         worker.locals.borrow_mut().retain(|local| {
             let now = snapshot.services.at(local.service.slot);
             let stays = now.is_some_and(|s| Arc::ptr_eq(&s.stats, &local.service.stats));
-            if stays && local.service.stats.waiting() > 0 {
+            // Also when the service is gone: they must hear of it.
+            if local.service.stats.waiting() > 0 {
                 local.service.stats.wake(usize::MAX);
             }
             stays

@@ -38,6 +38,18 @@ impl Permit {
     }
 }
 
+impl Permit {
+    /// Frees the place of the request, which has become a tunnel; the tunnel counts as in flight all the same.
+    pub(crate) fn becomes_tunnel(&mut self) {
+        if let Some(in_flight) = &mut self.in_flight {
+            in_flight.becomes_tunnel();
+        }
+        if let Some(queue) = self.queue.take() {
+            queue.release();
+        }
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
         // First the count, then the wake-up: whoever wakes must find the place free.
@@ -75,15 +87,15 @@ async fn wait(
     stats: Arc<ServiceStats>,
 ) -> Result<Picked, ProxyError> {
     let until_ms = worker.timers.now_ms() + request.policy.queue_timeout_ms;
+    let mut place = stats.try_wait(request.policy.queue).ok_or(ProxyError::QueueFull)?;
+    worker.counted_queued(request.target.slot);
     loop {
-        let mut place = stats.try_wait(request.policy.queue).ok_or(ProxyError::QueueFull)?;
         // A replica may have become free before the place in the queue was taken.
         match try_pick(worker, request, tried) {
             Err(Refused::Saturated(_)) => {}
-            Err(Refused::Error(error)) => return Err(error),
-            Ok(picked) => {
+            result => {
                 pass_on(&mut place, &stats);
-                return Ok(picked);
+                return result.map_err(Refused::error);
             }
         }
         deadline.set_at(until_ms);
@@ -97,6 +109,12 @@ async fn wait(
             pass_on(&mut place, &stats);
             return Err(ProxyError::QueueTimeout);
         }
+        match try_pick(worker, request, tried) {
+            Err(Refused::Saturated(_)) => {}
+            result => return result.map_err(Refused::error),
+        }
+        // Another took the replica, which is no reason to refuse who waited: it joins again whatever the bound.
+        place = stats.try_wait(u32::MAX).ok_or(ProxyError::QueueFull)?;
     }
 }
 
@@ -111,6 +129,15 @@ fn pass_on(place: &mut oneshot::Receiver<()>, stats: &ServiceStats) {
 enum Refused {
     Saturated(Arc<ServiceStats>),
     Error(ProxyError),
+}
+
+impl Refused {
+    fn error(self) -> ProxyError {
+        match self {
+            Self::Saturated(_) => ProxyError::QueueTimeout,
+            Self::Error(error) => error,
+        }
+    }
 }
 
 fn try_pick(worker: &Worker, request: &Request, tried: &Tried) -> Result<Picked, Refused> {
@@ -141,7 +168,7 @@ fn try_pick(worker: &Worker, request: &Request, tried: &Tried) -> Result<Picked,
         let Some(address) = endpoint.socket(target.port) else { return Err(Refused::Error(ProxyError::NoEndpoint)) };
         return Ok(Picked {
             address,
-            key: Key { slot: target.slot, serial: candidate.stats.serial(), port: target.port },
+            key: Key { slot: target.slot, serial: candidate.stats.serial(), address },
             permit: Permit { in_flight: Some(in_flight), queue: concurrency.map(|_| service.stats.clone()) },
             others: service.candidates.len() > tried.len() + 1,
         });
@@ -149,7 +176,6 @@ fn try_pick(worker: &Worker, request: &Request, tried: &Tried) -> Result<Picked,
     Err(if service.candidates.is_empty() {
         Refused::Error(ProxyError::NoEndpoint)
     } else if concurrency.is_some() && service.candidates.iter().any(|c| !tried.contains(c.stats.serial())) {
-        local.counters.queued.add(1);
         Refused::Saturated(service.stats.clone())
     } else {
         Refused::Error(ProxyError::Exhausted)
