@@ -17,3 +17,33 @@ pub(crate) async fn serve(open: Open, worker: Rc<Worker>, stream: TcpStream, pee
     h1::serve(&worker, &mut down).await;
     drop(open);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::serve;
+    use crate::lifecycle::drain;
+    use crate::proxy::options::Options;
+    use crate::proxy::state::{Open, Shared, Worker};
+    use crate::table::{Snapshot, channel, names::Names};
+    use crate::telemetry::Metrics;
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::rc::Rc;
+    use tokio::net::{TcpListener, TcpStream};
+
+    /// Every open connection, idle or not, holds one of these.
+    const MAX_FUTURE_BYTES: usize = 4096;
+
+    #[tokio::test]
+    async fn the_future_of_a_connection_stays_small() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (_publisher, table) = channel(Snapshot::empty(Names::default()));
+        let (_trigger, signal) = drain();
+        let shared = Shared { options: Options::default(), table, metrics: Metrics::new(), access: None, signal };
+        let worker = Rc::new(Worker::new(0, &shared));
+        let peer = (IpAddr::V4(Ipv4Addr::LOCALHOST), false);
+        let future = serve(Open::new(&worker), worker.clone(), stream, peer, "web".into());
+        let size = size_of_val(&future);
+        assert!(size <= MAX_FUTURE_BYTES, "{size} octets");
+    }
+}

@@ -20,6 +20,7 @@ impl Access {
     pub(crate) fn new(line: &RequestLine<'_>, authority: &Authority<'_>, id: &[u8]) -> Self {
         // Queries carry tokens and personal data: they are not logged.
         let path = authority.target.split_once('?').map_or(authority.target, |(path, _)| path);
+        let path = if path.is_empty() { "/" } else { path };
         Self {
             method: line.method.to_owned(),
             host: String::from_utf8_lossy(authority.host).into_owned(),

@@ -5,13 +5,13 @@
 //! at once is kept in `out`, and the endpoint is not read meanwhile: back-pressure reaches it.
 
 use crate::clock;
-use crate::http1::framing::{self, Body, Form, Framing};
 use crate::http1::head::{self, Kind, StatusLine, Version};
 use crate::http1::reject::Reject;
 use crate::http1::rewrite::{self, Persistence};
 use crate::proxy::error::ProxyError;
 use crate::proxy::http::Downstream;
 use crate::proxy::http::request::Request;
+use crate::proxy::http::response::Response;
 use crate::proxy::scratch::{HEADROOM, Scratch, poll_read};
 use crate::proxy::state::Worker;
 use crate::proxy::timer::ms;
@@ -27,19 +27,6 @@ const MAX_INTERIM: u8 = 16;
 const TURN_BYTES: usize = 256 * 1024;
 /// A slow body is tolerated for so long before its rate counts.
 const RATE_GRACE_MS: u64 = 5000;
-
-/// The answer once its head has come.
-#[derive(Debug)]
-struct Response {
-    body: Body,
-    /// How a chunked body is written on; `None`: as it is.
-    form: Option<Form>,
-    status: u16,
-    close: bool,
-    /// Whether the upstream connection may be used again, and the endpoint's own limit.
-    reuse: Option<Option<u64>>,
-    ended: bool,
-}
 
 /// How an attempt ended well.
 #[derive(Debug)]
@@ -81,6 +68,10 @@ pub(crate) struct Attempt<'a> {
     /// Whether a gateway error is given to the client; else it is an error, and another endpoint is tried.
     pass_gateway_errors: bool,
     switched: Option<Vec<u8>>,
+    /// Whether a part of the final answer was given to the client.
+    begun: bool,
+    /// Since when the client could send the body, by the coarse clock.
+    body_since_ms: u64,
     pub(crate) sent_bytes: u64,
     pub(crate) first_byte: Option<Instant>,
 }
@@ -114,14 +105,21 @@ impl<'a> Attempt<'a> {
             out_at: 0,
             pass_gateway_errors,
             switched: None,
+            begun: false,
+            body_since_ms: worker.timers.now_ms(),
             sent_bytes: 0,
             first_byte: None,
         }
     }
 
-    /// Returns whether the client has been sent a part of the final answer.
+    /// Returns whether the client's connection is inside an answer, so that no other can be given.
     pub(crate) fn has_begun(&self) -> bool {
-        self.response.is_some() || self.switched.is_some()
+        self.begun || !self.out.is_empty()
+    }
+
+    /// Returns whether closing the client's connection now would look like the proper end of the answer.
+    pub(crate) fn would_end_cleanly(&self) -> bool {
+        self.response.as_ref().is_some_and(|response| response.until_close)
     }
 
     /// Returns whether the endpoint has sent anything.
@@ -163,19 +161,25 @@ impl<'a> Attempt<'a> {
         let now = self.worker.timers.now_ms();
         let rate = |bytes: u64| {
             let per_second = timeouts.body_min_bytes_per_second.max(1);
-            self.request.started_ms + RATE_GRACE_MS + bytes.saturating_mul(1000) / per_second
+            self.body_since_ms + RATE_GRACE_MS + bytes.saturating_mul(1000) / per_second
         };
         let idle = now + ms(timeouts.body_idle);
         let at = if self.out_at < self.out.len() {
             idle.min(rate(self.sent_bytes).max(now + RATE_GRACE_MS))
         } else if self.response.is_some() {
             now + self.request.policy.idle_ms
-        } else if self.request.body.is_done() {
+        } else if !self.awaits_body() {
             now + self.request.policy.response_ms
         } else {
             idle.min(rate(self.request.body.passed()))
         };
         self.down.deadline.set_at(at);
+    }
+
+    /// Returns whether it is the client's turn: more of the body must come, and it does not wait for `100 Continue`.
+    fn awaits_body(&self) -> bool {
+        let held_back = self.request.expects && self.interim == 0 && self.request.body.passed() == 0;
+        !self.request.body.is_done() && !held_back
     }
 
     /// Says who was too slow.
@@ -184,7 +188,7 @@ impl<'a> Attempt<'a> {
             ProxyError::ClientStalled
         } else if self.response.is_some() {
             ProxyError::Truncated
-        } else if !self.request.body.is_done() && self.sent >= self.request.buffer.len() {
+        } else if self.awaits_body() && self.sent >= self.request.buffer.len() {
             ProxyError::BodyTimeout
         } else {
             ProxyError::ResponseTimeout
@@ -345,6 +349,9 @@ impl<'a> Attempt<'a> {
                 self.begin(head, &line, fields, output)?;
                 return Ok(Some(start));
             }
+            if self.interim == 0 && self.request.expects {
+                self.body_since_ms = self.worker.timers.now_ms();
+            }
             self.interim += 1;
             if self.interim > MAX_INTERIM {
                 return Err(ProxyError::BadResponse(Reject::StartLine));
@@ -382,33 +389,18 @@ impl<'a> Attempt<'a> {
         out: &mut Vec<u8>,
     ) -> Result<(), ProxyError> {
         let request = &*self.request;
-        let framing = framing::response_body(head, fields, line.version, line.status, request.is_head)
-            .map_err(ProxyError::BadResponse)?;
-        if matches!(line.status, 502..=504) && !self.pass_gateway_errors {
+        let draining = self.worker.draining_since().is_some();
+        let response = Response::decide(head, line, fields, (request, draining)).map_err(ProxyError::BadResponse)?;
+        if matches!(line.status, 502..=504) && !self.pass_gateway_errors && request.replayable {
             return Err(ProxyError::GatewayStatus(line.status));
         }
-        let form = match (framing, request.version) {
-            (Framing::Chunked, Version::Http11) if request.trailers => Some(Form::Chunked),
-            (Framing::Chunked, Version::Http11) => Some(Form::ChunkedNoTrailers),
-            (Framing::Chunked, Version::Http10) => Some(Form::Plain),
-            _ => None,
-        };
-        let delimited_by_close = framing == Framing::Close || form == Some(Form::Plain);
-        let draining = self.worker.draining_since().is_some();
-        let close = !request.keep_alive || delimited_by_close || draining || !request.body.is_done();
-        let persistence = match (close, request.version) {
+        let persistence = match (response.close, request.version) {
             (true, _) => Persistence::Close,
             (false, Version::Http11) => Persistence::Open,
             (false, Version::Http10) => Persistence::KeepAlive,
         };
-        let announces_chunks = (framing == Framing::Chunked && form != Some(Form::Plain))
-            || (request.is_head && request.version == Version::Http11 && fields.has(Kind::TransferEncoding));
-        let asked = rewrite::connection(head, fields);
-        let stays = if line.version == Version::Http11 { !asked.close } else { asked.keep_alive && !asked.close };
-        let reuse = (stays && framing != Framing::Close).then(|| keep_alive_ms(head, fields));
-        rewrite::response(head, line, fields, announces_chunks, persistence, out);
-        self.response =
-            Some(Response { body: Body::new(framing), form, status: line.status, close, reuse, ended: false });
+        rewrite::response(head, line, fields, response.announces_chunks, persistence, out);
+        self.response = Some(response);
         Ok(())
     }
 
@@ -421,11 +413,11 @@ impl<'a> Attempt<'a> {
     ) -> Result<(), ProxyError> {
         let Some(response) = &mut self.response else { return Ok(()) };
         let bytes = scratch.input.get(start..end).unwrap_or_default();
-        let broken = |_| ProxyError::Truncated;
         let used = match response.form {
-            Some(form) => response.body.transcode(bytes, form, &mut scratch.output).map_err(broken)?,
-            None => response.body.advance(bytes).map_err(broken)?,
-        };
+            Some(form) => response.body.transcode(bytes, form, &mut scratch.output),
+            None => response.body.advance(bytes),
+        }
+        .map_err(ProxyError::BadResponse)?;
         if used < bytes.len() {
             // Octets after the end of the answer: the endpoint is out of step, its connection is not used again.
             response.reuse = None;
@@ -443,7 +435,7 @@ impl<'a> Attempt<'a> {
             let whole = scratch.input.get(from..start + used).unwrap_or_default();
             return self.write(whole, cx);
         }
-        self.out.extend_from_slice(&scratch.output);
+        self.write(&scratch.output, cx)?;
         let body = scratch.input.get(start..start + used).unwrap_or_default();
         self.write(body, cx)
     }
@@ -455,6 +447,7 @@ impl<'a> Attempt<'a> {
 
     /// Writes to the client at once if nothing is pending; keeps what it does not take.
     fn write(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Result<(), ProxyError> {
+        self.begun |= self.response.is_some() || self.switched.is_some();
         self.sent_bytes += bytes.len() as u64;
         let mut written = 0;
         if self.out.is_empty() && !bytes.is_empty() {
@@ -467,12 +460,4 @@ impl<'a> Attempt<'a> {
         self.out.extend_from_slice(bytes.get(written..).unwrap_or_default());
         Ok(())
     }
-}
-
-/// Reads `Keep-Alive: timeout=N` as milliseconds, a second less for the way.
-fn keep_alive_ms(head: &[u8], fields: &head::Fields) -> Option<u64> {
-    let field = fields.only(Kind::KeepAlive).ok().flatten()?;
-    let text = std::str::from_utf8(field.value(head)).ok()?;
-    let seconds: u64 = text.split(',').find_map(|part| part.trim().strip_prefix("timeout=")?.parse().ok())?;
-    Some(seconds.saturating_sub(1).saturating_mul(1000))
 }

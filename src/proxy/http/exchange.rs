@@ -2,6 +2,7 @@
 
 use crate::balance::{Tried, observe};
 use crate::clock;
+use crate::http1::head::Version;
 use crate::proxy::connect::connect;
 use crate::proxy::error::{ProxyError, Retry};
 use crate::proxy::http::attempt::{Attempt, Finished, Outcome};
@@ -34,9 +35,46 @@ pub(crate) enum Next {
 /// How one attempt went.
 struct Tally {
     begun: bool,
+    /// Whether a close would pass for the proper end of what the client was sent.
+    ends_cleanly: bool,
     answered: bool,
     sent_bytes: u64,
     first_byte: Option<Instant>,
+}
+
+/// The attempts of one request.
+#[derive(Default)]
+struct Course {
+    tried: Tried,
+    attempts: u8,
+    /// Why the last attempt failed.
+    last: Option<ProxyError>,
+    /// Whether it failed on a kept connection, which says nothing about the endpoint.
+    stale: bool,
+    /// Whether only a new connection will do.
+    fresh: bool,
+}
+
+impl Course {
+    /// Picks an endpoint that was not tried; when none is left, the one that only closed a kept connection once more
+    /// (RFC 9112 §9.3.1).
+    async fn pick(&mut self, worker: &Worker, request: &Request, down: &Downstream) -> Result<Picked, ProxyError> {
+        loop {
+            match pick(worker, request, &self.tried, &down.deadline).await {
+                Err(ProxyError::Exhausted) if self.stale => {
+                    *self = Self { attempts: self.attempts, last: self.last, fresh: true, ..Self::default() };
+                }
+                // What the last attempt met says more than that nobody is left.
+                Err(ProxyError::Exhausted) => return Err(self.last.unwrap_or(ProxyError::Exhausted)),
+                Ok(picked) => {
+                    self.attempts += 1;
+                    self.tried.push(picked.key.serial);
+                    return Ok(picked);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
 }
 
 /// Serves one request to its end.
@@ -44,18 +82,18 @@ pub(crate) async fn handle(worker: &Rc<Worker>, down: &mut Downstream, mut reque
     if let Some(local) = worker.locals.borrow_mut().at(request.target.slot) {
         local.budget.earn();
     }
-    let (mut tried, mut attempts) = (Tried::default(), 0u8);
+    let mut course = Course::default();
     loop {
-        let picked = match pick(worker, &request, &tried, &down.deadline).await {
+        let picked = match course.pick(worker, &request, down).await {
             Ok(picked) => picked,
-            Err(error) => return give_up(worker, down, request, (error, attempts)).await,
+            Err(error) => return give_up(worker, down, request, (error, course.attempts)).await,
         };
-        attempts += 1;
-        tried.push(picked.key.serial);
+        let attempts = course.attempts;
         let last = attempts > request.policy.retries || !picked.others || !request.idempotent || !request.replayable;
-        let (mut stream, idle_ms) = match dial(worker, down, &request, &picked).await {
+        let (mut stream, idle_ms) = match dial(worker, down, &request, &picked, course.fresh).await {
             Ok(dialled) => dialled,
             Err(error) => {
+                course.last = Some(error);
                 failed(worker, &picked, error);
                 drop(picked);
                 if may_retry(worker, &request, error, attempts) {
@@ -68,6 +106,7 @@ pub(crate) async fn handle(worker: &Rc<Worker>, down: &mut Downstream, mut reque
         let result = poll_fn(|cx| attempt.poll(cx)).await;
         let tally = Tally {
             begun: attempt.has_begun(),
+            ends_cleanly: attempt.would_end_cleanly(),
             answered: attempt.was_answered(),
             sent_bytes: attempt.sent_bytes,
             first_byte: attempt.first_byte,
@@ -77,6 +116,8 @@ pub(crate) async fn handle(worker: &Rc<Worker>, down: &mut Downstream, mut reque
                 return done(worker, request, picked, stream, (finished, tally, attempts));
             }
             Ok(Outcome::Switched(rest)) => {
+                let mut picked = picked;
+                picked.permit.becomes_tunnel();
                 let idle_ms = request.policy.tunnel_idle_ms;
                 finish(worker, request, &picked, (101, "", attempts), &tally);
                 // Boxed: a tunnel is rare, and its buffers live long.
@@ -84,11 +125,15 @@ pub(crate) async fn handle(worker: &Rc<Worker>, down: &mut Downstream, mut reque
                 return Next::Close;
             }
             Err(error) => {
-                let stale = !tally.answered && idle_ms.is_some_and(|idle| idle > STALE_IDLE_MS);
-                if !(error == ProxyError::Reset && stale) {
+                course.last = Some(error);
+                course.stale = error == ProxyError::Reset && !tally.answered && idle_ms.is_some();
+                if !(course.stale && idle_ms.is_some_and(|idle| idle > STALE_IDLE_MS)) {
                     failed(worker, &picked, error);
                 }
                 if tally.begun || error.status() == 0 {
+                    if tally.ends_cleanly || error == ProxyError::ClientStalled {
+                        down.reset_on_close();
+                    }
                     finish(worker, request, &picked, (0, error.reason(), attempts), &tally);
                     worker.shard.refused(error.reason());
                     return Next::Close;
@@ -109,9 +154,13 @@ async fn dial(
     down: &Downstream,
     request: &Request,
     picked: &Picked,
+    fresh: bool,
 ) -> Result<(TcpStream, Option<u64>), ProxyError> {
     let max_idle_ms = if request.idempotent { u64::MAX } else { FRESH_IDLE_MS };
-    let reused = worker.pool.borrow_mut().checkout(picked.key, max_idle_ms, worker.timers.now_ms());
+    let reused = match fresh {
+        true => None,
+        false => worker.pool.borrow_mut().checkout(picked.key, max_idle_ms, worker.timers.now_ms()),
+    };
     down.deadline.set(request.policy.response_ms);
     match reused {
         Some(reused) => Ok((reused.stream, Some(reused.idle_ms))),
@@ -177,8 +226,11 @@ fn done(
         500.. => server_error(worker, &picked),
         _ => {}
     }
+    // A client that did not ask for the end may have sent more: closing with that unread would reset the connection and
+    // destroy the answer (RFC 9112 §9.6).
+    let more = finished.unread || request.keep_alive;
     finish(worker, request, &picked, (status, "", attempts), &tally);
-    match (finished.close, finished.unread) {
+    match (finished.close, more) {
         (false, _) => Next::Keep,
         (true, true) => Next::Linger,
         (true, false) => Next::Close,
@@ -259,7 +311,9 @@ async fn give_up(
     };
     record(worker, &summary);
     let complete = request.body.is_done();
-    let keep = complete && request.keep_alive && !error.closes() && worker.draining_since().is_none();
+    // To HTTP/1.0 a refusal does not say that the connection stays: it closes.
+    let stays = request.keep_alive && request.version == Version::Http11;
+    let keep = complete && stays && !error.closes();
     let refusal = Refusal { error, is_head: request.is_head, keep };
     worker.give_buffer(request.buffer);
     if error.status() == 0 {

@@ -1,7 +1,8 @@
 //! HTTP requests: from a parsed head to the end of the answer.
 //!
 //! [`h1`] drives a client's connection; [`request`] turns bytes into a [`request::Request`]; [`exchange`] picks, attempts
-//! and retries; [`attempt`] relays one attempt; [`respond`] writes Weir's own answers; [`upgrade`] carries tunnels.
+//! and retries; [`attempt`] relays one attempt, as [`response`] decides; [`respond`] writes Weir's own answers; [`upgrade`]
+//! carries tunnels.
 
 mod attempt;
 mod exchange;
@@ -9,6 +10,7 @@ pub(crate) mod h1;
 mod pick;
 mod request;
 mod respond;
+mod response;
 mod upgrade;
 
 use crate::proxy::timer::Deadline;
@@ -39,5 +41,10 @@ impl Downstream {
         deadline: Deadline,
     ) -> Self {
         Self { stream, carry: Vec::new(), deadline, peer, client: peer.to_string().into(), trusted, listener }
+    }
+    /// Makes the close a reset: what the client was sent must not look complete.
+    pub(crate) fn reset_on_close(&self) {
+        // The connection may be gone already: then there is nobody to tell.
+        let _ = self.stream.set_zero_linger();
     }
 }

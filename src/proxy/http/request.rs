@@ -55,10 +55,11 @@ pub(crate) struct Request {
     pub(crate) version: Version,
     pub(crate) keep_alive: bool,
     pub(crate) trailers: bool,
+    /// The client may wait for `100 Continue` before it sends the body.
+    pub(crate) expects: bool,
     pub(crate) target: Target,
     pub(crate) policy: Policy,
     pub(crate) started: Instant,
-    pub(crate) started_ms: u64,
     pub(crate) peer: IpAddr,
     pub(crate) access: Option<Box<Access>>,
 }
@@ -102,7 +103,8 @@ pub(crate) fn poll_head(worker: &Worker, down: &mut Downstream, wait: &mut Wait,
         return Poll::Ready(head);
     }
     let timeouts = &worker.options.timeouts;
-    let partial = !down.carry.is_empty();
+    // RFC 9112 §2.2: one empty line may stand before a request; it begins none.
+    let partial = !matches!(down.carry.as_slice(), [] | b"\r" | b"\r\n");
     if partial && !wait.begun {
         wait.begun = true;
         down.deadline.set(ms(timeouts.head));
@@ -222,7 +224,9 @@ impl Request {
     /// [`Reject`] for malformed chunks or a body above the limit.
     pub(crate) fn take_body(&mut self, input: &[u8], limit: Option<u64>) -> Result<usize, Reject> {
         let used = if self.chunked {
-            self.body.transcode(input, Form::Chunked, &mut self.buffer)?
+            // RFC 9110 §6.5.1: trailers go on only where the client speaks of them.
+            let form = if self.trailers { Form::Chunked } else { Form::ChunkedNoTrailers };
+            self.body.transcode(input, form, &mut self.buffer)?
         } else {
             let used = self.body.advance(input)?;
             self.buffer.extend_from_slice(input.get(..used).unwrap_or_default());
@@ -251,15 +255,16 @@ impl Building<'_> {
         let refuse = |reject: Reject| (ProxyError::Refused(reject), false);
         let authority = rewrite::authority(bytes, &line, fields).map_err(refuse)?;
         let framing = framing::request_body(bytes, fields, line.version).map_err(refuse)?;
-        self.check_expectation().map_err(refuse)?;
+        if line.version > Version::Http10 {
+            self.check_expectation().map_err(refuse)?;
+        }
         let asked = rewrite::connection(bytes, fields);
         let keep_alive = if line.version == Version::Http11 { !asked.close } else { asked.keep_alive && !asked.close };
         let started = clock::now();
-        let started_ms = clock::to_ms(started);
-        worker.timers.set_now(started_ms);
-        let (target, policy) = self
-            .route(authority.host, authority.target)
-            .map_err(|error| (error, keep_alive && framing == Framing::None && worker.draining_since().is_none()))?;
+        worker.timers.set_now(clock::to_ms(started));
+        // To HTTP/1.0 a refusal does not say that the connection stays: it closes.
+        let keep = keep_alive && framing == Framing::None && line.version == Version::Http11;
+        let (target, policy) = self.route(authority.host, authority.target).map_err(|error| (error, keep))?;
         let mut id = [0u8; 32];
         let forwarding = Forwarding {
             authority,
@@ -271,7 +276,7 @@ impl Building<'_> {
         };
         let mut buffer = worker.take_buffer();
         rewrite::request(bytes, &line, fields, &forwarding, &mut buffer);
-        let access = worker.access.is_some().then(|| Box::new(Access::new(&line, &authority, &id)));
+        let access = worker.access.is_some().then(|| Box::new(Access::new(&line, &authority, self.logged_id(&id))));
         let request = Request {
             head_len: buffer.len(),
             buffer,
@@ -280,18 +285,24 @@ impl Building<'_> {
             replayable: true,
             idempotent: matches!(line.method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE"),
             is_head: line.method == "HEAD",
-            websocket: asked.websocket && line.method == "GET" && framing == Framing::None,
+            websocket: asked.websocket && rewrite::may_upgrade(&line, framing),
             version: line.version,
             keep_alive,
             trailers: asked.trailers,
+            expects: framing != Framing::None && line.version > Version::Http10 && fields.has(Kind::Expect),
             target,
             policy,
             started,
-            started_ms,
             peer: down.peer,
             access,
         };
         Ok((request, framing))
+    }
+
+    /// The id that the endpoint sees: a trusted proxy's own is kept.
+    fn logged_id<'b>(&'b self, own: &'b [u8]) -> &'b [u8] {
+        let kept = self.fields.iter().find(|f| self.down.trusted && f.kind == Kind::RequestId);
+        kept.map(|f| f.value(self.bytes)).filter(|value| !value.is_empty()).unwrap_or(own)
     }
 
     /// Only `100-continue`, once (RFC 9110 §10.1.1).
@@ -311,6 +322,7 @@ impl Building<'_> {
         let mut lower = [0u8; 256];
         let host = lower_host(host, &mut lower);
         let path = target.split_once('?').map_or(target, |(path, _)| path);
+        let path = if path.is_empty() { "/" } else { path };
         let route = snapshot.routes.find(&self.down.listener, host, path).ok_or(ProxyError::NoRoute)?;
         let service = route.slot.and_then(|slot| snapshot.services.at(slot)).ok_or(ProxyError::NoService)?;
         Ok((Target { slot: service.slot, identity: identity(service), port: route.port }, policy(service)))
