@@ -20,5 +20,4 @@ mod reaction;
 mod scaling;
 mod shutdown;
 mod tunnels;
-mod user;
 mod web;

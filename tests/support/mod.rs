@@ -18,6 +18,7 @@ pub mod backend;
 pub mod direct;
 pub mod http;
 pub mod process;
+pub mod proxy;
 pub mod traffic;
 
 use std::fmt::Debug;

@@ -1,0 +1,203 @@
+//! Clients that are slow on purpose (threat row 24; RFC 9110 §15.5.9): every wait ends.
+
+use crate::support::backend::{Backend, Step, answering};
+use crate::support::http::{Broken, Raw};
+use crate::support::proxy::{Proxy, Setup};
+use crate::support::{eventually, within};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+const SHORT: Duration = Duration::from_millis(300);
+const LIMIT: Duration = Duration::from_secs(10);
+
+fn impatient(backend: &Backend) -> Proxy {
+    Setup::new(&[backend.address])
+        .with(|s| {
+            s.options.timeouts.head = SHORT;
+            s.options.timeouts.keepalive = SHORT;
+            s.options.timeouts.body_idle = SHORT;
+        })
+        .start()
+}
+
+#[tokio::test]
+async fn a_head_that_does_not_end_is_a_408_rfc9110_15_5_9() {
+    let backend = Backend::start(answering("fine")).await;
+    let proxy = impatient(&backend);
+    let begun = Instant::now();
+    let mut raw = Raw::connect(proxy.address).await.unwrap();
+    raw.send("GET / HTTP/1.1\r\nHost: a\r\nX: ").await;
+    // Each octet is progress, but the time is for the whole head.
+    let answer = loop {
+        match tokio::time::timeout(Duration::from_millis(20), raw.try_answer(false)).await {
+            Ok(answer) => break answer.unwrap(),
+            Err(_) => raw.send("x").await,
+        }
+        assert!(begun.elapsed() < LIMIT);
+    };
+    assert_eq!((answer.status, answer.field("weir-reason")), (408, Some("head_timeout")));
+    assert!(answer.closes());
+    assert!(begun.elapsed() >= SHORT && begun.elapsed() < SHORT * 5, "{:?}", begun.elapsed());
+    assert_eq!(backend.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_connection_without_a_request_is_closed_silently() {
+    let backend = Backend::start(answering("fine")).await;
+    let proxy = impatient(&backend);
+    let mut fresh = Raw::connect(proxy.address).await.unwrap();
+    assert!(fresh.rest().await.is_empty());
+    let mut kept = Raw::connect(proxy.address).await.unwrap();
+    assert_eq!(kept.exchange(GET).await.text(), "fine");
+    assert!(kept.rest().await.is_empty());
+    eventually("no open connection", LIMIT, async || (proxy.metric("weir_connections_open") == 0).then_some(())).await;
+}
+
+/// RFC 9112 §2.2: an empty line behind a body is no request, so its connection is idle.
+#[tokio::test]
+async fn an_empty_line_begins_no_head_rfc9112_2_2() {
+    let backend = Backend::start(answering("fine")).await;
+    let proxy = impatient(&backend);
+    let mut raw = Raw::connect(proxy.address).await.unwrap();
+    assert_eq!(raw.exchange(format!("{GET}\r\n")).await.text(), "fine");
+    assert_eq!(raw.rest().await, b"", "no 408 for a request that was never begun");
+}
+
+#[tokio::test]
+async fn a_body_that_stops_is_a_408_and_the_endpoint_s_request_is_aborted() {
+    let backend = Backend::start(vec![Step::ReadHead, Step::ReadBody(100), Step::Hold]).await;
+    let proxy = impatient(&backend);
+    let mut raw = Raw::connect(proxy.address).await.unwrap();
+    let answer = raw.exchange("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\npart").await;
+    assert_eq!((answer.status, answer.field("weir-reason")), (408, Some("body_timeout")));
+    assert!(answer.closes() && raw.rest().await.is_empty());
+    assert_eq!(proxy.in_flight(), 0);
+}
+
+#[tokio::test]
+async fn a_body_that_drips_is_ended_after_its_grace() {
+    let backend = Backend::start(vec![Step::ReadHead, Step::Hold]).await;
+    let proxy = Proxy::over(&[backend.address]);
+    let begun = Instant::now();
+    let mut raw = Raw::connect(proxy.address).await.unwrap();
+    raw.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n").await;
+    let answer = loop {
+        match tokio::time::timeout(Duration::from_millis(50), raw.try_answer(false)).await {
+            Ok(answer) => break answer.unwrap(),
+            Err(_) => raw.send("x").await,
+        }
+        assert!(begun.elapsed() < Duration::from_secs(15));
+    };
+    assert_eq!((answer.status, answer.field("weir-reason")), (408, Some("body_timeout")));
+    assert!(begun.elapsed() < Duration::from_secs(7), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_inside_its_body_frees_the_endpoint() {
+    let backend = Backend::start(vec![Step::ReadHead, Step::Hold]).await;
+    let proxy = Proxy::over(&[backend.address]);
+    let mut raw = Raw::connect(proxy.address).await.unwrap();
+    raw.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\npart").await;
+    eventually("the request", LIMIT, async || backend.received_text().ends_with("part").then_some(())).await;
+    drop(raw);
+    eventually("the end of the request", LIMIT, async || (proxy.in_flight() == 0).then_some(())).await;
+    assert_eq!(proxy.metric("weir_refused_total{reason=\"client_gone\"}"), 1);
+}
+
+/// A backend that sends without end and counts what was taken from it.
+async fn endless() -> (std::net::SocketAddr, Arc<AtomicU64>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, sent) = (listener.local_addr().unwrap(), Arc::new(AtomicU64::new(0)));
+    let counter = sent.clone();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let counter = counter.clone();
+            tokio::spawn(async move {
+                let _ = stream.read(&mut [0u8; 4096]).await;
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10000000000\r\n\r\n").await;
+                let block = vec![7u8; 64 * 1024];
+                while let Ok(n) = stream.write(&block).await {
+                    counter.fetch_add(n as u64, Ordering::SeqCst);
+                }
+            });
+        }
+    });
+    (address, sent)
+}
+
+/// A client with a small receive window.
+async fn narrow(proxy: &Proxy) -> Raw {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(8 * 1024).unwrap();
+    Raw { stream: socket.connect(proxy.address).await.unwrap(), input: Vec::new() }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_stops_the_endpoint_and_is_reset() {
+    let (address, sent) = endless().await;
+    let proxy = Setup::new(&[address]).with(|s| s.options.timeouts.body_idle = Duration::from_secs(1)).start();
+    let mut raw = narrow(&proxy).await;
+    raw.send(GET).await;
+    // Back-pressure: what was taken is what the kernel's buffers hold; it stops growing.
+    let stopped = eventually("a stop", LIMIT, async || {
+        let before = sent.load(Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        (before > 0 && sent.load(Ordering::SeqCst) == before).then_some(before)
+    })
+    .await;
+    assert!(stopped < 64 << 20, "{stopped} octets were taken for a client that reads nothing");
+    eventually("the end of the request", LIMIT, async || (proxy.in_flight() == 0).then_some(())).await;
+    assert_eq!(proxy.metric("weir_refused_total{reason=\"client_stalled\"}"), 1);
+    match raw.try_answer(false).await {
+        Err(Broken::InsideAnswer(kind, _) | Broken::BeforeAnswer(kind)) => {
+            assert_eq!(kind, std::io::ErrorKind::ConnectionReset)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_slow_reader_gets_every_octet() {
+    let size = 3_000_000usize;
+    let body: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
+    let mut answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n").into_bytes();
+    answer.extend_from_slice(&body);
+    let backend = Backend::start(vec![Step::ReadHead, Step::Send(answer), Step::Repeat]).await;
+    let proxy = Proxy::over(&[backend.address]);
+    let mut raw = narrow(&proxy).await;
+    raw.send(GET).await;
+    let read = raw.answer();
+    assert!(within("the body", Duration::from_secs(60), read).await.body == body);
+}
+
+#[tokio::test]
+async fn two_hundred_slow_clients_do_not_slow_a_neighbour() {
+    let backend = Backend::start(answering("fine")).await;
+    let proxy = Setup::new(&[backend.address]).with(|s| s.options.timeouts.head = Duration::from_secs(2)).start();
+    let mut slow = Vec::new();
+    for n in 0..200 {
+        let mut raw = Raw::connect(proxy.address).await.unwrap();
+        raw.send(
+            ["GET / HTTP/1.1\r\nHost: a\r\nX: ", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n", ""][n % 3],
+        )
+        .await;
+        slow.push(raw);
+    }
+    let mut neighbour = Raw::connect(proxy.address).await.unwrap();
+    for _ in 0..100 {
+        let begun = Instant::now();
+        assert_eq!(neighbour.exchange(GET).await.text(), "fine");
+        assert!(begun.elapsed() < Duration::from_secs(1));
+    }
+    let waiting_for_head = proxy.metric("weir_refused_total{reason=\"head_timeout\"}");
+    assert_eq!(waiting_for_head, 0, "they were still there");
+    eventually("every slow head ended", LIMIT, async || {
+        (proxy.metric("weir_refused_total{reason=\"head_timeout\"}") == 67).then_some(())
+    })
+    .await;
+}

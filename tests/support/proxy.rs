@@ -1,0 +1,250 @@
+//! The real data plane in process: one worker on a free port, a table built by hand.
+
+use super::backend::{Backend, answering};
+use super::http::Raw;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use weir::lifecycle::{Phase, Trigger};
+use weir::model::{
+    Instance, InstanceId, InstanceState, Limits, ListenerSpec, NodeId, Outliers, Policy, PortSpec, Protocol, RouteSpec,
+    ServiceName, ServiceSpec, Source, Timeouts, Verdict,
+};
+use weir::proxy::{Lent, Options, Workers};
+use weir::table::{Change, Changes, Publisher, Snapshot, Table, build, channel, names::Names};
+use weir::telemetry::Metrics;
+
+/// What a proxy is started with; tests change what they are about.
+#[derive(Debug)]
+pub struct Setup {
+    /// Options of the data plane.
+    pub options: Options,
+    /// The service behind every route.
+    pub spec: ServiceSpec,
+    /// Networks whose forwarding fields are believed.
+    pub trusted: Vec<(IpAddr, u8)>,
+    /// The path prefix of the only route.
+    pub path: Arc<str>,
+    /// The host of the only route.
+    pub host: Option<Arc<str>>,
+    endpoints: Vec<SocketAddr>,
+}
+
+/// A running proxy; stopped when dropped.
+#[derive(Debug)]
+pub struct Proxy {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its counters.
+    pub metrics: Metrics,
+    /// Its table.
+    pub table: Table,
+    trigger: Trigger,
+    publisher: Publisher,
+    spec: Arc<ServiceSpec>,
+    workers: Option<Workers>,
+}
+
+/// Returns the name of the service in the table.
+pub fn service() -> ServiceName {
+    ServiceName::parse("web").unwrap()
+}
+
+fn spec() -> ServiceSpec {
+    ServiceSpec {
+        name: service(),
+        ports: vec![PortSpec { name: "http".into(), protocol: Protocol::Tcp }],
+        endpoints: vec![],
+        policy: Policy::RoundRobin,
+        health: None,
+        limits: Limits { concurrency: None, queue: 100, queue_timeout: Duration::from_secs(5) },
+        timeouts: Timeouts {
+            connect: Duration::from_secs(2),
+            response: Duration::from_secs(10),
+            idle: Duration::from_secs(10),
+            tunnel_idle: Duration::from_secs(60),
+        },
+        outliers: Outliers {
+            enabled: false,
+            gateway_errors: 3,
+            server_errors: 5,
+            base: Duration::from_secs(1),
+            max: Duration::from_secs(30),
+        },
+        retries: 1,
+        slow_start: Duration::ZERO,
+        drain_timeout: Duration::from_secs(30),
+        dns_ttl: Duration::from_secs(5),
+        run: None,
+        replicas: 0,
+    }
+}
+
+fn instances(endpoints: &[SocketAddr]) -> Vec<Instance> {
+    endpoints
+        .iter()
+        .map(|address| Instance {
+            // By its port: an endpoint that stays keeps its id when others come and go.
+            id: InstanceId::parse(&format!("web-{}", address.port())).unwrap(),
+            service: service(),
+            source: Source::File,
+            node: NodeId::parse("n").unwrap(),
+            address: address.ip(),
+            ports: vec![address.port()],
+            weight: 1,
+            state: InstanceState::Ready,
+            verdict: Verdict::Healthy,
+            reason: "".into(),
+            workload: None,
+            revision: 1,
+            created_ms: 1,
+            ready_ms: 1,
+        })
+        .collect()
+}
+
+impl Setup {
+    /// Round robin over these endpoints, one retry, no ejection, one worker.
+    pub fn new(endpoints: &[SocketAddr]) -> Self {
+        Self {
+            options: Options { workers: Some(1), ..Options::default() },
+            spec: spec(),
+            trusted: vec![],
+            path: "/".into(),
+            host: None,
+            endpoints: endpoints.to_vec(),
+        }
+    }
+
+    /// Changes it before the start.
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
+    /// Starts it on a free port.
+    pub fn start(self) -> Proxy {
+        let socket = weir::net::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), 1).unwrap().remove(0);
+        let address = socket.local_addr().unwrap();
+        let spec = Arc::new(self.spec);
+        let listener = ListenerSpec { name: "web".into(), address, trusted_proxies: self.trusted.clone() };
+        let route = RouteSpec {
+            name: "all".into(),
+            listeners: vec![],
+            host: self.host,
+            path: self.path,
+            service: service(),
+            port: 0,
+        };
+        let set = Change::Set { spec: spec.clone(), instances: instances(&self.endpoints) };
+        let changes =
+            Changes { services: vec![set], routes: Some(Arc::new([route])), listeners: Some(Arc::new([listener])) };
+        let (publisher, table) = channel(build(&Snapshot::empty(Names::default()), changes));
+        let (trigger, signal) = weir::lifecycle::drain();
+        let metrics = Metrics::new();
+        let lent = Lent { name: "web".into(), trusted: self.trusted, socket };
+        let workers = weir::proxy::start(&self.options, vec![vec![lent]], &table, &metrics, None, &signal).unwrap();
+        Proxy { address, metrics, table, trigger, publisher, spec, workers: Some(workers) }
+    }
+}
+
+impl Proxy {
+    /// Starts with the defaults of [`Setup::new`].
+    pub fn over(endpoints: &[SocketAddr]) -> Self {
+        Setup::new(endpoints).start()
+    }
+
+    /// Publishes other endpoints.
+    pub fn publish(&mut self, endpoints: &[SocketAddr]) {
+        let set = Change::Set { spec: self.spec.clone(), instances: instances(endpoints) };
+        let changes = Changes { services: vec![set], routes: None, listeners: None };
+        let next = build(&self.publisher.current(), changes);
+        self.publisher.publish(next);
+    }
+
+    /// Publishes that the service is gone.
+    pub fn remove(&mut self) {
+        let changes = Changes { services: vec![Change::Remove(service())], routes: None, listeners: None };
+        let next = build(&self.publisher.current(), changes);
+        self.publisher.publish(next);
+    }
+
+    /// Starts the drain.
+    pub fn drain(&self) {
+        self.trigger.raise(Phase::Draining);
+    }
+
+    /// Waits until the workers have ended by themselves.
+    pub async fn ended(mut self) {
+        let workers = self.workers.take().unwrap();
+        tokio::task::spawn_blocking(move || workers.join()).await.unwrap();
+    }
+
+    /// Returns the requests in flight at all endpoints.
+    pub fn in_flight(&self) -> u32 {
+        let snapshot = self.table.load();
+        let service = snapshot.services.get(&service()).unwrap();
+        service.candidates.iter().map(|candidate| candidate.stats.in_flight()).sum()
+    }
+
+    /// Returns the requests in the wait queue.
+    pub fn waiting(&self) -> u32 {
+        self.table.load().services.get(&service()).unwrap().stats.waiting()
+    }
+
+    /// Returns the value of a metric line, such as `weir_connections_total`; 0 where it is not there.
+    pub fn metric(&self, line: &str) -> u64 {
+        let text = self.metrics.encode();
+        let value = text.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(' ')).unwrap_or("0");
+        value.parse::<f64>().unwrap() as u64
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.trigger.raise(Phase::Stopping);
+        if let Some(workers) = self.workers.take() {
+            workers.join();
+        }
+    }
+}
+
+/// A malformed request: what is wrong with it, its octets, the status and the reason that the client must be told.
+///
+/// Its target or a field holds `evil`, so that it is known again at the backend.
+pub type Malformed<'a> = (&'a str, &'a [u8], u16, &'a str);
+
+/// Asserts that each request is refused, its connection closed, nothing of it forwarded, and that a neighbour on another
+/// connection is served all the while.
+pub async fn assert_refused(cases: &[Malformed<'_>]) {
+    let backend = Backend::start(answering("fine")).await;
+    let proxy = Proxy::over(&[backend.address]);
+    let mut neighbour = Raw::connect(proxy.address).await.unwrap();
+    for (what, request, status, reason) in cases {
+        let before = proxy.metric(&format!("weir_refused_total{{reason=\"{reason}\"}}"));
+        let mut raw = Raw::connect(proxy.address).await.unwrap();
+        raw.send(request).await;
+        let answer = raw.answer().await;
+        assert_eq!((answer.status, answer.field("weir-reason")), (*status, Some(*reason)), "{what}");
+        assert!(answer.closes(), "{what}: {}", answer.head);
+        let rest = raw.rest().await;
+        assert!(rest.is_empty(), "{what}: {}", String::from_utf8_lossy(&rest));
+        assert_eq!(proxy.metric(&format!("weir_refused_total{{reason=\"{reason}\"}}")), before + 1, "{what}");
+        let served = neighbour.exchange("GET /neighbour HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        assert_eq!((served.status, served.text().as_str()), (200, "fine"), "{what}");
+        assert!(!backend.received_text().contains("evil"), "{what}: {}", backend.received_text());
+    }
+    assert_eq!(proxy.metric("weir_panics_total"), 0);
+}
+
+/// Asserts that each request is passed on and answered.
+pub async fn assert_served(cases: &[(&str, &[u8])]) {
+    let backend = Backend::start(answering("fine")).await;
+    let proxy = Proxy::over(&[backend.address]);
+    for (what, request) in cases {
+        let mut raw = Raw::connect(proxy.address).await.unwrap();
+        raw.send(request).await;
+        let answer = raw.answer().await;
+        assert_eq!((answer.status, answer.text().as_str()), (200, "fine"), "{what}: {}", answer.head);
+    }
+}
