@@ -149,7 +149,8 @@ fn row(rates: &Reading, service: &table::Service, status: Option<&ServiceStatus>
         revision: status.map_or(0, |status| status.revision),
         in_flight: counted().map(|candidate| candidate.stats.in_flight()).sum(),
         waiting: service.stats.waiting(),
-        rps: counted().map(|candidate| rates.of(candidate)).sum(),
+        // Not `sum`: that of nothing is -0.0.
+        rps: counted().fold(0.0, |total, candidate| total + rates.of(candidate)),
     }
 }
 

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use std::io::Write;
+use std::io::{self, Write};
 
 /// Longest line of the event stream; the server's are below 1 KiB.
 const MAX_LINE_BYTES: usize = 64 * 1024;
@@ -20,8 +20,11 @@ pub(super) async fn events(global: &Global, args: &EventsArgs) -> Result<()> {
         let mut lines = Lines { body: remote.stream("/v1/events").await?, buffer: Vec::new() };
         while let Some(line) = lines.next().await.context("follow them")? {
             // Fields other than `data` and comments are for programs that resume (WHATWG HTML §9.2.6).
-            if let Some(event) = line.strip_prefix("data:").and_then(|data| serde_json::from_str(data).ok()) {
-                follow(global.output, &event)?;
+            let Some(data) = line.strip_prefix("data:") else { continue };
+            match (serde_json::from_str(data), data.trim().parse::<u64>()) {
+                (Ok(event), _) => follow(global.output, &event)?,
+                (Err(_), Ok(missed)) => writeln!(io::stderr(), "weir: {missed} events came too fast to be shown")?,
+                (Err(_), Err(_)) => {}
             }
         }
         bail!("Weir has ended");
@@ -59,7 +62,7 @@ pub(super) async fn logs(global: &Global, args: &LogsArgs) -> Result<()> {
     let path = format!("/v1/instances/{}/logs?tail={}&follow={}", encode(&args.instance), args.tail, args.follow);
     let mut body = remote.stream(&path).await?;
     while let Some(chunk) = next(&mut body).await.context("read the log")? {
-        let mut out = std::io::stdout().lock();
+        let mut out = io::stdout().lock();
         out.write_all(&chunk)?;
         out.flush()?;
     }

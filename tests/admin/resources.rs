@@ -126,6 +126,7 @@ async fn services_routes_and_table_are_shown() {
     let web = get(weir.address, "/v1/services/web").await.json();
     assert_eq!((web["policy"].as_str(), web["usable"].as_u64()), (Some("round-robin"), Some(1)));
     assert_eq!(web["ports"], serde_json::json!([{"name":"http","protocol":"tcp"},{"name":"metrics","protocol":"tcp"}]));
+    assert_eq!(get(weir.address, "/v1/services/jobs").await.json()["rps"].to_string(), "0.0", "no sign");
     assert_eq!(get(weir.address, "/v1/services/staging%2Fapi").await.json()["namespace"], "staging");
     assert_eq!(get(weir.address, "/v1/services/none").await.code(), "unknown_service");
     assert_eq!(get(weir.address, "/v1/services/N%20ne").await.code(), "invalid_request");
