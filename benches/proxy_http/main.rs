@@ -156,12 +156,12 @@ fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
     let names: Vec<&str> = options.peers.iter().map(String::as_str).collect();
     peers::install(&names)?;
     weir::sys::thread::pin(options.cpus[1])?;
-    let folder = std::env::temp_dir().join(format!("weir-proxy-http-{}", std::process::id()));
-    std::fs::create_dir_all(&folder)?;
+    let folder = Folder(std::env::temp_dir().join(format!("weir-proxy-http-{}", std::process::id())));
+    std::fs::create_dir_all(&folder.0)?;
     let mut load = Load::open(2)?;
     let endpoints = load.endpoints()?;
     let setting = Setting {
-        folder: &folder,
+        folder: &folder.0,
         cpu: options.cpus[0],
         endpoints: &endpoints,
         fields: options.fields,
@@ -201,9 +201,16 @@ fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
             }
         }
     }
-    drop(running);
-    std::fs::remove_dir_all(&folder)?;
     Ok(good)
+}
+
+/// The temporary folder of configurations and logs.
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 /// One request through the peer; its head must carry the forwarding fields.
