@@ -1,7 +1,7 @@
 //! Replicas are killed under load; clients do not notice, the scheduler repairs.
 
 use crate::support::process::kill;
-use crate::web::{SETTLED, SHORT, Scale, World, alone, only_begun_answers_failed};
+use crate::web::{FULL, SETTLED, SHORT, Scale, World, alone, only_begun_answers_failed};
 
 async fn killed_replicas_fail_no_request(scale: Scale) {
     let _alone = alone().await;
@@ -13,8 +13,9 @@ async fn killed_replicas_fail_no_request(scale: Scale) {
         world.passes(scale.between()).await;
     }
     world.fill(scale).await;
-    let (gets, _, weir) = world.stop(&format!("{} kills", scale.events)).await;
-    only_begun_answers_failed(&gets, &weir);
+    let outcome = world.stop(&format!("{} kills", scale.events)).await;
+    only_begun_answers_failed(&outcome.gets, &outcome.weir);
+    only_begun_answers_failed(&outcome.slow, &outcome.weir);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -25,6 +26,6 @@ async fn a_killed_replica_is_invisible_to_clients_and_repaired() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "long: 20 kills within 400,000 requests; run by tests/run --long"]
 async fn twenty_killed_replicas_are_invisible_to_clients() {
-    let scale = Scale { events: 20, rate: 2_000.0, in_flight: 20, requests: 400_000 };
+    let scale = Scale { events: 20, requests: 400_000, ..FULL };
     killed_replicas_fail_no_request(scale).await;
 }

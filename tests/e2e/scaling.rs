@@ -1,7 +1,7 @@
 //! Scaling and draining under load; also seen by a client that finds replicas by DNS and connects to them itself.
 
 use crate::support::direct::Direct;
-use crate::web::{SETTLED, SHORT, Scale, World, alone, none_failed};
+use crate::web::{FULL, SETTLED, SHORT, Scale, World, alone, none_failed};
 use std::time::Duration;
 
 async fn scaling_fails_no_request(scale: Scale) {
@@ -19,11 +19,10 @@ async fn scaling_fails_no_request(scale: Scale) {
     world.fill(scale).await;
     let direct = direct.stop().await;
     println!("by DNS and directly: {}", direct.line());
-    let (gets, posts, weir) = world.stop(&format!("scale 6 and 2, {} times", scale.events)).await;
-    none_failed(&gets, &weir);
-    none_failed(&posts, &weir);
+    let outcome = world.stop(&format!("scale 6 and 2, {} times", scale.events)).await;
+    outcome.none_failed();
     assert!(direct.passed > 0);
-    none_failed(&direct, &weir);
+    none_failed(&direct, &outcome.weir);
 }
 
 async fn draining_fails_no_request(scale: Scale) {
@@ -37,9 +36,7 @@ async fn draining_fails_no_request(scale: Scale) {
         world.passes(scale.between()).await;
     }
     world.fill(scale).await;
-    let (gets, posts, weir) = world.stop(&format!("{} drains", scale.events)).await;
-    none_failed(&gets, &weir);
-    none_failed(&posts, &weir);
+    world.stop(&format!("{} drains", scale.events)).await.none_failed();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -55,11 +52,11 @@ async fn draining_an_instance_fails_no_request() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "long: 10 times scale 6 and 2 within 400,000 requests; run by tests/run --long"]
 async fn ten_scalings_up_and_down_fail_no_request() {
-    scaling_fails_no_request(Scale { events: 10, rate: 2_000.0, in_flight: 0, requests: 400_000 }).await;
+    scaling_fails_no_request(Scale { requests: 400_000, ..FULL }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "long: 10 drains within 200,000 requests; run by tests/run --long"]
 async fn ten_drains_fail_no_request() {
-    draining_fails_no_request(Scale { events: 10, rate: 2_000.0, in_flight: 20, requests: 200_000 }).await;
+    draining_fails_no_request(Scale { requests: 200_000, ..FULL }).await;
 }

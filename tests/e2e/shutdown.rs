@@ -2,7 +2,7 @@
 
 use crate::support;
 use crate::support::traffic::Kind;
-use crate::web::{SHORT, Scale, World, alone};
+use crate::web::{FULL, SHORT, Scale, World, alone};
 use std::time::Duration;
 
 async fn sigterm_answers_what_was_read(scale: Scale) {
@@ -16,10 +16,12 @@ async fn sigterm_answers_what_was_read(scale: Scale) {
     })
     .await;
     let status = support::within("weir ends", Duration::from_secs(60), world.weir.child.wait()).await.unwrap();
-    let (gets, _, weir) = world.stop("SIGTERM").await;
-    assert!(status.success(), "{status}\n{}", weir.log());
-    let refused = gets.of(Kind::Refused);
-    assert_eq!(gets.failed(), refused, "only connections that were never accepted fail\n{:?}", gets.failures);
+    let outcome = world.stop("SIGTERM").await;
+    assert!(status.success(), "{status}\n{}", outcome.weir.log());
+    for report in [&outcome.gets, &outcome.slow, &outcome.posts] {
+        let refused = report.of(Kind::Refused);
+        assert_eq!(report.failed(), refused, "only connections that were never accepted fail\n{:?}", report.failures);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -30,5 +32,5 @@ async fn sigterm_fails_no_request_that_was_read() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "long: at 2,000 requests a second; run by tests/run --long"]
 async fn sigterm_under_full_load_fails_no_request_that_was_read() {
-    sigterm_answers_what_was_read(Scale { events: 1, rate: 2_000.0, in_flight: 20, requests: 0 }).await;
+    sigterm_answers_what_was_read(FULL).await;
 }

@@ -19,8 +19,10 @@ pub(crate) async fn alone() -> MutexGuard<'static, ()> {
 pub(crate) struct Scale {
     /// How often the event happens.
     pub(crate) events: usize,
-    /// Requests a second.
+    /// Quick GETs a second.
     pub(crate) rate: f64,
+    /// GETs a second that take a quarter of a second each, so that requests are in flight when a replica is hit.
+    pub(crate) slow_rate: f64,
     /// Requests that are in flight at a victim before it is hit.
     pub(crate) in_flight: u64,
     /// Requests that are made at least.
@@ -34,8 +36,11 @@ impl Scale {
     }
 }
 
+/// The promise's traffic: 2,000 quick GETs a second, and about 75 in flight, 25 at each of three replicas.
+pub(crate) const FULL: Scale = Scale { events: 10, rate: 2_000.0, slow_rate: 300.0, in_flight: 20, requests: 0 };
+
 /// A few events, gentle traffic.
-pub(crate) const SHORT: Scale = Scale { events: 2, rate: 300.0, in_flight: 2, requests: 0 };
+pub(crate) const SHORT: Scale = Scale { events: 2, rate: 300.0, slow_rate: 40.0, in_flight: 2, requests: 0 };
 
 /// What settles takes: start, first check; stop with its DNS answers aged out.
 pub(crate) const SETTLED: Duration = Duration::from_secs(60);
@@ -58,21 +63,29 @@ pub(crate) fn service(name: &str, replicas: usize, journal: &str) -> String {
 pub(crate) struct World {
     pub(crate) weir: Weir,
     pub(crate) gets: Traffic,
+    slow: Traffic,
     posts: Traffic,
     journal: PathBuf,
     _journal_folder: support::process::Folder,
 }
 
 impl World {
-    /// Starts Weir with 3 replicas and the traffic. Each GET takes a while, so that requests are in flight: 30 ms where 20
-    /// are wanted at one of three replicas, which keeps most of the client's connections busy; else 10 ms.
+    /// Starts Weir with 3 replicas and the traffic. What keeps requests in flight has connections of its own, so that the
+    /// quick ones keep theirs free: a connection that is busy most of the time makes every pause of the machine last.
     pub(crate) async fn start(name: &str, scale: Scale) -> Self {
         let folder = support::process::Folder::new(&format!("{name}-journal"));
         let journal = folder.0.join("journal");
         let weir = Weir::start(name, &services(3, &journal.display().to_string())).await;
         weir.settled("web", 3, SETTLED).await;
-        let path = if scale.in_flight >= 20 { "/delay/30" } else { "/delay/10" }.to_owned();
-        let gets = Traffic::start(Plan { rate: scale.rate, path, ..Plan::new(weir.http) });
+        let gets = Traffic::start(Plan { rate: scale.rate, ..Plan::new(weir.http) });
+        let slow = Traffic::start(Plan {
+            rate: scale.slow_rate,
+            keepalive: (scale.slow_rate / 2.0) as usize,
+            fresh: 0,
+            path: "/delay/250".to_owned(),
+            first_tag: 1 << 41,
+            ..Plan::new(weir.http)
+        });
         let posts = Traffic::start(Plan {
             rate: 20.0,
             keepalive: 2,
@@ -82,7 +95,7 @@ impl World {
             first_tag: 1 << 40,
             ..Plan::new(weir.http)
         });
-        let world = Self { weir, gets, posts, journal, _journal_folder: folder };
+        let world = Self { weir, gets, slow, posts, journal, _journal_folder: folder };
         world.passes(100).await;
         world
     }
@@ -115,13 +128,14 @@ impl World {
         .await
     }
 
-    /// Ends the traffic; checks that no POST was executed twice; prints and returns both reports.
-    pub(crate) async fn stop(self, what: &str) -> (Report, Report, Weir) {
-        let (gets, posts) = (self.gets.stop().await, self.posts.stop().await);
-        println!("{what}: GET: {}", gets.line());
-        println!("{what}: POST: {}", posts.line());
+    /// Ends the traffic; checks that no POST was executed twice; prints and returns the reports.
+    pub(crate) async fn stop(self, what: &str) -> Outcome {
+        let (gets, slow, posts) = (self.gets.stop().await, self.slow.stop().await, self.posts.stop().await);
+        for (kind, report) in [("GET", &gets), ("slow GET", &slow), ("POST", &posts)] {
+            println!("{what}: {kind}: {}", report.line());
+        }
         let mut printed: BTreeMap<Kind, usize> = BTreeMap::new();
-        for failure in gets.failures.iter().chain(&posts.failures) {
+        for failure in gets.failures.iter().chain(&slow.failures).chain(&posts.failures) {
             let count = printed.entry(failure.kind).or_default();
             *count += 1;
             if *count > 10 {
@@ -137,7 +151,24 @@ impl World {
         assert!(twice.is_empty(), "POSTs executed more than once: {twice:?}");
         assert!(executions.len() as u64 >= posts.passed, "the journal has every POST that was answered");
         println!("{what}: {} POSTs executed, none twice", executions.len());
-        (gets, posts, self.weir)
+        Outcome { gets, slow, posts, weir: self.weir }
+    }
+}
+
+/// What a scenario gave.
+pub(crate) struct Outcome {
+    pub(crate) gets: Report,
+    pub(crate) slow: Report,
+    pub(crate) posts: Report,
+    pub(crate) weir: Weir,
+}
+
+impl Outcome {
+    /// Asserts that no request failed.
+    pub(crate) fn none_failed(&self) {
+        for report in [&self.gets, &self.slow, &self.posts] {
+            none_failed(report, &self.weir);
+        }
     }
 }
 
