@@ -1,6 +1,7 @@
 //! The command line: commands, flags, help.
 
 use crate::cli::exec::ExecArgs;
+use crate::cli::resolve::ResolveArgs;
 use crate::cli::whoami::WhoamiArgs;
 use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -63,6 +64,8 @@ pub(super) enum Command {
     Scale(ScaleArgs),
     /// Take an instance out of service without losing a request.
     Drain(DrainArgs),
+    /// Look a name up in Weir's DNS.
+    Resolve(ResolveArgs),
     /// Show what a replica wrote to its standard output and error.
     Logs(LogsArgs),
     /// Run the built-in test backend, which says who it is.

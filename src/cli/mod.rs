@@ -12,6 +12,7 @@ mod feeds;
 mod lists;
 mod output;
 mod remote;
+mod resolve;
 mod run;
 pub mod whoami;
 
@@ -56,6 +57,7 @@ fn dispatch(global: &Global, command: Command) -> (Cow<'static, str>, Result<Exi
         Command::Scale(args) => (format!("scale {}", args.service).into(), ask(changes::scale(global, &args))),
         Command::Drain(args) => (format!("drain {}", args.instance).into(), ask(changes::drain(global, &args))),
         Command::Logs(args) => (format!("show the log of {}", args.instance).into(), ask(feeds::logs(global, &args))),
+        Command::Resolve(args) => (format!("resolve {}", args.name()).into(), ask(resolve::resolve(global, &args))),
         Command::Whoami(args) => ("run whoami".into(), whoami::run(args)),
         Command::Completion(args) => ("print the completion script".into(), completion(args.shell)),
         Command::Version => ("print the version".into(), version()),

@@ -6,6 +6,7 @@ mod support;
 
 mod dns;
 mod dns_malformed;
+mod resolve;
 mod rfc1035;
 mod rfc2308;
 mod rfc2782;
