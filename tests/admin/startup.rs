@@ -137,3 +137,57 @@ async fn the_demo_takes_free_ports_where_its_own_are_taken_and_says_by_whom() {
     .await;
     drop(running);
 }
+
+#[tokio::test]
+async fn replicas_that_exit_at_once_or_never_pass_a_check_are_explained_and_harm_nobody() {
+    let directory = directory("sick");
+    let (admin, listener) = (free(), free());
+    let services = r#"
+        [[route]]
+        name = "good"
+        service = "good"
+        [[service]]
+        name = "good"
+        replicas = 1
+        [service.run]
+        command = ["${WEIR}", "whoami", "--listen", "127.0.0.1:${PORT}"]
+        [[service]]
+        name = "exits"
+        replicas = 1
+        [service.run]
+        command = ["/bin/sh", "-c", "echo no database; exit 3"]
+        [[service]]
+        name = "sick"
+        replicas = 1
+        [service.run]
+        command = ["${WEIR}", "whoami", "--listen", "127.0.0.1:${PORT}"]
+        [service.health]
+        type = "http"
+        path = "/status/500"
+        interval = "1s"
+    "#;
+    let text = configuration(admin, listener, "state") + services;
+    std::fs::write(directory.join("weir.toml"), text).unwrap();
+    let child = weir(&directory, &["run"]).stderr(Stdio::null()).spawn().unwrap();
+    let running = Running { child, admin, listener };
+    let ask = async |args: &[&str]| {
+        let mut command = weir(&directory, args);
+        command.env("WEIR_ADDR", admin.to_string());
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let shows = async |args: &[&str], parts: &[&str]| {
+        ask(args).await.lines().any(|line| parts.iter().all(|part| line.contains(part)))
+    };
+    eventually("the exits are shown", async || shows(&["ps", "exits"], &["gone", "exited with status 3"]).await).await;
+    eventually("the check is shown", async || shows(&["ps", "sick"], &["unhealthy", "/status/500: 500"]).await).await;
+    let quarantined = async || shows(&["services"], &["exits", "0/1", "quarantined"]).await;
+    eventually("the service is quarantined", quarantined).await;
+    assert!(shows(&["events"], &["replica_quarantined", "exited with status 3"]).await);
+    assert!(shows(&["services"], &["sick", "0/0", "unavailable"]).await);
+    let listed: serde_json::Value = serde_json::from_str(&ask(&["ps", "exits", "-o", "json"]).await).unwrap();
+    let id = listed["instances"][0]["id"].as_str().unwrap().to_owned();
+    assert_eq!(ask(&["logs", &id]).await, "no database\n");
+    let answer = get(running.listener, "/").await;
+    assert_eq!(answer.status, 200, "what works goes on: {answer:?}");
+}
