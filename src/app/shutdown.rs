@@ -18,6 +18,8 @@ struct Endings {
     terminate: Signal,
     interrupt: Signal,
     quit: Signal,
+    hangup: Signal,
+    user: [Signal; 2],
 }
 
 impl Endings {
@@ -27,15 +29,25 @@ impl Endings {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
             quit: listen(SignalKind::quit())?,
+            hangup: listen(SignalKind::hangup())?,
+            user: [listen(SignalKind::user_defined1())?, listen(SignalKind::user_defined2())?],
         })
     }
 
     /// Waits for the next one; SIGQUIT asks to stop at once.
+    ///
+    /// SIGHUP, SIGUSR1 and SIGUSR2 mean reload, reopen and upgrade elsewhere: habit must not end the process.
     async fn next(&mut self) -> Phase {
-        tokio::select! {
-            _ = self.terminate.recv() => Phase::Draining,
-            _ = self.interrupt.recv() => Phase::Draining,
-            _ = self.quit.recv() => Phase::Stopping,
+        let [first, second] = &mut self.user;
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return Phase::Draining,
+                _ = self.interrupt.recv() => return Phase::Draining,
+                _ = self.quit.recv() => return Phase::Stopping,
+                _ = self.hangup.recv() => tracing::warn!("SIGHUP changes nothing: restart to load a new configuration"),
+                _ = first.recv() => tracing::warn!("SIGUSR1 changes nothing: the log goes to standard error"),
+                _ = second.recv() => tracing::warn!("SIGUSR2 changes nothing: restart to run another binary"),
+            }
         }
     }
 }

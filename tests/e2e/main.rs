@@ -20,4 +20,5 @@ mod reaction;
 mod scaling;
 mod shutdown;
 mod tunnels;
+mod user;
 mod web;
