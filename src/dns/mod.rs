@@ -1,7 +1,7 @@
 //! Data plane: names.
 //!
 //! Authoritative answers for one zone and for the addresses in the table. [`bind`] makes the sockets, [`serve`] the
-//! threads: UDP in blocking batches on threads of its own, TCP and everything unusual on one more. [`answer`] is the pure
+//! threads: UDP in blocking batches on threads of its own, TCP and everything unusual on one more. [`answer()`] is the pure
 //! core between them. Forwards nothing. Invariant: an answer names only endpoints that the proxy would pick now, and each
 //! is stamped before the answer leaves. Follows RFC 1034, 1035, 2181, 2308, 2782, 6891, 7766, 8020, 8482.
 
