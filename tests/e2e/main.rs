@@ -19,6 +19,7 @@ mod failover;
 mod reaction;
 mod scaling;
 mod shutdown;
+mod sick;
 mod tunnels;
 mod user;
 mod web;

@@ -77,6 +77,18 @@ pub enum Stop {
     NotServing,
 }
 
+impl Stop {
+    /// Returns the text that people see as the instance's reason.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ScaledDown => "scaled down",
+            Self::Drained => "drained by hand",
+            Self::Outdated => "replaced: the definition changed",
+            Self::NotServing => "replaced: it did not serve for too long",
+        }
+    }
+}
+
 /// One step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {

@@ -41,6 +41,8 @@ pub(super) struct Reconciler {
     services: BTreeMap<ServiceName, Service>,
     /// Service of each replica.
     owners: HashMap<InstanceId, ServiceName>,
+    /// Why replicas are being stopped.
+    stopping: HashMap<InstanceId, Stop>,
     /// Ends that were heard before the start was.
     early: HashMap<InstanceId, Exit>,
     /// Services to plan.
@@ -65,6 +67,7 @@ impl Reconciler {
             tasks: JoinSet::new(),
             services: BTreeMap::new(),
             owners: HashMap::new(),
+            stopping: HashMap::new(),
             early: HashMap::new(),
             dirty: BTreeSet::new(),
             launching: 0,
@@ -160,16 +163,11 @@ impl Reconciler {
     fn stop(&mut self, name: &ServiceName, id: &InstanceId, why: Stop, now_ms: u64) {
         let Some(service) = self.services.get_mut(name) else { return };
         service.enter(id, Phase::Stopping, now_ms);
-        let reason = match why {
-            Stop::ScaledDown => "scaled down",
-            Stop::Drained => "drained by hand",
-            Stop::Outdated => "replaced: the definition changed",
-            Stop::NotServing => "replaced: it did not serve for too long",
-        };
+        self.stopping.insert(id.clone(), why);
         let request = StopRequest {
             service: name.clone(),
             id: id.clone(),
-            reason: reason.to_owned(),
+            reason: why.as_str().to_owned(),
             drain: service.spec().drain_timeout,
             grace: service.run().stop_grace,
         };
@@ -284,8 +282,11 @@ impl Reconciler {
             None => {}
             // Registered a moment later; then it is told to be gone.
             Some(Phase::Launching) => drop(self.early.insert(id.clone(), exit)),
-            // The stopping task forgets it; that it is gone is told at once.
-            Some(Phase::Stopping) => drop(self.tasks.spawn(self.tools.clone().tell(id.clone(), exit.to_string()))),
+            // The stopping task forgets it, perhaps much later; that it is gone is told at once.
+            Some(Phase::Stopping) => {
+                let reason = self.stopping.get(id).map_or_else(|| exit.to_string(), |why| why.as_str().to_owned());
+                self.tasks.spawn(self.tools.clone().tell(id.clone(), reason));
+            }
             Some(Phase::Starting | Phase::Ready | Phase::Unhealthy) => {
                 self.tasks.spawn(self.tools.clone().tell(id.clone(), exit.to_string()));
                 let ended = service.ended(id, exit, clock::now_ms());
@@ -320,6 +321,7 @@ impl Reconciler {
             }
             Done::Stopped(name, id) => {
                 self.owners.remove(&id);
+                self.stopping.remove(&id);
                 if let Some(service) = self.services.get_mut(&name) {
                     service.forget(&id);
                 }
