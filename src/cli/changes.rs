@@ -1,7 +1,8 @@
 //! `weir scale`, `weir drain`: what a user changes by hand.
 
 use crate::admin::Scale;
-use crate::cli::args::{DrainArgs, Format, Global, ScaleArgs};
+use crate::cli::args::{DrainArgs, ScaleArgs};
+use crate::cli::global::{Format, Global};
 use crate::cli::output;
 use crate::cli::remote::{Remote, encode};
 use anyhow::Result;

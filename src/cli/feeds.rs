@@ -1,7 +1,8 @@
 //! `weir events`, `weir logs`: what happened, and what goes on.
 
 use crate::admin::{Event, Events};
-use crate::cli::args::{EventsArgs, Format, Global, LogsArgs};
+use crate::cli::args::{EventsArgs, LogsArgs};
+use crate::cli::global::{Format, Global};
 use crate::cli::output::{self, Table};
 use crate::cli::remote::{Remote, encode};
 use anyhow::{Context, Result, bail};

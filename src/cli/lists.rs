@@ -1,7 +1,8 @@
 //! `weir ps`, `weir services`, `weir endpoints`: what the running Weir has.
 
 use crate::admin::{Endpoints, Instances, RunBy, Services};
-use crate::cli::args::{Format, Global, ServiceArgs};
+use crate::cli::args::ServiceArgs;
+use crate::cli::global::{Format, Global};
 use crate::cli::output::{self, Table};
 use crate::cli::remote::{Remote, encode};
 use anyhow::Result;

@@ -9,6 +9,7 @@ mod check;
 mod exec;
 mod failure;
 mod feeds;
+mod global;
 mod lists;
 mod output;
 mod remote;
@@ -17,8 +18,9 @@ mod run;
 pub mod whoami;
 
 use anyhow::{Context, Result};
-use args::{Args, Command, Global};
+use args::{Args, Command};
 use clap::{CommandFactory, Parser};
+use global::Global;
 use std::borrow::Cow;
 use std::future::Future;
 use std::io::{self, Write};

@@ -1,7 +1,7 @@
 //! `weir resolve`: asks a DNS server as any program would, through hickory's resolver: independent of Weir's own encoder.
 
-use crate::cli::args::{Format, Global};
 use crate::cli::failure::{Code, Failure};
+use crate::cli::global::{Format, Global};
 use crate::cli::output::{self, Table};
 use anyhow::Result;
 use hickory_resolver::Resolver;
