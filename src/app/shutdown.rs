@@ -60,10 +60,10 @@ pub(super) async fn serve(parts: Parts, drain: Duration) -> anyhow::Result<Ended
     tracing::info!(deadline = ?drain, "draining; a second signal stops at once");
     trigger.raise(phase);
     let mut joined = tokio::task::spawn_blocking(move || workers.join());
-    let drained = tokio::select! {
-        _ = &mut joined => true,
-        () = tokio::time::sleep(drain), if phase == Phase::Draining => false,
-        _ = endings.next() => false,
+    let (drained, hurry) = tokio::select! {
+        _ = &mut joined => (true, phase == Phase::Stopping),
+        () = tokio::time::sleep(drain), if phase == Phase::Draining => (false, false),
+        _ = endings.next() => (false, true),
     };
     if !drained {
         tracing::warn!("stopping before everything was drained");
@@ -75,7 +75,8 @@ pub(super) async fn serve(parts: Parts, drain: Duration) -> anyhow::Result<Ended
     // Nobody serves any more, so nothing is in flight at a replica. What a second signal leaves running is killed by the
     // kernel when the runtime goes.
     tokio::select! {
-        () = control.scheduler.shutdown() => {}
+        () = control.scheduler.shutdown(), if !hurry => {}
+        () = std::future::ready(()), if hurry => tracing::warn!("killing the replicas at once"),
         _ = endings.next() => tracing::warn!("killing the replicas that did not stop yet"),
     }
     trigger.raise(Phase::Stopping);
