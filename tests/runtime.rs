@@ -224,11 +224,13 @@ async fn the_whole_group_ends_with_its_leader() {
 #[tokio::test]
 async fn processes_end_with_the_runtime() {
     let bench = Bench::new("drop");
-    let started = bench.start("web-aaaaaa", &["sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.01; done"]);
-    let pid = pid(&started.await.unwrap());
-    until("it runs", || bench.stdout("web-aaaaaa").contains("up")).await;
+    let script = "trap '' TERM; sleep 600 & echo child $!; while :; do sleep 0.01; done";
+    let leader = pid(&bench.start("web-aaaaaa", &["sh", "-c", script]).await.unwrap());
+    let child = || bench.stdout("web-aaaaaa").lines().find_map(|line| line.strip_prefix("child ")?.parse::<u32>().ok());
+    until("it runs", || child().is_some()).await;
+    let child = child().unwrap();
     drop(bench);
-    until("the death signal arrived", || !is_alive(pid)).await;
+    until("the group was killed", || !is_alive(leader) && !is_alive(child)).await;
 }
 
 #[test]

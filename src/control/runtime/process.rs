@@ -211,6 +211,16 @@ impl Shared {
     }
 }
 
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // The kernel kills the leaders when the spawner thread ends; what they have started would live on.
+        for record in self.lock().running.values() {
+            // It may have ended this moment; it is not collected, so the number is still its own.
+            let _ = process::signal_child(record.pid, Signal::Kill);
+        }
+    }
+}
+
 fn exit_of(status: ExitStatus) -> Exit {
     let signal = status.signal().map(Exit::Signal);
     signal.or_else(|| status.code().map(Exit::Status)).unwrap_or(Exit::Unknown)
