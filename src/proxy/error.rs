@@ -30,6 +30,8 @@ pub(crate) enum ProxyError {
     QueueFull,
     /// No replica became free in time.
     QueueTimeout,
+    /// No connection to any endpoint can be made now: this machine has no descriptors, ports or memory left.
+    LocalLimit,
     /// No connection to the endpoint: refused, unreachable.
     Connect,
     /// No connection to the endpoint in time.
@@ -65,7 +67,7 @@ impl ProxyError {
             Self::HeadTimeout | Self::BodyTimeout => 408,
             Self::ClientGone | Self::ClientStalled => 0,
             Self::NoRoute => 404,
-            Self::NoService | Self::NoEndpoint | Self::QueueFull | Self::QueueTimeout => 503,
+            Self::NoService | Self::NoEndpoint | Self::QueueFull | Self::QueueTimeout | Self::LocalLimit => 503,
             Self::Exhausted | Self::Connect | Self::Reset | Self::BadResponse(_) | Self::Truncated => 502,
             Self::GatewayStatus(status) => status,
             Self::ConnectTimeout | Self::ResponseTimeout => 504,
@@ -86,6 +88,7 @@ impl ProxyError {
             Self::Exhausted => "endpoints_exhausted",
             Self::QueueFull => "queue_full",
             Self::QueueTimeout => "queue_timeout",
+            Self::LocalLimit => "local_limit",
             Self::Connect => "connect_failed",
             Self::ConnectTimeout => "connect_timeout",
             Self::Reset => "upstream_reset",
@@ -109,6 +112,7 @@ impl ProxyError {
             Self::Exhausted => "every endpoint of the service failed; try again",
             Self::QueueFull => "the service is saturated and its queue is full; try again",
             Self::QueueTimeout => "the service is saturated; try again",
+            Self::LocalLimit => "the load balancer is out of connections; try again",
             Self::Connect => "the endpoint could not be reached",
             Self::ConnectTimeout => "the endpoint could not be reached in time",
             Self::Reset => "the endpoint closed the connection before it answered",
