@@ -30,12 +30,17 @@ impl RetryBudget {
         self.saved = (self.saved + EARNED).min(MAX_SAVED);
     }
 
-    /// Takes one retry from the budget, if it has one.
-    pub(crate) fn allow(&mut self, now_ms: u64) -> bool {
+    /// Returns whether the budget has a retry left.
+    pub(crate) fn affords(&mut self, now_ms: u64) -> bool {
         let seconds = now_ms.saturating_sub(self.at_ms) as f64 / 1000.0;
         self.at_ms = now_ms;
         self.saved = (self.saved + seconds * EARNED_PER_SECOND).min(MAX_SAVED);
-        let allowed = self.saved >= 1.0;
+        self.saved >= 1.0
+    }
+
+    /// Takes one retry from the budget, if it has one.
+    pub(crate) fn allow(&mut self, now_ms: u64) -> bool {
+        let allowed = self.affords(now_ms);
         self.saved -= f64::from(u8::from(allowed));
         allowed
     }

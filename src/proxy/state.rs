@@ -99,6 +99,17 @@ impl Worker {
         }
     }
 
+    /// Returns whether the retry budget of a service has one left; counts it when not.
+    pub(crate) fn affords_retry(&self, slot: usize) -> bool {
+        let mut locals = self.locals.borrow_mut();
+        let Some(local) = locals.at(slot) else { return false };
+        let affords = local.budget.affords(self.timers.now_ms());
+        if !affords {
+            local.counters.retries_refused.add(1);
+        }
+        affords
+    }
+
     /// Counts a request that waits for a free replica.
     pub(crate) fn counted_queued(&self, slot: usize) {
         if let Some(local) = self.locals.borrow_mut().at(slot) {

@@ -263,3 +263,17 @@ async fn retries_stay_within_their_budget_threat_row_50() {
     assert_eq!(retries as usize + 100, bad.connections() + also_bad.connections());
     assert_eq!(proxy.metric("weir_retries_total{outcome=\"refused\",service=\"web\"}"), 100 - retries);
 }
+
+/// Without a budget nothing is tried again, so the endpoint's own answer is the answer.
+#[tokio::test]
+async fn a_gateway_error_is_relayed_when_the_budget_is_spent() {
+    let own = vec![Step::ReadHead, send("HTTP/1.1 503 Down\r\nX-Own: 1\r\nContent-Length: 3\r\n\r\nown"), Step::Repeat];
+    let (a, b) = (Backend::start(own.clone()).await, Backend::start(own).await);
+    let proxy = Proxy::over(&[a.address, b.address]);
+    let mut raw = Raw::connect(proxy.address).await.unwrap();
+    for n in 0..100 {
+        let answer = raw.exchange(GET).await;
+        assert_eq!((answer.status, answer.field("x-own")), (503, Some("1")), "request {n}: {}", answer.head);
+    }
+    assert!(proxy.metric("weir_retries_total{outcome=\"refused\",service=\"web\"}") > 0);
+}

@@ -201,3 +201,53 @@ async fn two_hundred_slow_clients_do_not_slow_a_neighbour() {
     })
     .await;
 }
+
+/// A backend that does by target: `/down` sends without end, `/up` reads without end, another is answered.
+async fn by_target() -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut block = vec![7u8; 64 * 1024];
+                let n = stream.read(&mut block).await.unwrap_or(0);
+                let head = String::from_utf8_lossy(&block[..n]).into_owned();
+                if head.starts_with("GET /down ") {
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10000000000\r\n\r\n").await;
+                    while stream.write_all(&block).await.is_ok() {}
+                } else if head.starts_with("POST /up ") {
+                    while stream.read(&mut block).await.is_ok_and(|n| n > 0) {}
+                } else {
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine").await;
+                }
+            });
+        }
+    });
+    address
+}
+
+/// A worker has one thread: bulk gives turns to others.
+#[tokio::test]
+async fn bulk_in_both_directions_leaves_turns_for_a_neighbour() {
+    let proxy = Proxy::over(&[by_target().await]);
+    let mut down = Raw::connect(proxy.address).await.unwrap();
+    down.send("GET /down HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let downloading = tokio::spawn(async move {
+        let mut buffer = vec![0u8; 1 << 20];
+        while down.stream.read(&mut buffer).await.is_ok_and(|n| n > 0) {}
+    });
+    let mut up = Raw::connect(proxy.address).await.unwrap();
+    up.send("POST /up HTTP/1.1\r\nHost: a\r\nContent-Length: 10000000000\r\n\r\n").await;
+    let uploading = tokio::spawn(async move { while up.stream.write_all(&[7u8; 16 * 1024]).await.is_ok() {} });
+    eventually("both", LIMIT, async || (proxy.in_flight() == 2).then_some(())).await;
+    for _ in 0..20 {
+        let mut neighbour = Raw::connect(proxy.address).await.unwrap();
+        let begun = Instant::now();
+        assert_eq!(neighbour.exchange(GET).await.text(), "fine");
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    }
+    assert!(proxy.in_flight() >= 2, "bulk still runs");
+    downloading.abort();
+    uploading.abort();
+}

@@ -130,19 +130,20 @@ impl<'a> Attempt<'a> {
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Outcome, ProxyError>> {
         let mut moved = 0;
         loop {
-            let mut progress = match self.poll_request(cx) {
-                Ok(progress) => progress,
-                Err(error) => return Poll::Ready(Err(error)),
-            };
-            match self.poll_response(cx) {
-                Ok(Step::Ended(outcome)) => return Poll::Ready(Ok(outcome)),
-                Ok(Step::Moved(n)) => {
-                    progress = true;
-                    moved += n;
-                }
-                Ok(Step::Idle) => {}
+            let before = moved;
+            match self.poll_request(cx) {
+                Ok(n) => moved += n,
                 Err(error) => return Poll::Ready(Err(error)),
             }
+            let progress = match self.poll_response(cx) {
+                Ok(Step::Ended(outcome)) => return Poll::Ready(Ok(outcome)),
+                Ok(Step::Moved(n)) => {
+                    moved += n;
+                    true
+                }
+                Ok(Step::Idle) => moved > before,
+                Err(error) => return Poll::Ready(Err(error)),
+            };
             if !progress {
                 break;
             }
@@ -195,22 +196,22 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Moves the request up; returns whether anything moved.
-    fn poll_request(&mut self, cx: &mut Context<'_>) -> Result<bool, ProxyError> {
-        let mut moved = false;
-        while !self.send_broken {
+    /// Moves the request up; returns how many octets moved.
+    fn poll_request(&mut self, cx: &mut Context<'_>) -> Result<usize, ProxyError> {
+        let mut moved = 0;
+        while !self.send_broken && moved <= TURN_BYTES {
             let pending = self.request.buffer.get(self.sent..).unwrap_or_default();
             if pending.is_empty() {
                 if self.request.body.is_done() || !self.poll_body(cx)? {
                     return Ok(moved);
                 }
-                moved = true;
+                moved += 1;
                 continue;
             }
             match Pin::new(&mut *self.up).poll_write(cx, pending) {
                 Poll::Ready(Ok(n)) if n > 0 => {
                     self.sent += n;
-                    moved = true;
+                    moved += n;
                 }
                 // The endpoint may have answered before it closed: its answer is read next.
                 Poll::Ready(_) => self.send_broken = true,
@@ -391,7 +392,8 @@ impl<'a> Attempt<'a> {
         let request = &*self.request;
         let draining = self.worker.draining_since().is_some();
         let response = Response::decide(head, line, fields, (request, draining)).map_err(ProxyError::BadResponse)?;
-        if matches!(line.status, 502..=504) && !self.pass_gateway_errors && request.replayable {
+        let may_move_on = !self.pass_gateway_errors && request.replayable;
+        if matches!(line.status, 502..=504) && may_move_on && self.worker.affords_retry(request.target.slot) {
             return Err(ProxyError::GatewayStatus(line.status));
         }
         let persistence = match (response.close, request.version) {
