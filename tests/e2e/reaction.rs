@@ -63,7 +63,9 @@ async fn one_kill(weir: &Weir) -> Seen {
     let (id, pid) = (ready[0]["id"].as_str().unwrap().to_owned(), ready[0]["pid"].as_u64().unwrap() as u32);
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     socket.connect(weir.dns).await.unwrap();
-    assert!(names(&socket, &id).await, "DNS names {id}");
+    // The registry's list may be a publish ahead of the table.
+    support::eventually("DNS names it", Duration::from_secs(5), || async { names(&socket, &id).await.then_some(()) })
+        .await;
     let mut poll = Poll { raw: Raw::connect(weir.admin).await.unwrap() };
     let dead = kill_and_see(pid).await;
 
