@@ -59,6 +59,9 @@ pub(crate) fn add_addresses(
     scratch: &mut Scratch,
 ) -> Fit {
     let records = &service.records;
+    if !records.has(kind) {
+        return Fit::All;
+    }
     let of_kind = |&index: &usize| records.address(index).is_some_and(|address| record::kind(address) == kind);
     let until_ms = now_ms + records.ttl_ms();
     scratch.order.clear();

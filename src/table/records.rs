@@ -4,7 +4,7 @@
 //! fixed part of an SRV record. Owner names are not included: in an answer they are two-octet pointers.
 
 use crate::balance::Candidate;
-use crate::dnswire::{MAX_NAME_BYTES, parse_name, record};
+use crate::dnswire::{MAX_NAME_BYTES, parse_name, record, rtype};
 use crate::model::ServiceSpec;
 use crate::table::Endpoint;
 use std::collections::HashMap;
@@ -21,6 +21,8 @@ pub struct Records {
     by_id: Box<[u32]>,
     ports: usize,
     shared_addresses: bool,
+    /// Types of the address records, so that a question for the other family touches no endpoint.
+    kinds: [bool; 2],
     ttl_ms: u64,
 }
 
@@ -69,8 +71,10 @@ impl Records {
         by_id.sort_by_key(|&index| {
             endpoints.get(index as usize).filter(|_| named(index as usize)).map(|e| e.id.as_str())
         });
+        let has = |ipv4: bool| endpoints.iter().any(|e| e.address.to_canonical().is_ipv4() == ipv4);
         Self {
             slab: slab.into(),
+            kinds: [has(true), has(false)],
             shared_addresses: places.iter().enumerate().any(|(index, place)| place.first as usize != index),
             places: places.into(),
             by_id: by_id.into(),
@@ -105,6 +109,12 @@ impl Records {
         let start = place.start as usize + usize::from(place.address_bytes) + target.len() + port * SRV_PART;
         let part = self.slab.get(start..start + SRV_PART)?;
         (!part.ends_with(&[0, 0])).then_some((part, target))
+    }
+
+    /// Returns whether any endpoint has an address record of this type.
+    pub fn has(&self, kind: u16) -> bool {
+        let [ipv4, ipv6] = self.kinds;
+        (ipv4 && kind == rtype::A) || (ipv6 && kind == rtype::AAAA)
     }
 
     /// Returns whether some endpoints share an address, so that an answer must skip repetitions.

@@ -174,6 +174,7 @@ fn records_are_encoded_per_endpoint_and_port() {
     assert!(records.service(2, 1).is_none(), "no such port");
     assert!(records.service(0, 2).is_none());
     assert!(records.shares_addresses());
+    assert!(records.has(rtype::A) && records.has(rtype::AAAA) && !records.has(rtype::SRV));
     assert_eq!((0..3).map(|i| records.first_with_address(i)).collect::<Vec<_>>(), [0, 1, 0]);
     assert_eq!([records.find(b"web-a"), records.find(b"web-b"), records.find(b"web-c")], [Some(1), Some(0), Some(2)]);
     assert_eq!(records.find(b"web-d"), None);
