@@ -7,6 +7,7 @@ use crate::dnswire::{Answer, OWNER_IS_QUESTION, Section, record, rtype};
 use crate::rng::Rng;
 use crate::table::names::Owner;
 use crate::table::{Service, Snapshot};
+use std::net::IpAddr;
 
 /// Room that is used again for each answer, so that none is allocated; one per thread.
 #[derive(Debug)]
@@ -155,6 +156,28 @@ pub(crate) fn add_instance(
     }
     stamp(service, index, now_ms + service.records.ttl_ms());
     Fit::All
+}
+
+/// Returns the address of a withdrawn instance by its lower-case label: service records that name it may be cached for
+/// their TTL, and until then its own name must lead to it.
+pub(crate) fn draining(service: &Service, label: &[u8]) -> Option<IpAddr> {
+    service.draining.iter().find(|(e, _)| e.id.as_str().as_bytes() == label).map(|(e, _)| e.address)
+}
+
+/// Adds the address of a withdrawn instance, not to be cached: it is about to go.
+pub(crate) fn add_draining(answer: &mut Answer<'_, '_>, address: IpAddr, kind: u16) -> Fit {
+    let (own, octets) = match address {
+        IpAddr::V4(address) => (rtype::A, address.octets().to_vec()),
+        IpAddr::V6(address) => (rtype::AAAA, address.octets().to_vec()),
+    };
+    if own != kind {
+        return Fit::All;
+    }
+    let fixed = record::fixed(own, 0, octets.len());
+    match answer.add(Section::Answer, OWNER_IS_QUESTION, &[&fixed, &octets]) {
+        Some(_) => Fit::All,
+        None => Fit::Part,
+    }
 }
 
 /// Adds the names of the instances behind an address. Health does not matter here: the name stays right.

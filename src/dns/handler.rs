@@ -3,7 +3,7 @@
 //! Outside the zone and the table's addresses: REFUSED. Before the first snapshot: SERVFAIL, never a wrong NXDOMAIN. A name
 //! that exists in any type, or has names below it: no error, with SOA when there is no record. Else NXDOMAIN with SOA.
 
-use crate::dns::answer::{Fit, Scratch, add_addresses, add_instance, add_names, add_services};
+use crate::dns::answer::{Fit, Scratch, add_addresses, add_draining, add_instance, add_names, add_services, draining};
 use crate::dns::authority::{Authority, Soa};
 use crate::dnswire::{Answer, MAX_NAME_BYTES, Query, Section, address_of_reverse, lower_into, rcode, rtype};
 use crate::table::Snapshot;
@@ -128,7 +128,10 @@ fn inside<'s>(
         },
         Found::Empty | Found::Outside => (rcode::NOERROR, Fit::All),
         Found::Below(slot, label) => match service(slot).and_then(|s| Some((s, s.records.find(label)?))) {
-            None => (rcode::NXDOMAIN, Fit::All),
+            None => match service(slot).and_then(|s| draining(s, label)) {
+                None => (rcode::NXDOMAIN, Fit::All),
+                Some(address) => (rcode::NOERROR, add_draining(answer, address, kind)),
+            },
             Some(_) if kind == rtype::ANY => (rcode::NOERROR, hinfo(view, answer)),
             Some((service, index)) => (rcode::NOERROR, add_instance(answer, service, index, kind, view.now_ms)),
         },

@@ -63,6 +63,26 @@ fn all_unhealthy_fails_open_and_a_changed_table_shows_at_once() {
     assert_eq!(ask(&fixture), ["10.0.0.1"]);
 }
 
+/// Service records that name an instance may be cached for their TTL; a client then asks for its address.
+#[test]
+fn the_name_of_a_draining_instance_still_leads_to_it_and_is_not_cached() {
+    let mut fixture = Fixture::start(|_| {});
+    let mut draining = instance("web", "web-2", "10.0.0.2", &[80]);
+    draining.state = weir::model::InstanceState::Draining;
+    let ready = instance("web", "web-1", "10.0.0.1", &[80]);
+    fixture.publish(vec![(spec("web", &["http"]), vec![ready.clone(), draining])]);
+    let ask = |name: &str, kind| ask_at(fixture.address, &question(name, kind));
+    assert_eq!(ask("_http._tcp.web.weir.internal.", RecordType::SRV).answers.len(), 1);
+    assert_eq!(addresses(&ask("web.weir.internal.", RecordType::A).answers), ["10.0.0.1"]);
+    let own = ask("web-2.web.default.weir.internal.", RecordType::A);
+    assert_eq!((addresses(&own.answers), own.answers[0].ttl), (vec!["10.0.0.2".to_owned()], 0));
+    let other_family = ask("web-2.web.default.weir.internal.", RecordType::AAAA);
+    assert_eq!((code(&other_family), other_family.answers.len()), (ResponseCode::NoError, 0));
+    fixture.publish(vec![(spec("web", &["http"]), vec![ready])]);
+    let gone = ask_at(fixture.address, &question("web-2.web.default.weir.internal.", RecordType::A));
+    assert_eq!(code(&gone), ResponseCode::NXDomain);
+}
+
 #[test]
 fn every_named_endpoint_is_stamped_until_its_answer_has_aged_out() {
     let mut fixture = Fixture::start(|_| {});
