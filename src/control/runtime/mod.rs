@@ -21,7 +21,6 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 
 mod command;
-#[cfg(feature = "docker")]
 pub mod docker;
 mod logs;
 mod ports;
