@@ -17,6 +17,7 @@ pub mod publisher;
 pub mod registry;
 pub mod runtime;
 pub mod scheduler;
+pub mod store;
 pub mod withdraw;
 
 pub use options::Options;

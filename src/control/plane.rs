@@ -13,10 +13,14 @@ use crate::control::publisher;
 use crate::control::registry::{Handle, RegistryError};
 use crate::control::runtime::{self, Processes, RuntimeError};
 use crate::control::scheduler;
+use crate::control::store::{OpenError, Store};
 use crate::lifecycle::Signal;
 use crate::rng::Rng;
 use crate::table::{self, Table};
 use std::sync::Arc;
+
+/// The store's file in the state directory.
+const STORE_FILE: &str = "weir.redb";
 
 /// Why the control plane did not start.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +31,12 @@ pub enum StartError {
     /// The process runtime cannot work on this machine.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// The thread that opened the store ended early.
+    #[error("failed to open the store")]
+    Opening,
 }
 
 /// The running control plane.
@@ -42,6 +52,8 @@ pub struct Control {
     pub discovery: Discovery,
     /// Keeps replicas running.
     pub scheduler: scheduler::Handle,
+    /// What survives.
+    pub store: Store,
 }
 
 impl Control {
@@ -57,6 +69,9 @@ impl Control {
         table: Table,
         signal: Signal,
     ) -> Result<Self, StartError> {
+        let path = options.state.join(STORE_FILE);
+        let (store, _contents) =
+            tokio::task::spawn_blocking(move || Store::open(&path)).await.map_err(|_| StartError::Opening)??;
         let processes = Processes::open(runtime::Options::new(&options.state, options.port_range.clone()))?;
         let mut rng = Rng::from_os();
         let registry = publisher::spawn(options, events.clone(), publisher, Rng::from_seed(rng.next_u64()));
@@ -74,7 +89,7 @@ impl Control {
             node: options.node_id(),
             rng: ids,
         });
-        Ok(Self { registry, events, health, discovery, scheduler })
+        Ok(Self { registry, events, health, discovery, scheduler, store })
     }
 }
 

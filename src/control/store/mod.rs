@@ -1,0 +1,16 @@
+//! What must survive: one redb file, committed and fsync'd before anything that it records is answered or acted on.
+//!
+//! [`Store`] is the handle: [`Store::open`] reads everything there is into [`Contents`], [`Store::commit`] writes a set of
+//! [`Change`]s whole or not at all, on a thread of its own, because redb blocks. Commits that wait are written in one
+//! transaction. `records.rs` has what is kept, `file.rs` the file and its versions, `writer.rs` the thread. Nobody reads
+//! from the store while Weir runs: each part keeps its own picture and writes through. Next on the path:
+//! `control/deployments`.
+
+mod error;
+mod file;
+mod records;
+mod writer;
+
+pub use error::{OpenError, StoreError};
+pub use records::{ChangeSource, Contents, Head, RegistrationRecord, ReplicaRecord, Revision, WorkloadRecord};
+pub use writer::{Change, Store};

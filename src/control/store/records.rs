@@ -1,0 +1,127 @@
+//! What is kept, as it is written: JSON values, so that a later version can read what an earlier one wrote.
+//!
+//! A field that is added has a default; a change that an older Weir would misread raises `file::FORMAT`.
+
+use crate::model::{InstanceId, ServiceName};
+use crate::spec;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// Where a revision came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChangeSource {
+    /// The configuration file.
+    File,
+    /// `weir deploy` or the API.
+    Deploy,
+    /// A rollback, by hand or by a failed rollout.
+    Rollback,
+}
+
+/// One numbered definition of a service; never changed once written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revision {
+    /// Its number, from 1, rising within the service.
+    pub number: u64,
+    /// Where it came from.
+    pub source: ChangeSource,
+    /// When it was made, in milliseconds since the epoch.
+    pub created_ms: u64,
+    /// The definition, as written.
+    pub definition: spec::Service,
+    /// What people should know of it, such as why a rollback happened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// Where a service stands among its revisions.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// The revision that is wanted.
+    pub wanted: u64,
+    /// The last revision whose rollout succeeded.
+    #[serde(default)]
+    pub stable: Option<u64>,
+    /// The highest number given so far; numbers are not reused.
+    pub last: u64,
+    /// Hash of what the configuration file last contributed; none when it does not list the service.
+    #[serde(default)]
+    pub file_hash: Option<String>,
+    /// Replicas set by hand; overrides definition and autoscaler.
+    #[serde(default)]
+    pub pin: Option<u32>,
+}
+
+/// An instance that registered itself over the API.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegistrationRecord {
+    /// The service, as `name` or `namespace/name`.
+    pub service: String,
+    /// Where it is reached.
+    pub address: IpAddr,
+    /// Port numbers in the order of the service's ports.
+    pub ports: Vec<u16>,
+    /// Relative share of traffic.
+    pub weight: u32,
+    /// Length of its lease in milliseconds.
+    pub lease_ms: u64,
+}
+
+/// A process or container as it was started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WorkloadRecord {
+    /// A local process.
+    Process {
+        /// Its id.
+        pid: u32,
+        /// When it started, in clock ticks since boot: field 22 of `/proc/PID/stat`. With the boot it tells a reused id.
+        start_ticks: u64,
+        /// The boot: `/proc/sys/kernel/random/boot_id`.
+        boot: String,
+    },
+    /// A container by its full id.
+    Container(String),
+}
+
+/// A replica: written as an intent before it is started, completed once it runs, dropped when nothing of it runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaRecord {
+    /// The service, as `name` or `namespace/name`.
+    pub service: String,
+    /// The revision that it was started for.
+    pub revision: u64,
+    /// How it runs, as a number: equal means that it need not be replaced.
+    pub fingerprint: u64,
+    /// Which of the wanted copies it is.
+    pub slot: u32,
+    /// What runs; none while it is only intended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<WorkloadRecord>,
+    /// Where it listens; meaningless before it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
+    /// Port numbers in the order of the service's ports.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<u16>,
+    /// Whether it has been ready.
+    #[serde(default)]
+    pub ready: bool,
+}
+
+/// Everything that a store holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// Revisions by service and number.
+    pub revisions: BTreeMap<ServiceName, BTreeMap<u64, Revision>>,
+    /// Heads by service.
+    pub heads: BTreeMap<ServiceName, Head>,
+    /// Registrations over the API by instance.
+    pub registrations: BTreeMap<InstanceId, RegistrationRecord>,
+    /// Instances that are drained by hand.
+    pub drains: BTreeSet<InstanceId>,
+    /// Replicas by instance.
+    pub replicas: BTreeMap<InstanceId, ReplicaRecord>,
+}
