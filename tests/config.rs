@@ -76,6 +76,7 @@ fn the_example_shows_the_default_of_every_key() {
         name: shown.name.clone(),
         run: Some(spec::Run { command: shown.run.clone().unwrap().command, ..spec::Run::default() }),
         health: Some(spec::Health { kind: Some(spec::ProbeType::Http), ..spec::Health::default() }),
+        scale: Some(spec::Scale::default()),
         ..spec::Service::default()
     };
     assert_eq!(spec::Service::from_model(&bare.to_model().unwrap()), *shown);

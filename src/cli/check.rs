@@ -19,6 +19,10 @@ pub(super) fn check(path: Option<&Path>) -> Result<ExitCode> {
     match config::load(&Source::File(path.map(Path::to_owned)), &Environment::current(), &Flags::default()) {
         Ok(loaded) => {
             output::write(&loaded.to_toml()?)?;
+            for note in loaded.notes() {
+                // Nobody is left to tell when standard error is closed.
+                let _ = writeln!(std::io::stderr().lock(), "note: {note}");
+            }
             Ok(ExitCode::SUCCESS)
         }
         Err(error) => Ok(complain(&error)),

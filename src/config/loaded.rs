@@ -28,3 +28,18 @@ pub struct Loaded {
     /// Services.
     pub services: Vec<Arc<ServiceSpec>>,
 }
+
+impl Loaded {
+    /// Returns what the configuration implies and a reader may not expect, one sentence each.
+    pub fn notes(&self) -> Vec<String> {
+        let implied = |service: &&Arc<ServiceSpec>| service.scale.is_some() && service.limits.concurrency == Some(16);
+        let note = |service: &Arc<ServiceSpec>| {
+            let name = &service.name;
+            format!(
+                "service {name} is scaled: a replica is given at most 16 requests at once, more wait; \
+                 limits.concurrency sets another number"
+            )
+        };
+        self.services.iter().filter(implied).map(note).collect()
+    }
+}

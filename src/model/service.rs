@@ -146,6 +146,49 @@ pub struct RunSpec {
     pub replace_after: Duration,
 }
 
+/// A latency objective.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Objective {
+    /// Share of requests that stay below the latency, in millionths: 990000 is p99.
+    pub quantile_ppm: u32,
+    /// Response time, queueing included.
+    pub latency: Duration,
+}
+
+/// What the number of replicas follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ScalePolicy {
+    /// The latency objective.
+    Objective,
+    /// Requests in service per replica.
+    Concurrency {
+        /// How many, at least 1.
+        target: u32,
+    },
+    /// Requests per second and replica.
+    RequestsPerSecond {
+        /// How many, at least 1.
+        target: u32,
+    },
+}
+
+/// How the autoscaler sizes a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScaleSpec {
+    /// Fewest replicas, at least 1.
+    pub min: u32,
+    /// Most replicas, at least `min`.
+    pub max: u32,
+    /// What the number follows.
+    pub policy: ScalePolicy,
+    /// What is to be held.
+    pub objective: Objective,
+    /// Shortest time that a high recommendation holds.
+    pub stabilization_window: Duration,
+    /// Longest such time.
+    pub max_stabilization_window: Duration,
+}
+
 /// A service: a named group of endpoints with one policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceSpec {
@@ -175,8 +218,10 @@ pub struct ServiceSpec {
     pub dns_ttl: Duration,
     /// How replicas are run; `None`: Weir runs none.
     pub run: Option<RunSpec>,
-    /// Wanted replicas when `run` is present.
+    /// Wanted replicas when `run` is present; with `scale` the number to begin with.
     pub replicas: u32,
+    /// How the autoscaler sizes it; only where `run` is present.
+    pub scale: Option<ScaleSpec>,
 }
 
 /// An address where traffic enters.

@@ -6,7 +6,7 @@
 use crate::model::{self, ServiceName, parse_label};
 use crate::spec::listener::MAX_NAME_OCTETS;
 use crate::spec::route::{check_path, find_port};
-use crate::spec::{Duration, Endpoint, Health, Policy, ProbeType, Problem, Problems, Protocol, Run, Service};
+use crate::spec::{Duration, Endpoint, Health, Policy, ProbeType, Problem, Problems, Protocol, Run, Service, scale};
 use std::ops::RangeInclusive;
 use std::time::Duration as Time;
 
@@ -55,7 +55,8 @@ impl Service {
         let timeouts = self.read_timeouts(p);
         let outliers = self.read_outliers(p);
         let run = self.run.as_ref().map(|run| read_run(p, run, &names));
-        let replicas = self.read_replicas(p);
+        let scale = self.read_scale(p);
+        let replicas = self.read_replicas(p, scale.as_ref().map_or(1, |scale| scale.min));
         match name {
             Some(name) if problems.is_empty() => Ok(model::ServiceSpec {
                 name,
@@ -72,6 +73,7 @@ impl Service {
                 dns_ttl,
                 run,
                 replicas,
+                scale,
             }),
             _ => Err(problems.into_vec()),
         }
@@ -223,6 +225,7 @@ impl Service {
         model::Limits {
             concurrency: limits
                 .concurrency
+                .or(self.scale.as_ref().map(|_| scale::CONCURRENCY))
                 .map(|concurrency| bounded(p, "limits.concurrency", Some(concurrency), 1, &CONCURRENCY)),
             queue: bounded(p, "limits.queue", limits.queue, 100, &QUEUE),
             queue_timeout: positive(p, "limits.queue_timeout", limits.queue_timeout, Time::from_secs(5)),
@@ -256,11 +259,11 @@ impl Service {
         result
     }
 
-    fn read_replicas(&self, p: &mut Problems) -> u32 {
+    fn read_replicas(&self, p: &mut Problems, default: u32) -> u32 {
         if self.run.is_none() && self.replicas.is_some() {
             p.add("replicas", "needs [service.run]", "add how replicas are run, or remove replicas");
         }
-        bounded(p, "replicas", self.replicas, 1, &REPLICAS)
+        bounded(p, "replicas", self.replicas, default, &REPLICAS)
     }
 }
 
@@ -391,7 +394,13 @@ fn unknown_port<'a>(text: &'a str, ports: &[String]) -> Option<&'a str> {
 }
 
 /// Returns the value or its default; records one that is out of bounds.
-fn bounded(p: &mut Problems, key: &str, value: Option<u32>, default: u32, bounds: &RangeInclusive<u32>) -> u32 {
+pub(super) fn bounded(
+    p: &mut Problems,
+    key: &str,
+    value: Option<u32>,
+    default: u32,
+    bounds: &RangeInclusive<u32>,
+) -> u32 {
     let value = value.unwrap_or(default);
     if !bounds.contains(&value) {
         p.add(key, format!("is {value}"), format!("write {} to {}", bounds.start(), bounds.end()));
@@ -400,7 +409,7 @@ fn bounded(p: &mut Problems, key: &str, value: Option<u32>, default: u32, bounds
 }
 
 /// Returns the value or its default; records zero.
-fn positive(p: &mut Problems, key: &str, value: Option<Duration>, default: Time) -> Time {
+pub(super) fn positive(p: &mut Problems, key: &str, value: Option<Duration>, default: Time) -> Time {
     let value = value.map_or(default, Duration::get);
     if value.is_zero() {
         p.add(key, "is zero", format!("write a time above zero; {} is the default", Duration::new(default)));

@@ -1,6 +1,7 @@
 //! The service as used → its definition, with every default written out.
 
 use crate::model;
+use crate::spec::scale::write_scale;
 use crate::spec::{
     Address, Endpoint, Health, Limits, Outliers, Policy, Port, ProbeType, Protocol, Range, Run, Service, Timeouts,
 };
@@ -23,6 +24,7 @@ impl Service {
             timeouts: Some(write_timeouts(&model.timeouts)),
             outliers: Some(write_outliers(&model.outliers)),
             run: model.run.as_ref().map(write_run),
+            scale: model.scale.as_ref().map(write_scale),
             ports: write_ports(model),
             endpoints: model.endpoints.iter().map(write_endpoint).collect(),
         }

@@ -1,7 +1,7 @@
 //! The definition of a service, as written. Defaults are named in the documentation of each key and filled in by
 //! `spec/convert.rs`.
 
-use crate::spec::{Address, Duration, Range};
+use crate::spec::{Address, Duration, Range, Scale};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -23,7 +23,8 @@ pub struct Service {
     /// How an endpoint is picked; default `expected-delay`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy: Option<Policy>,
-    /// Wanted replicas of what `run` starts, 0 to 10000; default 1.
+    /// Wanted replicas of what `run` starts, 0 to 10000; default 1. With `scale` the number to begin with: `scale.min`
+    /// when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 10_000))]
     pub replicas: Option<u32>,
@@ -55,6 +56,9 @@ pub struct Service {
     /// How its replicas are run; without it Weir runs none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run: Option<Run>,
+    /// How the autoscaler sizes it; without it the number of replicas is changed by hand.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scale: Option<Scale>,
     /// Its ports; default one TCP port named `http`. Routes use the first unless they name another.
     #[serde(default, rename = "port", skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<Port>,
@@ -135,7 +139,8 @@ pub enum ProbeType {
 #[serde(deny_unknown_fields)]
 #[schema(as = LimitsDefinition)]
 pub struct Limits {
-    /// Requests that one endpoint serves at once, from 1; more wait in the queue. Default: no bound.
+    /// Requests that one endpoint serves at once, from 1; more wait in the queue. Default: 16 with `scale`, else
+    /// no bound.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub concurrency: Option<u32>,

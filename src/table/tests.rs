@@ -27,6 +27,7 @@ fn spec(name: &str, ports: &[&str]) -> Arc<ServiceSpec> {
         dns_ttl: Duration::from_secs(5),
         run: None,
         replicas: 0,
+        scale: None,
     })
 }
 

@@ -170,5 +170,6 @@ fn spec(service: &str) -> ServiceSpec {
         dns_ttl: 5 * second,
         run: None,
         replicas: 0,
+        scale: None,
     }
 }

@@ -99,6 +99,7 @@ pub(crate) fn spec(name: &str, ports: &[&str]) -> ServiceSpec {
         dns_ttl: Duration::from_secs(5),
         run: None,
         replicas: 0,
+        scale: None,
     }
 }
 

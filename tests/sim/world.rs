@@ -243,6 +243,7 @@ pub(crate) fn spec(service: &str, health: Option<HealthCheck>) -> Arc<ServiceSpe
         dns_ttl: 5 * SECOND,
         run: None,
         replicas: 0,
+        scale: None,
     })
 }
 

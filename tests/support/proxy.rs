@@ -77,6 +77,7 @@ fn spec() -> ServiceSpec {
         dns_ttl: Duration::from_secs(5),
         run: None,
         replicas: 0,
+        scale: None,
     }
 }
 

@@ -54,6 +54,7 @@ pub(crate) fn spec(service: &str, health: Option<HealthCheck>) -> ServiceSpec {
         dns_ttl: 5 * SECOND,
         run: None,
         replicas: 0,
+        scale: None,
     }
 }
 
