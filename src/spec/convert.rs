@@ -4,6 +4,7 @@
 //! the parts after it are still read; the result is used only when nothing was recorded.
 
 use crate::model::{self, ServiceName, parse_label};
+use crate::spec::bounds::{bounded, positive};
 use crate::spec::listener::MAX_NAME_OCTETS;
 use crate::spec::route::{check_path, find_port};
 use crate::spec::{Duration, Endpoint, Health, Policy, ProbeType, Problem, Problems, Protocol, Run, Service, scale};
@@ -391,30 +392,6 @@ fn unknown_port<'a>(text: &'a str, ports: &[String]) -> Option<&'a str> {
         .skip(1)
         .filter_map(|rest| rest.split_once('}').map(|(name, _)| name))
         .find(|name| name.starts_with("PORT_") && !ports.iter().any(|port| *name == variable(port)))
-}
-
-/// Returns the value or its default; records one that is out of bounds.
-pub(super) fn bounded(
-    p: &mut Problems,
-    key: &str,
-    value: Option<u32>,
-    default: u32,
-    bounds: &RangeInclusive<u32>,
-) -> u32 {
-    let value = value.unwrap_or(default);
-    if !bounds.contains(&value) {
-        p.add(key, format!("is {value}"), format!("write {} to {}", bounds.start(), bounds.end()));
-    }
-    value
-}
-
-/// Returns the value or its default; records zero.
-pub(super) fn positive(p: &mut Problems, key: &str, value: Option<Duration>, default: Time) -> Time {
-    let value = value.map_or(default, Duration::get);
-    if value.is_zero() {
-        p.add(key, "is zero", format!("write a time above zero; {} is the default", Duration::new(default)));
-    }
-    value
 }
 
 #[cfg(test)]

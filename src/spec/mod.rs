@@ -10,6 +10,7 @@
 //! parse once: [`Duration`], [`Size`], [`Address`], [`Network`], [`Range`]. `config` adds places in a file to the keys.
 
 mod address;
+mod bounds;
 mod convert;
 mod duration;
 mod listener;

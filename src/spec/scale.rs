@@ -1,7 +1,7 @@
 //! `[service.scale]`: how the autoscaler sizes a service, as written and as used.
 
 use crate::model;
-use crate::spec::convert::{bounded, positive};
+use crate::spec::bounds::{bounded, positive};
 use crate::spec::{Duration, Objective, Problems, Service};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
