@@ -31,7 +31,12 @@ pub(super) fn lend(
         }
         tracing::info!(listener = %listener.name, address = %listener.address, "listening");
         for (lent, socket) in by_worker.iter_mut().zip(sockets) {
-            lent.push(Lent { name: listener.name.clone(), trusted: listener.trusted_proxies.clone(), socket });
+            lent.push(Lent {
+                name: listener.name.clone(),
+                protocol: listener.protocol.clone(),
+                trusted: listener.trusted_proxies.clone(),
+                socket,
+            });
         }
     }
     Ok(by_worker)

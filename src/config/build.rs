@@ -42,7 +42,9 @@ pub(super) fn build(
         dns: file.dns.as_ref().map(|section| read_dns(p, section)),
         admin: read_admin(p, file, &state),
         log: read_log(p, &file.log.clone().unwrap_or_default()),
-        listeners: collect(p, "listener", &file.listeners, |listener| listener.to_model()),
+        listeners: collect(p, "listener", &file.listeners, |listener| {
+            listener.to_model(index.find(listener.service.as_deref()).map(Service::port_names).as_deref())
+        }),
         services: collect(p, "service", &file.services, |service| service.to_model().map(Arc::new)),
         routes: collect(p, "route", &file.routes, |route| {
             route.to_model(index.find(route.service.as_deref()).map(Service::port_names).as_deref())

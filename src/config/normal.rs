@@ -6,6 +6,7 @@ use crate::config::file::{
 };
 use crate::config::loaded::Loaded;
 use crate::dns::Options as DnsOptions;
+use crate::model::{ListenerProtocol, ListenerSpec, PortSpec, RouteSpec, ServiceName};
 use crate::proxy::Options as ProxyOptions;
 use crate::spec::{Address, Listener, Range, Route, Service, Size};
 use crate::telemetry::{Format, LogOptions};
@@ -32,7 +33,7 @@ impl Loaded {
                 gone_listed: Some(self.control.gone_listed.into()),
                 max_probes: Some(self.control.max_probes),
             }),
-            listeners: self.listeners.iter().map(Listener::from_model).collect(),
+            listeners: self.listeners.iter().map(|listener| self.write_listener(listener)).collect(),
             routes: self.routes.iter().map(|route| self.write_route(route)).collect(),
             services: self.services.iter().map(|service| Service::from_model(service)).collect(),
         }
@@ -58,9 +59,19 @@ impl Loaded {
         }
     }
 
-    fn write_route(&self, route: &crate::model::RouteSpec) -> Route {
-        let service = self.services.iter().find(|service| service.name == route.service);
-        Route::from_model(route, service.map_or(&[], |service| &service.ports))
+    fn write_listener(&self, listener: &ListenerSpec) -> Listener {
+        match &listener.protocol {
+            ListenerProtocol::Http => Listener::from_model(listener, &[]),
+            ListenerProtocol::Tcp { service, .. } => Listener::from_model(listener, self.ports_of(service)),
+        }
+    }
+
+    fn write_route(&self, route: &RouteSpec) -> Route {
+        Route::from_model(route, self.ports_of(&route.service))
+    }
+
+    fn ports_of(&self, name: &ServiceName) -> &[PortSpec] {
+        self.services.iter().find(|service| service.name == *name).map_or(&[], |service| &service.ports)
     }
 }
 

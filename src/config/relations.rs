@@ -3,7 +3,7 @@
 use crate::config::file::File;
 use crate::config::loaded::Loaded;
 use crate::model::ServiceName;
-use crate::spec::{KeyPath, Port, Problems, Protocol, Service, nearest};
+use crate::spec::{KeyPath, Listener, ListenerProtocol, Port, Problems, Protocol, Service, nearest};
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
@@ -130,25 +130,49 @@ fn references(p: &mut Problems, file: &File, index: &Index<'_>) {
     let all_listeners = listeners.len() == file.listeners.len();
     for (i, route) in file.routes.iter().enumerate() {
         p.within("route", i, |p| {
-            if let Some(name) = route.service.as_deref().and_then(|name| ServiceName::parse(name).ok())
-                && all_services
-                && !index.0.contains_key(&name)
-            {
-                let known = index.0.keys().map(ServiceName::as_str);
-                p.unknown(
-                    "service",
-                    format!("there is no service {:?}", name.as_str()),
-                    meant(name.as_str(), known, "service"),
-                );
+            if all_services {
+                known_service(p, route.service.as_deref(), index);
             }
             for name in route.listeners.iter().filter(|name| all_listeners && !listeners.contains(&name.as_str())) {
                 let known = listeners.iter().copied();
                 p.unknown("listeners", format!("there is no listener {name:?}"), meant(name, known, "listener"));
             }
-            if file.listeners.is_empty() && route.listeners.is_empty() {
+            for name in route
+                .listeners
+                .iter()
+                .filter(|name| file.listeners.iter().any(|l| is_tcp(l) && l.name.as_ref() == Some(*name)))
+            {
+                p.add(
+                    "listeners",
+                    format!("listener {name:?} speaks tcp: it has no requests to route"),
+                    "name http listeners only; a tcp listener names its service itself",
+                );
+            }
+            if !file.listeners.iter().any(|listener| !is_tcp(listener)) && route.listeners.is_empty() {
                 p.unknown("", "there is no listener for it", "add a [[listener]] with name and address");
             }
         });
+    }
+    for (i, listener) in file.listeners.iter().enumerate().filter(|(_, listener)| is_tcp(listener) && all_services) {
+        p.within("listener", i, |p| known_service(p, listener.service.as_deref(), index));
+    }
+}
+
+fn is_tcp(listener: &Listener) -> bool {
+    listener.protocol == Some(ListenerProtocol::Tcp)
+}
+
+/// Records a reference to a service that does not exist.
+fn known_service(p: &mut Problems, name: Option<&str>, index: &Index<'_>) {
+    if let Some(name) = name.and_then(|name| ServiceName::parse(name).ok())
+        && !index.0.contains_key(&name)
+    {
+        let known = index.0.keys().map(ServiceName::as_str);
+        p.unknown(
+            "service",
+            format!("there is no service {:?}", name.as_str()),
+            meant(name.as_str(), known, "service"),
+        );
     }
 }
 
@@ -160,15 +184,21 @@ fn meant<'a>(name: &str, known: impl Iterator<Item = &'a str>, list: &str) -> St
     }
 }
 
-/// Records routes to UDP ports.
+/// Records routes and listeners that lead to UDP ports.
 fn transports(p: &mut Problems, file: &File, index: &Index<'_>) {
-    for (i, route) in file.routes.iter().enumerate() {
-        let Some(service) = index.find(route.service.as_deref()) else { continue };
-        let named = |port: &&Port| route.port.is_none() || port.name == route.port;
+    let mut check = |list: &str, i: usize, service: Option<&str>, port: &Option<String>| {
+        let Some(service) = index.find(service) else { return };
+        let named = |known: &&Port| port.is_none() || known.name == *port;
         if let Some(port) = service.ports.iter().find(named).filter(|port| port.protocol == Some(Protocol::Udp)) {
             let message = format!("leads to port {:?}, which is UDP", port.name.as_deref().unwrap_or_default());
-            p.within("route", i, |p| p.add("port", message, "name a TCP port of the service"));
+            p.within(list, i, |p| p.add("port", message, "name a TCP port of the service"));
         }
+    };
+    for (i, route) in file.routes.iter().enumerate() {
+        check("route", i, route.service.as_deref(), &route.port);
+    }
+    for (i, listener) in file.listeners.iter().enumerate().filter(|(_, listener)| is_tcp(listener)) {
+        check("listener", i, listener.service.as_deref(), &listener.port);
     }
 }
 
@@ -178,7 +208,8 @@ fn patterns(p: &mut Problems, file: &File, line_of: LineOf<'_>) {
     for (i, route) in file.routes.iter().enumerate() {
         let host = route.host.as_deref().unwrap_or("").to_ascii_lowercase();
         let path = route.path.as_deref().unwrap_or("/").trim_end_matches('/').to_owned();
-        let all: Vec<&str> = file.listeners.iter().filter_map(|listener| listener.name.as_deref()).collect();
+        let http = file.listeners.iter().filter(|listener| !is_tcp(listener));
+        let all: Vec<&str> = http.filter_map(|listener| listener.name.as_deref()).collect();
         let own: Vec<&str> = route.listeners.iter().map(String::as_str).collect();
         let mut same = None;
         for listener in if own.is_empty() { all } else { own } {

@@ -12,6 +12,6 @@ pub use health::{HealthState, Outcome, Transition};
 pub use id::{InstanceId, NameError, NodeId, ServiceName, parse_label};
 pub use instance::{Instance, InstanceState, Source, Verdict, Workload};
 pub use service::{
-    HealthCheck, Limits, ListenerSpec, Objective, Outliers, Policy, PortSpec, Probe, Protocol, RouteSpec, RunSpec,
-    ScalePolicy, ScaleSpec, ServiceSpec, StaticEndpoint, Timeouts,
+    HealthCheck, Limits, ListenerProtocol, ListenerSpec, Objective, Outliers, Policy, PortSpec, Probe, Protocol,
+    RouteSpec, RunSpec, ScalePolicy, ScaleSpec, ServiceSpec, StaticEndpoint, Timeouts,
 };

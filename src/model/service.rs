@@ -231,8 +231,25 @@ pub struct ListenerSpec {
     pub name: Arc<str>,
     /// Where it listens.
     pub address: SocketAddr,
+    /// What it speaks.
+    pub protocol: ListenerProtocol,
     /// Networks whose `X-Forwarded-*` and `Forwarded` are believed, as address and prefix length.
     pub trusted_proxies: Vec<(IpAddr, u8)>,
+}
+
+/// What a listener speaks, and where that leads.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum ListenerProtocol {
+    /// HTTP/1.1 in clear text, to the services that routes name.
+    #[default]
+    Http,
+    /// Any octets, each connection to one endpoint of one service.
+    Tcp {
+        /// The service.
+        service: ServiceName,
+        /// Index of the port in the service's ports.
+        port: usize,
+    },
 }
 
 /// A rule of a listener: host and path prefix → service.

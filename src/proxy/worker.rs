@@ -5,6 +5,7 @@
 
 use crate::clock;
 use crate::lifecycle::{Phase, Signal};
+use crate::model::ListenerProtocol;
 use crate::proxy::connection;
 use crate::proxy::options::Options;
 use crate::proxy::state::{Open, Shared, Worker};
@@ -30,6 +31,8 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 pub struct Lent {
     /// The listener's name.
     pub name: Arc<str>,
+    /// What it speaks.
+    pub protocol: ListenerProtocol,
     /// Networks whose forwarding fields are believed.
     pub trusted: Vec<(IpAddr, u8)>,
     /// The worker's own socket; nonblocking.

@@ -5,8 +5,8 @@
 
 use crate::model::{self, ServiceName, parse_label};
 use crate::spec::bounds::{bounded, positive};
-use crate::spec::listener::MAX_NAME_OCTETS;
-use crate::spec::route::{check_path, find_port};
+use crate::spec::listener::{MAX_NAME_OCTETS, find_port};
+use crate::spec::route::check_path;
 use crate::spec::{Duration, Endpoint, Health, Policy, ProbeType, Problem, Problems, Protocol, Run, Service, scale};
 use std::ops::RangeInclusive;
 use std::time::Duration as Time;

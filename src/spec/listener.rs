@@ -1,7 +1,7 @@
 //! The definition of a listener.
 
-use crate::model::{self, parse_label};
-use crate::spec::{Address, Network, Problem, Problems};
+use crate::model::{self, ServiceName, parse_label};
+use crate::spec::{Address, Network, Problem, Problems, nearest};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +26,12 @@ pub struct Listener {
     /// What it speaks; default `http`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub protocol: Option<ListenerProtocol>,
+    /// Only with `protocol = "tcp"`: the service that every connection goes to, `name` or `namespace/name`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// Only with `protocol = "tcp"`: name of the service's port; default its first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<String>,
     /// Networks whose `X-Forwarded-*` and `Forwarded` fields are believed; default none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub trusted_proxies: Vec<Network>,
@@ -38,35 +44,86 @@ pub enum ListenerProtocol {
     /// HTTP/1.1 in clear text.
     #[default]
     Http,
+    /// Any octets, to one service.
+    Tcp,
 }
 
 impl Listener {
-    /// Converts the definition, with every default filled in.
+    /// Converts the definition, with every default filled in; `ports` are the names of the ports of the service that it
+    /// names, in order, and `None` when there is no such service or its ports are not known.
     ///
     /// # Errors
-    /// Every problem of it.
-    pub fn to_model(&self) -> Result<model::ListenerSpec, Vec<Problem>> {
+    /// Every problem of it, but that its service does not exist.
+    pub fn to_model(&self, ports: Option<&[String]>) -> Result<model::ListenerSpec, Vec<Problem>> {
         let mut problems = Problems::new();
         let name = name(&mut problems, self.name.as_deref(), "listener");
         if self.address.is_none() {
             problems.absent("address", "add where it listens, such as address = \"127.0.0.1:8080\"");
         }
-        match (name, self.address) {
-            (Some(name), Some(address)) if problems.is_empty() => Ok(model::ListenerSpec {
+        let protocol = match self.protocol.unwrap_or_default() {
+            ListenerProtocol::Http => self.read_http(&mut problems),
+            ListenerProtocol::Tcp => self.read_tcp(&mut problems, ports),
+        };
+        match (name, self.address, protocol) {
+            (Some(name), Some(address), Some(protocol)) if problems.is_empty() => Ok(model::ListenerSpec {
                 name: name.into(),
                 address: address.get(),
+                protocol,
                 trusted_proxies: self.trusted_proxies.iter().map(|network| network.get()).collect(),
             }),
             _ => Err(problems.into_vec()),
         }
     }
 
-    /// Writes the definition of a listener in use.
-    pub fn from_model(model: &model::ListenerSpec) -> Self {
+    fn read_http(&self, problems: &mut Problems) -> Option<model::ListenerProtocol> {
+        let hint =
+            "routes lead from an http listener to services; write protocol = \"tcp\" to pass on whole connections";
+        if self.service.is_some() {
+            problems.add("service", "is only for protocol = \"tcp\"", hint);
+        }
+        if self.port.is_some() {
+            problems.add("port", "is only for protocol = \"tcp\"", hint);
+        }
+        Some(model::ListenerProtocol::Http)
+    }
+
+    fn read_tcp(&self, problems: &mut Problems, ports: Option<&[String]>) -> Option<model::ListenerProtocol> {
+        if !self.trusted_proxies.is_empty() {
+            problems.add(
+                "trusted_proxies",
+                "is only for protocol = \"http\"",
+                "a tcp listener reads no header fields: remove it",
+            );
+        }
+        let port = match (&self.port, ports) {
+            (Some(port), Some(ports)) => find_port(problems, "port", port, ports),
+            _ => Some(0),
+        };
+        let Some(service) = &self.service else {
+            let hint = "add the service that its connections go to, such as service = \"db\"";
+            problems.absent("service", hint);
+            return None;
+        };
+        let service = ServiceName::parse(service)
+            .map_err(|error| problems.add("service", error.to_string(), "write name or namespace/name of a service"))
+            .ok();
+        Some(model::ListenerProtocol::Tcp { service: service?, port: port? })
+    }
+
+    /// Writes the definition of a listener in use; `ports` are the names of the ports of its service.
+    pub fn from_model(model: &model::ListenerSpec, ports: &[model::PortSpec]) -> Self {
+        let (protocol, service, port) = match &model.protocol {
+            model::ListenerProtocol::Http => (ListenerProtocol::Http, None, None),
+            model::ListenerProtocol::Tcp { service, port } => {
+                (ListenerProtocol::Tcp, Some(service.to_string()), ports.get(*port).map(|port| port.name.to_string()))
+            }
+        };
         Self {
             name: Some(model.name.to_string()),
             address: Some(Address::new(model.address)),
-            protocol: Some(ListenerProtocol::Http),
+            protocol: Some(protocol),
+            service,
+            port,
             trusted_proxies: model.trusted_proxies.iter().map(|(ip, prefix)| Network::new(*ip, *prefix)).collect(),
         }
     }
@@ -87,29 +144,84 @@ pub(crate) fn name<'a>(problems: &mut Problems, name: Option<&'a str>, what: &st
     }
 }
 
+/// Finds a port by name.
+pub(crate) fn find_port(problems: &mut Problems, key: &str, port: &str, ports: &[String]) -> Option<usize> {
+    let found = ports.iter().position(|name| name == port);
+    if found.is_none() {
+        let known = ports.iter().map(String::as_str);
+        let hint = nearest(port, known.clone()).map_or_else(
+            || format!("its ports: {}", known.collect::<Vec<_>>().join(", ")),
+            |near| format!("did you mean {near:?}?"),
+        );
+        problems.unknown(key, format!("the service has no port {port:?}"), hint);
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Listener;
+    use super::{Listener, ListenerProtocol};
+    use crate::model;
+    use std::sync::Arc;
+
+    fn listener(protocol: Option<ListenerProtocol>) -> Listener {
+        Listener {
+            name: Some("web".into()),
+            address: Some("127.0.0.1:80".parse().unwrap()),
+            protocol,
+            ..Listener::default()
+        }
+    }
+
+    fn messages(listener: &Listener) -> Vec<String> {
+        let ports = ["db".to_owned(), "admin".to_owned()];
+        let problems = listener.to_model(Some(&ports)).err().unwrap_or_default();
+        problems.iter().map(ToString::to_string).collect()
+    }
 
     #[test]
     fn converts_there_and_back() {
-        let listener = Listener {
-            name: Some("web".into()),
-            address: Some("127.0.0.1:80".parse().unwrap()),
-            protocol: None,
-            trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
-        };
-        let model = listener.to_model().unwrap();
+        let http = Listener { trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()], ..listener(None) };
+        let model = http.to_model(None).unwrap();
         assert_eq!(model.trusted_proxies, [("10.0.0.0".parse().unwrap(), 8)]);
-        assert_eq!(Listener::from_model(&model).to_model().unwrap(), model);
+        assert_eq!(Listener::from_model(&model, &[]).to_model(None).unwrap(), model);
+
+        let tcp = Listener {
+            service: Some("db".into()),
+            port: Some("admin".into()),
+            ..listener(Some(ListenerProtocol::Tcp))
+        };
+        let names = ["db", "admin"];
+        let model = tcp.to_model(Some(&names.map(str::to_owned))).unwrap();
+        assert!(matches!(&model.protocol, model::ListenerProtocol::Tcp { port: 1, .. }));
+        let ports = names.map(|name| model::PortSpec { name: Arc::from(name), protocol: model::Protocol::Tcp });
+        let written = Listener::from_model(&model, &ports);
+        assert_eq!((written.service.as_deref(), written.port.as_deref()), (Some("db"), Some("admin")));
+        assert_eq!(written.to_model(Some(&names.map(str::to_owned))).unwrap(), model);
     }
 
     #[test]
     fn names_all_that_is_missing() {
-        let problems = Listener::default().to_model().unwrap_err();
+        assert_eq!(messages(&Listener::default()), ["name: is missing", "address: is missing"]);
+        assert_eq!(messages(&listener(Some(ListenerProtocol::Tcp))), ["service: is missing"]);
+    }
+
+    #[test]
+    fn refuses_what_is_for_the_other_protocol() {
+        let http = Listener { service: Some("db".into()), port: Some("db".into()), ..listener(None) };
         assert_eq!(
-            problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            ["name: is missing", "address: is missing"]
+            messages(&http),
+            ["service: is only for protocol = \"tcp\"", "port: is only for protocol = \"tcp\""]
+        );
+        let tcp = Listener {
+            service: Some("db".into()),
+            port: Some("admni".into()),
+            trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
+            ..listener(Some(ListenerProtocol::Tcp))
+        };
+        assert_eq!(
+            messages(&tcp),
+            ["trusted_proxies: is only for protocol = \"http\"", "port: the service has no port \"admni\""]
         );
     }
 }

@@ -1,8 +1,8 @@
 //! The definition of a route.
 
 use crate::model::{self, ServiceName, parse_label};
-use crate::spec::listener::{MAX_NAME_OCTETS, name};
-use crate::spec::{Problem, Problems, nearest};
+use crate::spec::listener::{MAX_NAME_OCTETS, find_port, name};
+use crate::spec::{Problem, Problems};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -140,20 +140,6 @@ pub(crate) fn check_path(problems: &mut Problems, key: &str, path: &str, query: 
     } else if !query && path.split('/').any(|segment| segment == "." || segment == "..") {
         problems.add(key, "must not hold \".\" or \"..\" segments", "write the path that they lead to");
     }
-}
-
-/// Finds a port by name.
-pub(crate) fn find_port(problems: &mut Problems, key: &str, port: &str, ports: &[String]) -> Option<usize> {
-    let found = ports.iter().position(|name| name == port);
-    if found.is_none() {
-        let known = ports.iter().map(String::as_str);
-        let hint = nearest(port, known.clone()).map_or_else(
-            || format!("its ports: {}", known.collect::<Vec<_>>().join(", ")),
-            |near| format!("did you mean {near:?}?"),
-        );
-        problems.unknown(key, format!("the service has no port {port:?}"), hint);
-    }
-    found
 }
 
 #[cfg(test)]

@@ -4,7 +4,9 @@
 //! the list of 128 shards and a few name shards are copied; everything else is shared.
 
 use crate::balance::{Candidate, EndpointStats, Picker, ServiceStats};
-use crate::model::{Instance, InstanceId, InstanceState, ListenerSpec, RouteSpec, ServiceName, ServiceSpec, Verdict};
+use crate::model::{
+    Instance, InstanceId, InstanceState, ListenerProtocol, ListenerSpec, RouteSpec, ServiceName, ServiceSpec, Verdict,
+};
 use crate::table::snapshot::SHARDS;
 use crate::table::{Endpoint, Records, Routes, Service, Snapshot};
 use std::collections::HashMap;
@@ -53,7 +55,8 @@ pub fn build(previous: &Snapshot, changes: Changes) -> Snapshot {
     }
     let slots = next.services.slots.clone();
     let slot = |name: &ServiceName| slots.get(name).copied();
-    let names: Arc<[Arc<str>]> = next.listeners.iter().map(|l| l.name.clone()).collect();
+    let http = next.listeners.iter().filter(|listener| listener.protocol == ListenerProtocol::Http);
+    let names: Arc<[Arc<str>]> = http.map(|listener| listener.name.clone()).collect();
     if let Some(routes) = changes.routes {
         next.routes = Arc::new(Routes::compile(routes, names, slot));
     } else if !Arc::ptr_eq(&before, &slots) {

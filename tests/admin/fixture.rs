@@ -114,8 +114,12 @@ fn scheduler(directory: &Path, registry: &registry::Handle, table: &Table, event
 }
 
 async fn define(weir: &Weir) {
-    let listener =
-        ListenerSpec { name: "http".into(), address: "127.0.0.1:8080".parse().unwrap(), trusted_proxies: Vec::new() };
+    let listener = ListenerSpec {
+        name: "http".into(),
+        address: "127.0.0.1:8080".parse().unwrap(),
+        trusted_proxies: Vec::new(),
+        protocol: Default::default(),
+    };
     let route = RouteSpec {
         name: "all".into(),
         listeners: Vec::new(),

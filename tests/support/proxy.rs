@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use weir::lifecycle::{Phase, Trigger};
 use weir::model::{
-    Instance, InstanceId, InstanceState, Limits, ListenerSpec, NodeId, Outliers, Policy, PortSpec, Protocol, RouteSpec,
-    ServiceName, ServiceSpec, Source, Timeouts, Verdict,
+    Instance, InstanceId, InstanceState, Limits, ListenerProtocol, ListenerSpec, NodeId, Outliers, Policy, PortSpec,
+    Protocol, RouteSpec, ServiceName, ServiceSpec, Source, Timeouts, Verdict,
 };
 use weir::proxy::{Lent, Options, Workers};
 use weir::table::{Change, Changes, Publisher, Snapshot, Table, build, channel, names::Names};
@@ -27,6 +27,8 @@ pub struct Setup {
     pub path: Arc<str>,
     /// The host of the only route.
     pub host: Option<Arc<str>>,
+    /// What its listener speaks.
+    pub protocol: ListenerProtocol,
     endpoints: Vec<SocketAddr>,
 }
 
@@ -113,6 +115,7 @@ impl Setup {
             trusted: vec![],
             path: "/".into(),
             host: None,
+            protocol: ListenerProtocol::Http,
             endpoints: endpoints.to_vec(),
         }
     }
@@ -128,7 +131,12 @@ impl Setup {
         let socket = weir::net::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), 1).unwrap().remove(0);
         let address = socket.local_addr().unwrap();
         let spec = Arc::new(self.spec);
-        let listener = ListenerSpec { name: "web".into(), address, trusted_proxies: self.trusted.clone() };
+        let listener = ListenerSpec {
+            name: "web".into(),
+            address,
+            trusted_proxies: self.trusted.clone(),
+            protocol: self.protocol.clone(),
+        };
         let route = RouteSpec {
             name: "all".into(),
             listeners: vec![],
@@ -143,7 +151,7 @@ impl Setup {
         let (publisher, table) = channel(build(&Snapshot::empty(Names::default()), changes));
         let (trigger, signal) = weir::lifecycle::drain();
         let metrics = Metrics::new();
-        let lent = Lent { name: "web".into(), trusted: self.trusted, socket };
+        let lent = Lent { name: "web".into(), protocol: self.protocol, trusted: self.trusted, socket };
         let workers = weir::proxy::start(&self.options, vec![vec![lent]], &table, &metrics, None, &signal).unwrap();
         Proxy { address, metrics, table, trigger, publisher, spec, workers: Some(workers) }
     }
