@@ -6,11 +6,13 @@
 mod health;
 mod id;
 mod instance;
+mod rollout;
 mod service;
 
 pub use health::{HealthState, Outcome, Transition};
 pub use id::{InstanceId, NameError, NodeId, ServiceName, parse_label};
 pub use instance::{Instance, InstanceState, Source, Verdict, Workload};
+pub use rollout::{OnFailure, RolloutSpec, Strategy};
 pub use service::{
     HealthCheck, Limits, ListenerProtocol, ListenerSpec, Objective, Outliers, Policy, PortSpec, Probe, Protocol,
     RouteSpec, RunSpec, ScalePolicy, ScaleSpec, ServiceSpec, StaticEndpoint, Timeouts,

@@ -3,7 +3,7 @@
 //! `spec` holds what users write; its conversion fills every default, so nothing here is optional but what may truly be
 //! absent.
 
-use crate::model::ServiceName;
+use crate::model::{RolloutSpec, ServiceName};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -222,6 +222,10 @@ pub struct ServiceSpec {
     pub replicas: u32,
     /// How the autoscaler sizes it; only where `run` is present.
     pub scale: Option<ScaleSpec>,
+    /// How a change of how replicas are run replaces them.
+    pub rollout: RolloutSpec,
+    /// Number of the stored revision that this is; 0 before it is stored.
+    pub revision: u64,
 }
 
 /// An address where traffic enters.

@@ -58,6 +58,7 @@ impl Service {
         let run = self.run.as_ref().map(|run| read_run(p, run, &names));
         let scale = self.read_scale(p);
         let replicas = self.read_replicas(p, scale.as_ref().map_or(1, |scale| scale.min));
+        let rollout = self.read_rollout(p);
         match name {
             Some(name) if problems.is_empty() => Ok(model::ServiceSpec {
                 name,
@@ -75,6 +76,8 @@ impl Service {
                 run,
                 replicas,
                 scale,
+                rollout,
+                revision: 0,
             }),
             _ => Err(problems.into_vec()),
         }

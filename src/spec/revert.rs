@@ -3,7 +3,8 @@
 use crate::model;
 use crate::spec::scale::write_scale;
 use crate::spec::{
-    Address, Endpoint, Health, Limits, Outliers, Policy, Port, ProbeType, Protocol, Range, Run, Service, Timeouts,
+    Address, Endpoint, Health, Limits, Outliers, Policy, Port, ProbeType, Protocol, Range, Rollout, Run, Service,
+    Timeouts,
 };
 use std::net::SocketAddr;
 
@@ -25,6 +26,7 @@ impl Service {
             outliers: Some(write_outliers(&model.outliers)),
             run: model.run.as_ref().map(write_run),
             scale: model.scale.as_ref().map(write_scale),
+            rollout: model.run.as_ref().map(|_| Rollout::write(&model.rollout)),
             ports: write_ports(model),
             endpoints: model.endpoints.iter().map(write_endpoint).collect(),
         }

@@ -2,8 +2,8 @@
 
 use crate::dnswire::{labels, parse_name, record, rtype};
 use crate::model::{
-    Instance, InstanceId, InstanceState, Limits, NodeId, Outliers, Policy, PortSpec, Protocol, ServiceName,
-    ServiceSpec, Source, Timeouts, Verdict,
+    Instance, InstanceId, InstanceState, Limits, NodeId, Outliers, Policy, PortSpec, Protocol, RolloutSpec,
+    ServiceName, ServiceSpec, Source, Timeouts, Verdict,
 };
 use crate::table::names::{Found, Names};
 use crate::table::{Change, Changes, Snapshot, build};
@@ -28,6 +28,8 @@ fn spec(name: &str, ports: &[&str]) -> Arc<ServiceSpec> {
         run: None,
         replicas: 0,
         scale: None,
+        rollout: RolloutSpec::default(),
+        revision: 0,
     })
 }
 

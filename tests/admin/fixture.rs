@@ -12,8 +12,8 @@ use weir::control::history::History;
 use weir::control::{self, publisher, registry, runtime, scheduler};
 use weir::lifecycle::{self, Phase, Trigger};
 use weir::model::{
-    InstanceId, Limits, ListenerSpec, NodeId, Outliers, Policy, PortSpec, Protocol, RouteSpec, RunSpec, ServiceName,
-    ServiceSpec, Timeouts, Transition, Verdict,
+    InstanceId, Limits, ListenerSpec, NodeId, Outliers, Policy, PortSpec, Protocol, RolloutSpec, RouteSpec, RunSpec,
+    ServiceName, ServiceSpec, Timeouts, Transition, Verdict,
 };
 use weir::rng::Rng;
 use weir::table::names::Names;
@@ -175,5 +175,7 @@ fn spec(service: &str) -> ServiceSpec {
         run: None,
         replicas: 0,
         scale: None,
+        rollout: RolloutSpec::default(),
+        revision: 0,
     }
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use weir::dns::{Options, Server, bind, serve};
 use weir::lifecycle::{Trigger, drain};
 use weir::model::{
-    Instance, InstanceId, InstanceState, Limits, NodeId, Outliers, Policy, PortSpec, Protocol, ServiceName,
-    ServiceSpec, Source, Timeouts, Verdict,
+    Instance, InstanceId, InstanceState, Limits, NodeId, Outliers, Policy, PortSpec, Protocol, RolloutSpec,
+    ServiceName, ServiceSpec, Source, Timeouts, Verdict,
 };
 use weir::table::names::Names;
 use weir::table::{Change, Changes, Publisher, Snapshot, Table, build, channel};
@@ -100,6 +100,8 @@ pub(crate) fn spec(name: &str, ports: &[&str]) -> ServiceSpec {
         run: None,
         replicas: 0,
         scale: None,
+        rollout: RolloutSpec::default(),
+        revision: 0,
     }
 }
 

@@ -17,7 +17,7 @@ use weir::control::registry::{Handle, Registration};
 use weir::lifecycle::{Trigger, drain};
 use weir::model::{
     HealthCheck, Instance, InstanceId, InstanceState, Limits, NodeId, Outliers, Policy, PortSpec, Probe, Protocol,
-    ServiceName, ServiceSpec, Source, Timeouts,
+    RolloutSpec, ServiceName, ServiceSpec, Source, Timeouts,
 };
 use weir::rng::Rng;
 use weir::table::names::Names;
@@ -244,6 +244,8 @@ pub(crate) fn spec(service: &str, health: Option<HealthCheck>) -> Arc<ServiceSpe
         run: None,
         replicas: 0,
         scale: None,
+        rollout: RolloutSpec::default(),
+        revision: 0,
     })
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use weir::lifecycle::{Phase, Trigger};
 use weir::model::{
     Instance, InstanceId, InstanceState, Limits, ListenerProtocol, ListenerSpec, NodeId, Outliers, Policy, PortSpec,
-    Protocol, RouteSpec, ServiceName, ServiceSpec, Source, Timeouts, Verdict,
+    Protocol, RolloutSpec, RouteSpec, ServiceName, ServiceSpec, Source, Timeouts, Verdict,
 };
 use weir::proxy::{Lent, Options, Workers};
 use weir::table::{Change, Changes, Publisher, Snapshot, Table, build, channel, names::Names};
@@ -80,6 +80,8 @@ fn spec() -> ServiceSpec {
         run: None,
         replicas: 0,
         scale: None,
+        rollout: RolloutSpec::default(),
+        revision: 0,
     }
 }
 

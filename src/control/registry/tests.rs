@@ -4,7 +4,7 @@ use crate::control::events::EventKind;
 use crate::control::registry::{Command, Contribution, Done, Effects, Registration, RegistryError, Rules, State};
 use crate::model::{
     HealthCheck, Instance, InstanceId, InstanceState, Limits, NodeId, Outliers, Policy, PortSpec, Probe, Protocol,
-    ServiceName, ServiceSpec, Source, Timeouts, Transition, Verdict,
+    RolloutSpec, ServiceName, ServiceSpec, Source, Timeouts, Transition, Verdict,
 };
 use crate::rng::Rng;
 use crate::table::Change;
@@ -55,6 +55,8 @@ pub(crate) fn spec(service: &str, health: Option<HealthCheck>) -> ServiceSpec {
         run: None,
         replicas: 0,
         scale: None,
+        rollout: RolloutSpec::default(),
+        revision: 0,
     }
 }
 

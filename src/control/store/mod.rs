@@ -12,5 +12,5 @@ mod records;
 mod writer;
 
 pub use error::{OpenError, StoreError};
-pub use records::{ChangeSource, Contents, Head, RegistrationRecord, ReplicaRecord, Revision, WorkloadRecord};
+pub use records::{ChangeSource, Contents, Head, Outcome, RegistrationRecord, ReplicaRecord, Revision, WorkloadRecord};
 pub use writer::{Change, Store};

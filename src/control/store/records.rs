@@ -20,7 +20,24 @@ pub enum ChangeSource {
     Rollback,
 }
 
-/// One numbered definition of a service; never changed once written.
+/// What became of a revision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// It is being rolled out.
+    #[default]
+    Progressing,
+    /// Its rollout succeeded.
+    Completed,
+    /// Its rollout failed, and nothing was rolled back.
+    Failed,
+    /// Its rollout failed, and the last revision that worked is wanted again.
+    RolledBack,
+    /// A later revision took its place before its rollout was over.
+    Superseded,
+}
+
+/// One numbered definition of a service; once written, only what became of it changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Revision {
     /// Its number, from 1, rising within the service.
@@ -34,6 +51,12 @@ pub struct Revision {
     /// What people should know of it, such as why a rollback happened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+    /// What became of it.
+    #[serde(default)]
+    pub outcome: Outcome,
+    /// Why its rollout failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
 }
 
 /// Where a service stands among its revisions.

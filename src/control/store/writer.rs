@@ -182,7 +182,9 @@ fn json(record: &impl Serialize) -> Result<Vec<u8>, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::{Change, Store};
-    use crate::control::store::{ChangeSource, Contents, Head, OpenError, ReplicaRecord, Revision, StoreError};
+    use crate::control::store::{
+        ChangeSource, Contents, Head, OpenError, Outcome, ReplicaRecord, Revision, StoreError,
+    };
     use crate::model::{InstanceId, ServiceName};
     use crate::spec;
     use std::path::PathBuf;
@@ -205,7 +207,15 @@ mod tests {
 
     fn revision(number: u64) -> Revision {
         let definition = spec::Service { name: Some("web".to_owned()), ..spec::Service::default() };
-        Revision { number, source: ChangeSource::Deploy, created_ms: 5, definition, note: None }
+        Revision {
+            number,
+            source: ChangeSource::Deploy,
+            created_ms: 5,
+            definition,
+            note: None,
+            outcome: Outcome::Progressing,
+            cause: None,
+        }
     }
 
     fn replica() -> ReplicaRecord {
