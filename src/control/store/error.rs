@@ -1,7 +1,7 @@
 //! Why the store could not be opened or written.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why the store did not open; nothing was changed in it.
 #[derive(Debug, thiserror::Error)]
@@ -25,12 +25,14 @@ pub enum OpenError {
         known: u32,
     },
     /// The file is truncated or its content cannot be read.
-    #[error("the store {} is damaged: {what}; restore it from a copy, or move it away to start without what it kept", path.display())]
+    #[error("the store {} is damaged: {what}; {}", path.display(), remedy(copy.as_deref()))]
     Damaged {
         /// The file.
         path: PathBuf,
         /// What was found.
         what: String,
+        /// The copy that the last start made, when there is one.
+        copy: Option<PathBuf>,
     },
     /// The file system refused.
     #[error("failed to open the store {}: {source}", path.display())]
@@ -40,6 +42,17 @@ pub enum OpenError {
         /// What the system said.
         source: io::Error,
     },
+}
+
+/// Says what to do about a damaged file.
+fn remedy(copy: Option<&Path>) -> String {
+    let away = "or move it away to start without what it kept";
+    match copy {
+        Some(copy) => {
+            format!("put back {}, the copy of the last start (what was changed since is lost), {away}", copy.display())
+        }
+        None => format!("restore it from a copy of your own, {away}"),
+    }
 }
 
 /// Why a commit was refused; nothing of it is stored.

@@ -1,20 +1,24 @@
 //! The file: opened under a lock, its format checked, read whole, written by transactions.
 //!
-//! Invariant: a transaction is on the disk when `write` returns, or nothing of it is. After an input or output error redb
-//! refuses further work on an open file, so it is opened again before the next write.
+//! Invariants: a transaction is on the disk when `write` returns, or nothing of it is; a file that cannot be read whole is
+//! refused, and none is ever made in the place of one that exists. After an input or output error redb refuses further
+//! work on an open file, so it is opened again before the next write; the lock is held all the while.
 
 use crate::control::store::records::{Contents, Head, RegistrationRecord, ReplicaRecord, Revision};
 use crate::control::store::{OpenError, StoreError};
 use crate::model::{InstanceId, ServiceName};
 use crate::rng::Rng;
-use redb::{Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::de::DeserializeOwned;
-use std::fs;
-use std::io;
+use std::fs::{self, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-/// The format that this Weir writes; a file with a higher one is refused.
-pub(super) const FORMAT: u32 = 1;
+/// Steps from one format to the next: the first brings a file of format 1 to 2. A step that is released stays as it is.
+type Migration = fn(&WriteTransaction) -> Result<(), redb::Error>;
+const MIGRATIONS: &[Migration] = &[];
 /// Memory that redb may keep pages in: the whole store is read once and then only written.
 const CACHE_BYTES: usize = 1024 * 1024;
 
@@ -26,10 +30,11 @@ pub(super) const HEADS: &str = "heads";
 pub(super) const REGISTRATIONS: &str = "registrations";
 pub(super) const DRAINS: &str = "drains";
 pub(super) const REPLICAS: &str = "replicas";
-const ALL: [&str; 6] = [META, REVISIONS, HEADS, REGISTRATIONS, DRAINS, REPLICAS];
+pub(super) const READY: &str = "ready";
+const ALL: [&str; 7] = [META, REVISIONS, HEADS, REGISTRATIONS, DRAINS, REPLICAS, READY];
 
 /// One row to write; without a value it is removed.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Row {
     /// Name of the table.
     pub(super) table: &'static str,
@@ -43,6 +48,8 @@ pub(super) struct File {
     path: PathBuf,
     /// `None` after an error, until it is opened again.
     database: Option<Database>,
+    /// Held until this is dropped, also while the database is closed.
+    _lock: fs::File,
 }
 
 /// Returns the key of a revision: sorts by service, then number.
@@ -50,59 +57,173 @@ pub(super) fn revision_key(service: &ServiceName, number: u64) -> String {
     format!("{service}@{number:020}")
 }
 
+/// Returns the format that a Weir with these steps writes; a file with a higher one is refused.
+fn format_of(migrations: &[Migration]) -> u32 {
+    u32::try_from(migrations.len()).unwrap_or(u32::MAX).saturating_add(1)
+}
+
 impl File {
     /// Opens or makes the file; returns it, its random id and what it holds.
     pub(super) fn open(path: &Path) -> Result<(Self, String, Contents), OpenError> {
+        Self::open_with(path, MIGRATIONS)
+    }
+
+    fn open_with(path: &Path, migrations: &[Migration]) -> Result<(Self, String, Contents), OpenError> {
+        let failed = |source| OpenError::Io { path: path.to_owned(), source };
         if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).map_err(|source| OpenError::Io { path: path.to_owned(), source })?;
+            fs::create_dir_all(folder).map_err(failed)?;
         }
-        let database = open(path)?;
-        let damaged = |what: String| OpenError::Damaged { path: path.to_owned(), what };
-        prepare(&database).map_err(|error| opening(path, error))?;
-        let (format, id) = meta(&database).map_err(damaged)?;
-        if format > FORMAT {
-            return Err(OpenError::Newer { path: path.to_owned(), found: format, known: FORMAT });
+        let lock = lock(path)?;
+        if !path.try_exists().map_err(failed)? {
+            create(path, format_of(migrations))?;
         }
-        let contents = contents(&database).map_err(damaged)?;
-        Ok((Self { path: path.to_owned(), database: Some(database) }, id, contents))
+        if fs::metadata(path).map_err(failed)?.len() == 0 {
+            return Err(damaged(path, "it is empty".to_owned()));
+        }
+        // Built to refuse what is damaged; should it panic all the same, that is said too.
+        let read = catch_unwind(AssertUnwindSafe(|| read(path, migrations)));
+        let (database, id, contents) = read.map_err(|_| damaged(path, "it cannot be made sense of".to_owned()))??;
+        Ok((Self { path: path.to_owned(), database: Some(database), _lock: lock }, id, contents))
     }
 
     /// Writes rows in one transaction, on the disk when it returns.
-    pub(super) fn write(&mut self, rows: &[Row]) -> Result<(), StoreError> {
+    pub(super) fn write(&mut self, rows: &[&Row]) -> Result<(), StoreError> {
+        // What failed may have broken off anywhere.
+        let result = catch_unwind(AssertUnwindSafe(|| self.try_write(rows)));
+        let error = match result {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => refusal(error),
+            Err(_) => StoreError::Failed("the file cannot be made sense of".to_owned()),
+        };
+        // Closing writes too, and may fail likewise.
+        let database = self.database.take();
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(database)));
+        Err(error)
+    }
+
+    fn try_write(&mut self, rows: &[&Row]) -> Result<(), redb::Error> {
         if self.database.is_none() {
-            self.database = Some(open(&self.path).map_err(|error| StoreError::Failed(error.to_string()))?);
+            self.database = Some(builder().open(&self.path)?);
         }
-        let Some(database) = &self.database else { return Err(StoreError::Closed) };
-        let result = write(database, rows);
-        if let Err(error) = result {
-            self.database = None;
-            return Err(refusal(error));
+        match &self.database {
+            Some(database) => write(database, rows),
+            None => Err(redb::Error::DatabaseClosed),
         }
-        Ok(())
+    }
+
+    /// Copies the file beside itself, as something to go back to: `weir.redb.last`. Nothing may be being written.
+    pub(super) fn copy(&self) -> io::Result<()> {
+        let (part, copy) = (beside(&self.path, "part"), beside(&self.path, "last"));
+        let copied = fs::copy(&self.path, &part).and_then(|_| fs::rename(&part, &copy));
+        if copied.is_err() {
+            // Half a copy is worse than none.
+            let _ = fs::remove_file(&part);
+        }
+        copied
     }
 }
 
-fn open(path: &Path) -> Result<Database, OpenError> {
-    Builder::new().set_cache_size(CACHE_BYTES).create(path).map_err(|error| match error {
-        DatabaseError::DatabaseAlreadyOpen => OpenError::Locked { path: path.to_owned(), holder: None },
-        other => opening(path, other.into()),
-    })
+/// Returns `weir.redb.<extension>` for `weir.redb`.
+fn beside(path: &Path, extension: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(extension);
+    name.into()
 }
 
-/// Makes the tables, the format and the id of a new file.
-fn prepare(database: &Database) -> Result<(), redb::Error> {
+fn damaged(path: &Path, what: String) -> OpenError {
+    let copy = Some(beside(path, "last")).filter(|copy| copy.exists());
+    OpenError::Damaged { path: path.to_owned(), what, copy }
+}
+
+/// Takes the lock beside the file and writes who holds it.
+fn lock(path: &Path) -> Result<fs::File, OpenError> {
+    let failed = |source| OpenError::Io { path: path.to_owned(), source };
+    let name = beside(path, "lock");
+    let mut options = OpenOptions::new();
+    let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let mut file = options.open(&name).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let holder = fs::read_to_string(&name).ok().and_then(|text| text.trim().parse().ok());
+            return Err(OpenError::Locked { path: path.to_owned(), holder });
+        }
+        Err(TryLockError::Error(source)) => return Err(failed(source)),
+    }
+    // It only helps people: a full disk is no reason not to start.
+    let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+    Ok(file)
+}
+
+fn builder() -> Builder {
+    let mut builder = Builder::new();
+    builder.set_cache_size(CACHE_BYTES);
+    builder
+}
+
+/// Makes a new file whole before it gets its name, so that one which is incomplete is always a damaged one.
+fn create(path: &Path, format: u32) -> Result<(), OpenError> {
+    let failed = |source| OpenError::Io { path: path.to_owned(), source };
+    let part = beside(path, "part");
+    if part.exists() {
+        fs::remove_file(&part).map_err(failed)?;
+    }
+    let make = || -> Result<(), redb::Error> {
+        let database = builder().create(&part)?;
+        let transaction = database.begin_write()?;
+        {
+            let mut meta = transaction.open_table(Rows::new(META))?;
+            meta.insert("format", format.to_string().as_bytes())?;
+            meta.insert("id", format!("{:016x}", Rng::from_os().next_u64()).as_bytes())?;
+        }
+        transaction.commit()?;
+        Ok(())
+    };
+    make().map_err(|error| opening(path, error))?;
+    fs::rename(&part, path).map_err(failed)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
+}
+
+fn read(path: &Path, migrations: &[Migration]) -> Result<(Database, String, Contents), OpenError> {
+    let checked = builder().set_check_integrity_on_open(true).open(path).map_err(redb::Error::from);
+    let database = match checked {
+        // The check wants to write down that it was made.
+        Err(redb::Error::Io(error)) if is_full(&error) => builder().open(path).map_err(redb::Error::from),
+        other => other,
+    };
+    let database = database.map_err(|error| match error {
+        redb::Error::DatabaseAlreadyOpen => OpenError::Locked { path: path.to_owned(), holder: None },
+        other => opening(path, other),
+    })?;
+    let (found, id) = meta(&database).map_err(|what| damaged(path, what))?;
+    let known = format_of(migrations);
+    if found > known {
+        return Err(OpenError::Newer { path: path.to_owned(), found, known });
+    }
+    prepare(&database, found, migrations).map_err(|error| opening(path, error))?;
+    let contents = contents(&database).map_err(|what| damaged(path, what))?;
+    Ok((database, id, contents))
+}
+
+/// Brings an older file to this format and makes the tables that it lacks; writes nothing when there is nothing to do.
+fn prepare(database: &Database, found: u32, migrations: &[Migration]) -> Result<(), redb::Error> {
+    let known = format_of(migrations);
     let transaction = database.begin_write()?;
-    for table in ALL {
+    let present: Vec<String> =
+        transaction.list_tables()?.map(|table| redb::TableHandle::name(&table).to_owned()).collect();
+    let missing: Vec<&str> = ALL.into_iter().filter(|table| !present.iter().any(|name| name == table)).collect();
+    if found == known && missing.is_empty() {
+        return Ok(transaction.abort()?);
+    }
+    for table in missing {
         transaction.open_table(Rows::new(table))?;
     }
-    {
-        let mut meta = transaction.open_table(Rows::new(META))?;
-        if meta.get("format")?.is_none() {
-            let mut rng = Rng::from_os();
-            meta.insert("format", FORMAT.to_string().as_bytes())?;
-            meta.insert("id", format!("{:016x}", rng.next_u64()).as_bytes())?;
-        }
+    for step in migrations.iter().skip(found.saturating_sub(1) as usize) {
+        step(&transaction)?;
     }
+    transaction.open_table(Rows::new(META))?.insert("format", known.to_string().as_bytes())?;
     transaction.commit()?;
     Ok(())
 }
@@ -115,7 +236,8 @@ fn meta(database: &Database) -> Result<(u32, String), String> {
         String::from_utf8(value.value().to_vec()).map_err(|e| e.to_string())
     };
     let format = read("format")?;
-    Ok((format.parse().map_err(|_| format!("its format is {format:?}"))?, read("id")?))
+    let number = format.parse().ok().filter(|number| *number > 0);
+    Ok((number.ok_or(format!("its format is {format:?}"))?, read("id")?))
 }
 
 fn contents(database: &Database) -> Result<Contents, String> {
@@ -138,6 +260,9 @@ fn contents(database: &Database) -> Result<Contents, String> {
     for (key, replica) in rows::<ReplicaRecord>(database, REPLICAS)? {
         contents.replicas.insert(instance(&key)?, replica);
     }
+    for (key, ()) in rows::<()>(database, READY)? {
+        contents.ready.insert(instance(&key)?);
+    }
     Ok(contents)
 }
 
@@ -153,7 +278,7 @@ fn rows<T: DeserializeOwned>(database: &Database, table: &'static str) -> Result
     Ok(found)
 }
 
-fn write(database: &Database, rows: &[Row]) -> Result<(), redb::Error> {
+fn write(database: &Database, rows: &[&Row]) -> Result<(), redb::Error> {
     let mut transaction = database.begin_write()?;
     // A file of a Weir that was killed opens without a walk over all of it.
     transaction.set_quick_repair(true);
@@ -168,21 +293,27 @@ fn write(database: &Database, rows: &[Row]) -> Result<(), redb::Error> {
     Ok(())
 }
 
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 fn opening(path: &Path, error: redb::Error) -> OpenError {
-    let path = path.to_owned();
+    let is_damage =
+        |kind| matches!(kind, io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidInput);
     match error {
-        redb::Error::Io(source) if source.kind() != io::ErrorKind::InvalidData => OpenError::Io { path, source },
-        other => OpenError::Damaged { path, what: other.to_string() },
+        redb::Error::Io(source) if !is_damage(source.kind()) => OpenError::Io { path: path.to_owned(), source },
+        other => damaged(path, other.to_string()),
     }
 }
 
 fn refusal(error: redb::Error) -> StoreError {
     match error {
-        redb::Error::Io(source)
-            if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
-        {
-            StoreError::Full
-        }
+        redb::Error::Io(source) if is_full(&source) => StoreError::Full,
+        redb::Error::Io(source) => StoreError::Failed(source.to_string()),
         other => StoreError::Failed(other.to_string()),
     }
 }
+
+#[cfg(test)]
+#[path = "file_tests.rs"]
+mod tests;

@@ -9,8 +9,10 @@
 mod error;
 mod file;
 mod records;
+mod stats;
 mod writer;
 
 pub use error::{OpenError, StoreError};
 pub use records::{ChangeSource, Contents, Head, Outcome, RegistrationRecord, ReplicaRecord, Revision, WorkloadRecord};
+pub use stats::StoreStatus;
 pub use writer::{Change, Store};

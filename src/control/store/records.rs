@@ -129,9 +129,6 @@ pub struct ReplicaRecord {
     /// Port numbers in the order of the service's ports.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<u16>,
-    /// Whether it has been ready.
-    #[serde(default)]
-    pub ready: bool,
 }
 
 /// Everything that a store holds.
@@ -147,4 +144,6 @@ pub struct Contents {
     pub drains: BTreeSet<InstanceId>,
     /// Replicas by instance.
     pub replicas: BTreeMap<InstanceId, ReplicaRecord>,
+    /// Replicas and registered instances that served when last heard of.
+    pub ready: BTreeSet<InstanceId>,
 }

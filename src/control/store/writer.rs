@@ -1,18 +1,28 @@
 //! The thread that writes, and the handle to it.
+//!
+//! Two kinds of writes. A *commit* is a wish that somebody waits for: refused when it cannot be written. A *note* is what
+//! has happened already, such as that a process runs: it cannot be refused, so what could not be written is kept and
+//! tried again until it can. The price: notes that a full disk held back are lost when Weir dies before there is room.
 
-use crate::control::store::file::{DRAINS, File, HEADS, REGISTRATIONS, REPLICAS, REVISIONS, Row, revision_key};
+use crate::clock;
+use crate::control::store::file::{DRAINS, File, HEADS, READY, REGISTRATIONS, REPLICAS, REVISIONS, Row, revision_key};
 use crate::control::store::records::{Contents, Head, RegistrationRecord, ReplicaRecord, Revision};
+use crate::control::store::stats::{Stats, StoreStatus};
 use crate::control::store::{OpenError, StoreError};
 use crate::model::{InstanceId, ServiceName};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
-/// Commits that may wait; whoever brings more waits for room.
+/// Writes that may wait; whoever brings more waits for room.
 const MAILBOX: usize = 256;
+/// Pause before what could not be written is tried again.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// One change; those of one commit are stored together or not at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +47,10 @@ pub enum Change {
     PutReplica(InstanceId, ReplicaRecord),
     /// Forgets a replica of which nothing runs any more.
     DropReplica(InstanceId),
+    /// Marks an instance as one that serves.
+    PutReady(InstanceId),
+    /// Undoes that mark.
+    DropReady(InstanceId),
 }
 
 /// The handle of the open store; clones share it. The file is closed when [`Store::close`] is called or the last clone
@@ -45,11 +59,19 @@ pub enum Change {
 pub struct Store {
     mailbox: mpsc::Sender<Message>,
     id: Arc<str>,
+    stats: Arc<Stats>,
+}
+
+/// Whether a write may be refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Commit,
+    Note,
 }
 
 #[derive(Debug)]
 enum Message {
-    Commit(Vec<Row>, oneshot::Sender<Result<(), StoreError>>),
+    Write(Kind, Vec<Row>, oneshot::Sender<Result<(), StoreError>>),
     Close(oneshot::Sender<()>),
 }
 
@@ -57,14 +79,17 @@ impl Store {
     /// Opens or makes the store and reads everything in it. Blocks.
     ///
     /// # Errors
-    /// [`OpenError`] when it is in use, newer, damaged or not accessible; the file is left as it was.
+    /// [`OpenError`] when it is in use, newer, damaged or not accessible.
     pub fn open(path: &Path) -> Result<(Self, Contents), OpenError> {
-        let (file, id, contents) = File::open(path)?;
-        let (mailbox, messages) = mpsc::channel(MAILBOX);
-        let body = move || run(file, messages);
         let io = |source: io::Error| OpenError::Io { path: path.to_owned(), source };
+        let (file, id, contents) = File::open(path)?;
+        let stats = Arc::new(Stats::new(path.to_owned()).map_err(|error| io(io::Error::other(error)))?);
+        let (mailbox, messages) = mpsc::channel(MAILBOX);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(io)?;
+        let writer = Writer { file, stats: stats.clone(), kept: BTreeMap::new() };
+        let body = move || runtime.block_on(writer.run(messages));
         thread::Builder::new().name("store".to_owned()).spawn(body).map_err(io)?;
-        Ok((Self { mailbox, id: id.into() }, contents))
+        Ok((Self { mailbox, id: id.into(), stats }, contents))
     }
 
     /// Returns the store's random id, made with the file: 16 hexadecimal digits. Workloads are marked with it.
@@ -72,17 +97,38 @@ impl Store {
         &self.id
     }
 
+    /// Returns how it does.
+    pub fn status(&self) -> StoreStatus {
+        self.stats.status()
+    }
+
+    pub(super) fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
     /// Writes changes together; they are on the disk when it returns. A dropped call may still be carried out.
     ///
     /// # Errors
     /// [`StoreError`]; nothing of the changes is stored then.
     pub async fn commit(&self, changes: Vec<Change>) -> Result<(), StoreError> {
+        self.write(Kind::Commit, changes).await
+    }
+
+    /// Writes down what has happened. What cannot be written now is kept and written as soon as it can be.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it is kept, for now only in memory; [`StoreError::Closed`] when it is not.
+    pub async fn note(&self, changes: Vec<Change>) -> Result<(), StoreError> {
+        self.write(Kind::Note, changes).await
+    }
+
+    async fn write(&self, kind: Kind, changes: Vec<Change>) -> Result<(), StoreError> {
         if changes.is_empty() {
             return Ok(());
         }
         let rows = changes.iter().map(row).collect::<Result<Vec<_>, _>>()?;
         let (reply, answer) = oneshot::channel();
-        self.mailbox.send(Message::Commit(rows, reply)).await.map_err(|_| StoreError::Closed)?;
+        self.mailbox.send(Message::Write(kind, rows, reply)).await.map_err(|_| StoreError::Closed)?;
         answer.await.map_err(|_| StoreError::Closed)?
     }
 
@@ -96,61 +142,94 @@ impl Store {
     }
 }
 
-fn run(mut file: File, mut messages: mpsc::Receiver<Message>) {
-    while let Some(first) = messages.blocking_recv() {
-        let (mut rows, mut replies, mut closing) = (Vec::new(), Vec::new(), None);
-        let mut next = Some(first);
-        while let Some(message) = next {
-            match message {
-                Message::Commit(more, reply) => {
-                    rows.push(more);
-                    replies.push(reply);
-                    next = messages.try_recv().ok();
-                }
-                Message::Close(reply) => {
-                    closing = Some(reply);
-                    next = None;
-                }
-            }
-        }
-        write(&mut file, rows, replies);
-        if let Some(reply) = closing {
-            messages.close();
-            drop(file);
-            let _ = reply.send(());
-            return;
-        }
-    }
+/// One write that somebody waits for.
+#[derive(Debug)]
+struct Waiting {
+    kind: Kind,
+    rows: Vec<Row>,
+    reply: oneshot::Sender<Result<(), StoreError>>,
 }
 
-/// Writes what waits in one transaction; when that fails, each commit alone, so that one cannot spoil another.
-fn write(file: &mut File, commits: Vec<Vec<Row>>, replies: Vec<oneshot::Sender<Result<(), StoreError>>>) {
-    let mut commits = commits;
-    let outcomes: Vec<Result<(), StoreError>> = if commits.len() > 1 {
-        let counts: Vec<usize> = commits.iter().map(Vec::len).collect();
-        let all: Vec<Row> = commits.drain(..).flatten().collect();
-        match file.write(&all) {
-            Ok(()) => counts.iter().map(|_| Ok(())).collect(),
-            Err(_) => {
-                let mut rest = all.as_slice();
-                let mut outcomes = Vec::with_capacity(counts.len());
-                for count in counts {
-                    let (own, others) = rest.split_at(count);
-                    outcomes.push(file.write(own));
-                    rest = others;
-                }
-                outcomes
+/// What the thread owns.
+#[derive(Debug)]
+struct Writer {
+    file: File,
+    stats: Arc<Stats>,
+    /// Notes that could not be written: the last of each table and key. Bounded by what runs and is registered.
+    kept: BTreeMap<(&'static str, String), Row>,
+}
+
+impl Writer {
+    async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
+        if let Err(error) = self.file.copy() {
+            tracing::warn!(%error, "failed to copy the store beside itself");
+        }
+        loop {
+            // While something is wrong, it is tried again also when nobody asks, so that it is known when it is over.
+            let is_behind = self.stats.status().problem.is_some();
+            tokio::select! {
+                message = messages.recv() => match message {
+                    None => return,
+                    Some(first) => if let Some(closed) = self.turn(first, &mut messages) {
+                        messages.close();
+                        drop(self);
+                        // Whoever asked may have left.
+                        let _ = closed.send(());
+                        return;
+                    },
+                },
+                () = tokio::time::sleep(RETRY), if is_behind => drop(self.attempt(&[])),
             }
         }
-    } else {
-        commits.iter().map(|rows| file.write(rows)).collect()
-    };
-    for (reply, outcome) in replies.into_iter().zip(outcomes) {
-        if let Err(error) = &outcome {
-            tracing::error!(%error, "failed to write the store");
+    }
+
+    /// Writes what waits in one transaction; when that fails, each alone, so that one cannot spoil another.
+    fn turn(&mut self, first: Message, messages: &mut mpsc::Receiver<Message>) -> Option<oneshot::Sender<()>> {
+        let (mut waiting, mut closing, mut next) = (Vec::new(), None, Some(first));
+        while let Some(message) = next.take() {
+            match message {
+                Message::Write(kind, rows, reply) => {
+                    waiting.push(Waiting { kind, rows, reply });
+                    next = (waiting.len() < MAILBOX).then(|| messages.try_recv().ok()).flatten();
+                }
+                Message::Close(reply) => closing = Some(reply),
+            }
         }
-        // Whoever asked may have left; it is stored all the same.
-        let _ = reply.send(outcome);
+        let all: Vec<Row> = waiting.iter().flat_map(|write| write.rows.iter().cloned()).collect();
+        let together = self.attempt(&all);
+        let is_alone = waiting.len() == 1;
+        for Waiting { kind, rows, reply } in waiting {
+            let outcome = match &together {
+                Err(_) if !is_alone => self.attempt(&rows),
+                outcome => outcome.clone(),
+            };
+            if outcome.is_err() && kind == Kind::Note {
+                self.kept.extend(rows.into_iter().map(|row| ((row.table, row.key.clone()), row)));
+                self.stats.set_unsaved(self.kept.len());
+            }
+            // Whoever asked may have left; it is stored all the same.
+            let _ = reply.send(outcome);
+        }
+        closing
+    }
+
+    /// Writes what was kept, then `rows`, in one transaction.
+    fn attempt(&mut self, rows: &[Row]) -> Result<(), StoreError> {
+        let started = clock::now();
+        let outcome = self.file.write(&self.kept.values().chain(rows).collect::<Vec<_>>());
+        let is_news = self.stats.note(&outcome, clock::now().saturating_duration_since(started));
+        match &outcome {
+            Ok(()) => {
+                self.kept.clear();
+                self.stats.set_unsaved(0);
+                if is_news {
+                    tracing::info!("the store can be written again");
+                }
+            }
+            Err(error) if is_news => tracing::error!(%error, "failed to write the store"),
+            Err(_) => {}
+        }
+        outcome
     }
 }
 
@@ -172,6 +251,8 @@ fn row(change: &Change) -> Result<Row, StoreError> {
         Change::DropDrain(id) => Row { table: DRAINS, key: id.to_string(), value: None },
         Change::PutReplica(id, replica) => Row { table: REPLICAS, key: id.to_string(), value: Some(json(replica)?) },
         Change::DropReplica(id) => Row { table: REPLICAS, key: id.to_string(), value: None },
+        Change::PutReady(id) => Row { table: READY, key: id.to_string(), value: Some(json(&())?) },
+        Change::DropReady(id) => Row { table: READY, key: id.to_string(), value: None },
     })
 }
 
@@ -227,7 +308,6 @@ mod tests {
             workload: None,
             address: None,
             ports: Vec::new(),
-            ready: false,
         }
     }
 
