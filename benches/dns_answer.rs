@@ -80,7 +80,7 @@ fn main() {
             })
             .collect();
         let (mut at, mut octets) = (0, 0);
-        let view = View { snapshot: &snapshot, authority: &authority, now_ms: clock::now_ms() };
+        let view = View { snapshot: &snapshot, authority: &authority, now_ms: clock::now_ms(), forwards: false };
         let mut one = || {
             at = (at + 1) % questions.len();
             let Parsed::Fast(query) = Query::parse(&questions[at]) else { panic!("not a common question") };

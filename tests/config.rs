@@ -65,7 +65,8 @@ fn the_example_shows_the_default_of_every_key() {
     let state = PathBuf::from("/var/lib/weir");
     assert_eq!(loaded.control, control::Options { state: state.clone(), ..control::Options::default() });
     assert_eq!(loaded.proxy, proxy::Options::default());
-    assert_eq!(loaded.dns, Some(dns::Options::default()));
+    let forward = Some(dns::ForwardOptions::default());
+    assert_eq!(loaded.dns, Some(dns::Options { forward, ..dns::Options::default() }));
     assert_eq!(loaded.admin, admin::Options { socket: Some(state.join("weir.sock")), ..admin::Options::default() });
     assert_eq!(loaded.log, telemetry::LogOptions::default());
 

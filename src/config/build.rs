@@ -3,6 +3,7 @@
 use crate::admin::Options as AdminOptions;
 use crate::config::environment::Environment;
 use crate::config::file::{Admin, Control, Dns, File, Level, Listen, Log, LogFormat, Node, OnExit, Proxy};
+use crate::config::forward;
 use crate::config::loaded::Loaded;
 use crate::config::relations::{self, Index};
 use crate::control::Options as ControlOptions;
@@ -215,7 +216,8 @@ fn read_proxy_timeouts(p: &mut Problems, section: &Proxy) -> ProxyTimeouts {
 fn read_dns(p: &mut Problems, section: &Dns) -> DnsOptions {
     let defaults = DnsOptions::default();
     let limits = section.limits.clone().unwrap_or_default();
-    let listen = section.listen.as_ref().map(|list| list.iter().map(|address| address.get()).collect());
+    let listed = section.listen.as_ref().map(|list| list.iter().map(|address| address.get()).collect());
+    let listen = listed.unwrap_or(defaults.listen);
     if section.listen.as_ref().is_some_and(Vec::is_empty) {
         p.unknown("dns.listen", "is empty", "write an address, or remove [dns] to run no DNS server");
     }
@@ -229,7 +231,8 @@ fn read_dns(p: &mut Problems, section: &Dns) -> DnsOptions {
         );
     }
     DnsOptions {
-        listen: listen.unwrap_or(defaults.listen),
+        forward: section.forward.as_ref().map(|forward| forward::read(p, forward, &listen)),
+        listen,
         zone: section.zone.as_deref().map_or(defaults.zone, |zone| read_zone(p, zone)),
         threads: within(p, "dns.threads", section.threads, defaults.threads, &(1..=64)),
         negative_ttl,

@@ -1,5 +1,6 @@
 //! The TOML file as serde sees it: one struct per section, one field per key. Definitions are `spec`'s.
 
+use crate::config::forward::DnsForward;
 use crate::spec::{Address, Duration, Listener, Range, Route, Service, Size};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -126,6 +127,9 @@ pub struct Dns {
     /// Bounds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<DnsLimits>,
+    /// Forwarding of names outside the zone; without this section they are refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forward: Option<DnsForward>,
 }
 
 /// Bounds of the DNS server.

@@ -4,6 +4,7 @@ use crate::config::file::{
     Admin, AdminLimits, Control, Dns, DnsLimits, File, Level, Listen, Log, LogFormat, Node, OnExit, Proxy, ProxyLimits,
     ProxyTimeouts, Store,
 };
+use crate::config::forward;
 use crate::config::loaded::Loaded;
 use crate::dns::Options as DnsOptions;
 use crate::model::{ListenerProtocol, ListenerSpec, PortSpec, RouteSpec, ServiceName};
@@ -86,6 +87,7 @@ fn write_dns(options: &DnsOptions) -> Dns {
             udp_answer: Some(Size::new(options.max_udp_bytes.into())),
             tcp_connections: Some(options.tcp_connections),
         }),
+        forward: options.forward.as_ref().map(forward::write),
     }
 }
 

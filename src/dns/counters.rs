@@ -2,7 +2,7 @@
 
 use crate::dnswire::{rcode, rtype};
 use prometheus::core::{Collector, Desc};
-use prometheus::{IntCounterVec, Opts, proto::MetricFamily};
+use prometheus::{IntCounterVec, IntGauge, Opts, proto::MetricFamily};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -30,7 +30,7 @@ const RCODES: [(u16, &str); 8] = [
     (rcode::BADVERS, "BADVERS"),
 ];
 const OTHER: &str = "other";
-const PATHS: [&str; 3] = ["fast", "slow", "tcp"];
+const PATHS: [&str; 4] = ["fast", "slow", "tcp", "forward"];
 /// One more of each for what is not listed.
 const CELLS: usize = (TYPES.len() + 1) * (RCODES.len() + 1) * PATHS.len();
 
@@ -43,6 +43,115 @@ pub enum Path {
     Slow = 1,
     /// Over TCP.
     Tcp = 2,
+    /// By the forwarder.
+    Forward = 3,
+}
+
+const FORWARDED: &str = "weir_dns_forwarded_total";
+const FORWARDED_HELP: &str = "DNS questions for other resolvers by outcome";
+const IN_FLIGHT: &str = "weir_dns_forward_in_flight";
+const IN_FLIGHT_HELP: &str = "DNS questions that wait for other resolvers now";
+
+/// What became of a question for other resolvers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forwarded {
+    /// Records, from upstream or the cache.
+    Answered = 0,
+    /// The name exists, with no such record.
+    NoData = 1,
+    /// The name does not exist.
+    NxDomain = 2,
+    /// Upstream answered with an error, which became SERVFAIL.
+    Failed = 3,
+    /// No upstream answered in time: SERVFAIL.
+    Unreachable = 4,
+    /// Too many were in flight: SERVFAIL.
+    Overloaded = 5,
+    /// A name of one label, which goes no further: NXDOMAIN.
+    Short = 6,
+    /// The client may not ask: REFUSED.
+    Denied = 7,
+}
+
+const OUTCOMES: [&str; 8] =
+    ["answered", "nodata", "nxdomain", "failed", "unreachable", "overloaded", "short_name", "denied"];
+
+/// What the forwarder counts; clones share the numbers.
+#[derive(Debug, Clone)]
+pub struct Forwards(Arc<ForwardCells>);
+
+#[derive(Debug)]
+struct ForwardCells {
+    outcomes: [AtomicU64; OUTCOMES.len()],
+    in_flight: AtomicU64,
+    descs: [Desc; 2],
+}
+
+/// One question in flight; gone when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Flight(Arc<ForwardCells>);
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Forwards {
+    fn new() -> Self {
+        #[expect(clippy::expect_used, reason = "names and labels are constants that a test registers")]
+        let desc = |name: &str, help: &str, labels: &[&str]| {
+            let labels = labels.iter().map(ToString::to_string).collect();
+            Desc::new(name.to_owned(), help.to_owned(), labels, Default::default()).expect("valid metric name")
+        };
+        Self(Arc::new(ForwardCells {
+            outcomes: std::array::from_fn(|_| AtomicU64::new(0)),
+            in_flight: AtomicU64::new(0),
+            descs: [desc(FORWARDED, FORWARDED_HELP, &["outcome"]), desc(IN_FLIGHT, IN_FLIGHT_HELP, &[])],
+        }))
+    }
+
+    /// Counts one outcome.
+    pub(crate) fn count(&self, outcome: Forwarded) {
+        if let Some(cell) = self.0.outcomes.get(outcome as usize) {
+            cell.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes a place among the questions in flight; `None` when there are `max` already. Only the thread `dns-slow` asks.
+    pub(crate) fn try_fly(&self, max: usize) -> Option<Flight> {
+        if self.0.in_flight.load(Ordering::Relaxed) >= max as u64 {
+            return None;
+        }
+        self.0.in_flight.fetch_add(1, Ordering::Relaxed);
+        Some(Flight(self.0.clone()))
+    }
+
+    /// Returns how often an outcome was counted.
+    pub fn of(&self, outcome: Forwarded) -> u64 {
+        self.0.outcomes.get(outcome as usize).map_or(0, |cell| cell.load(Ordering::Relaxed))
+    }
+}
+
+impl Collector for Forwards {
+    fn desc(&self) -> Vec<&Desc> {
+        self.0.descs.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let Ok(outcomes) = IntCounterVec::new(Opts::new(FORWARDED, FORWARDED_HELP), &["outcome"]) else {
+            return Vec::new();
+        };
+        let Ok(in_flight) = IntGauge::new(IN_FLIGHT, IN_FLIGHT_HELP) else { return Vec::new() };
+        for (name, cell) in OUTCOMES.iter().zip(&self.0.outcomes) {
+            let count = cell.load(Ordering::Relaxed);
+            if count > 0 {
+                outcomes.with_label_values(&[*name]).inc_by(count);
+            }
+        }
+        in_flight.set(i64::try_from(self.0.in_flight.load(Ordering::Relaxed)).unwrap_or(i64::MAX));
+        [outcomes.collect(), in_flight.collect()].concat()
+    }
 }
 
 /// Counters of one thread.
@@ -56,6 +165,7 @@ pub(crate) struct Shard {
 #[derive(Debug, Clone)]
 pub struct Counters {
     shards: Arc<[Arc<Shard>]>,
+    forwards: Forwards,
     desc: Desc,
 }
 
@@ -66,7 +176,7 @@ pub struct Count {
     pub rtype: &'static str,
     /// The response code, or `other`.
     pub rcode: &'static str,
-    /// `fast`, `slow` or `tcp`.
+    /// `fast`, `slow`, `tcp` or `forward`.
     pub path: &'static str,
     /// How many.
     pub queries: u64,
@@ -92,7 +202,12 @@ impl Counters {
         let labels = LABELS.iter().map(ToString::to_string).collect();
         #[expect(clippy::expect_used, reason = "name and labels are constants that a test registers")]
         let desc = Desc::new(NAME.to_owned(), HELP.to_owned(), labels, Default::default()).expect("valid metric name");
-        Self { shards: (0..threads).map(|_| shard()).collect(), desc }
+        Self { shards: (0..threads).map(|_| shard()).collect(), forwards: Forwards::new(), desc }
+    }
+
+    /// Returns what the forwarder counts.
+    pub fn forwards(&self) -> &Forwards {
+        &self.forwards
     }
 
     /// Returns the counters of one thread.
@@ -118,7 +233,7 @@ impl Counters {
 
 impl Collector for Counters {
     fn desc(&self) -> Vec<&Desc> {
-        vec![&self.desc]
+        [vec![&self.desc], self.forwards.desc()].concat()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
@@ -126,13 +241,13 @@ impl Collector for Counters {
         for count in self.counts() {
             family.with_label_values(&[count.rtype, count.rcode, count.path]).inc_by(count.queries);
         }
-        family.collect()
+        [family.collect(), self.forwards.collect()].concat()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Count, Counters, Path};
+    use super::{Count, Counters, Forwarded, Path};
     use crate::dnswire::{rcode, rtype};
 
     #[test]
@@ -143,9 +258,14 @@ mod tests {
         counters.shard(1).unwrap().count(999, 99, Path::Slow);
         let count = |rtype, rcode, path, queries| Count { rtype, rcode, path, queries };
         assert_eq!(counters.counts(), [count("A", "NOERROR", "fast", 2), count("other", "other", "slow", 1)]);
+        counters.forwards().count(Forwarded::NxDomain);
+        let flight = counters.forwards().try_fly(1);
+        assert!(flight.is_some() && counters.forwards().try_fly(1).is_none());
         let registry = prometheus::Registry::new();
         registry.register(Box::new(counters)).unwrap();
         let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
         assert!(text.contains(r#"weir_dns_queries_total{path="fast",rcode="NOERROR",type="A"} 2"#), "{text}");
+        assert!(text.contains(r#"weir_dns_forwarded_total{outcome="nxdomain"} 1"#), "{text}");
+        assert!(text.contains("weir_dns_forward_in_flight 1"), "{text}");
     }
 }

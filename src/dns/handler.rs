@@ -1,6 +1,6 @@
 //! One question against one snapshot: pure but for the stamps on the endpoints that it names.
 //!
-//! Outside the zone and the table's addresses: REFUSED. Before the first snapshot: SERVFAIL, never a wrong NXDOMAIN. A name
+//! Outside the zone and the table's addresses: REFUSED, or for the forwarder where the client may use it. Before the first snapshot: SERVFAIL, never a wrong NXDOMAIN. A name
 //! that exists in any type, or has names below it: no error, with SOA when there is no record. Else NXDOMAIN with SOA.
 
 use crate::dns::answer::{Fit, Scratch, add_addresses, add_draining, add_instance, add_names, add_services, draining};
@@ -11,6 +11,8 @@ use crate::table::names::{Found, Owner};
 
 /// Largest answer over TCP, RFC 1035 §4.2.2.
 pub(crate) const TCP_BYTES: usize = 65_535;
+/// The RD bit, RFC 1035 §4.1.1.
+const RECURSION_DESIRED: u16 = 0x0100;
 
 /// What all answers of one moment share.
 #[derive(Debug, Clone, Copy)]
@@ -21,6 +23,8 @@ pub struct View<'s> {
     pub authority: &'s Authority,
     /// The time, in milliseconds of `clock::now_ms`.
     pub now_ms: u64,
+    /// Whether the forwarder may be asked for this client.
+    pub forwards: bool,
 }
 
 /// How the answer travels.
@@ -39,6 +43,15 @@ pub struct Reply {
     pub bytes: usize,
     /// The response code.
     pub rcode: u16,
+    /// Whether the question is for the forwarder: nothing was answered.
+    pub forward: bool,
+}
+
+impl Reply {
+    /// Makes a reply that is no business of the forwarder.
+    pub(crate) fn new(bytes: usize, rcode: u16) -> Self {
+        Self { bytes, rcode, forward: false }
+    }
 }
 
 /// How an answer ends.
@@ -62,11 +75,15 @@ pub fn answer(
         Transport::Tcp => TCP_BYTES,
     };
     let Some(mut answer) = Answer::begin(query, out, max_bytes) else {
-        return Reply { bytes: 0, rcode: rcode::SERVFAIL };
+        return Reply::new(0, rcode::SERVFAIL);
     };
     let mut room = [0u8; MAX_NAME_BYTES];
     let name = lower_into(query.name(), &mut room);
-    let end = match view.snapshot.names.find(name) {
+    let found = view.snapshot.names.find(name);
+    if view.forwards && found == Found::Outside && is_foreign(view, name, query) {
+        return Reply { bytes: 0, rcode: rcode::NOERROR, forward: true };
+    }
+    let end = match found {
         Found::Outside => outside(view, &mut answer, name, query),
         _ if view.snapshot.generation == 0 => End { rcode: rcode::SERVFAIL, fit: Fit::All, soa: None },
         found => inside(view, &mut answer, found, query, scratch),
@@ -77,11 +94,23 @@ pub fn answer(
     if end.fit == Fit::Part && transport == Transport::Udp {
         answer.truncate();
     }
-    Reply { bytes: answer.finish(end.rcode, end.soa.is_some()), rcode: end.rcode }
+    Reply::new(answer.finish(end.rcode, end.soa.is_some()), end.rcode)
+}
+
+/// Returns whether a question outside the zone is for other resolvers: not about an address in the table, not ANY, which
+/// gets its minimal answer here (RFC 8482 covers every responder), and with recursion desired: what others asked before is
+/// nobody's business.
+fn is_foreign(view: &View<'_>, name: &[u8], query: &Query<'_>) -> bool {
+    let ours = address_of_reverse(name).is_some_and(|address| view.snapshot.names.owners(address).is_some());
+    !ours && query.rtype != rtype::ANY && query.flags & RECURSION_DESIRED != 0
 }
 
 fn outside<'s>(view: &View<'s>, answer: &mut Answer<'_, '_>, name: &[u8], query: &Query<'_>) -> End<'s> {
     let refused = |rcode| End { rcode, fit: Fit::All, soa: None };
+    if view.forwards && query.rtype == rtype::ANY && address_of_reverse(name).is_none() {
+        view.authority.add_hinfo(answer);
+        return refused(rcode::NOERROR);
+    }
     let Some(address) = address_of_reverse(name) else { return refused(rcode::REFUSED) };
     if view.snapshot.generation == 0 {
         return refused(rcode::SERVFAIL);

@@ -2,22 +2,24 @@
 //!
 //! Authoritative answers for one zone and for the addresses in the table. [`bind`] makes the sockets, [`serve`] the
 //! threads: UDP in blocking batches on threads of its own, TCP and everything unusual on one more. [`answer()`] is the pure
-//! core between them. Forwards nothing. Invariant: an answer names only endpoints that the proxy would pick now, and each
+//! core between them; what is not ours is asked of other resolvers by `forward.rs` where that is configured. Invariant: an answer names only endpoints that the proxy would pick now, and each
 //! is stamped before the answer leaves. Follows RFC 1034, 1035, 2181, 2308, 2782, 6891, 7766, 8020, 8482.
 
 mod answer;
 mod authority;
 mod counters;
+mod forward;
 mod handler;
 mod options;
 mod server;
+mod settings;
 mod slow;
 mod tcp;
 mod udp;
 
 pub use answer::Scratch;
 pub use authority::Authority;
-pub use counters::{Count, Counters, Path};
+pub use counters::{Count, Counters, Forwarded, Forwards, Path};
 pub use handler::{Reply, Transport, View, answer};
-pub use options::Options;
-pub use server::{Server, ServerError, Sockets, bind, serve};
+pub use options::{ForwardOptions, Options};
+pub use server::{Live, Server, ServerError, Sockets, bind, serve};

@@ -1,7 +1,10 @@
 //! Typed options of the DNS server.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
+
+/// Networks as address and prefix length.
+pub(crate) type Networks = Vec<(IpAddr, u8)>;
 
 /// Options of the DNS server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +23,27 @@ pub struct Options {
     pub tcp_connections: usize,
     /// Idle TCP connections are closed after this, RFC 7766 §6.2.3.
     pub tcp_idle: Duration,
+    /// How names outside the zone are resolved; `None`: they are refused.
+    pub forward: Option<ForwardOptions>,
+}
+
+/// How names outside the zone are resolved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForwardOptions {
+    /// Resolvers that are asked; the quickest one answers.
+    pub upstreams: Vec<SocketAddr>,
+    /// Whether those of `/etc/resolv.conf` are asked too, as it is when these options are taken up.
+    pub system: bool,
+    /// Answers that are kept at most; 0 keeps none.
+    pub cache: usize,
+    /// Questions that wait for upstream at a time; further ones get SERVFAIL.
+    pub max_in_flight: usize,
+    /// One try; there are two, then SERVFAIL.
+    pub timeout: Duration,
+    /// Networks whose clients may have names resolved; others get REFUSED.
+    pub allow: Networks,
+    /// Networks that no answer from upstream may name, against DNS rebinding.
+    pub deny_answers: Networks,
 }
 
 impl Default for Options {
@@ -32,6 +56,39 @@ impl Default for Options {
             max_udp_bytes: 1232,
             tcp_connections: 1024,
             tcp_idle: Duration::from_secs(10),
+            forward: None,
         }
     }
+}
+
+impl Default for ForwardOptions {
+    fn default() -> Self {
+        Self {
+            upstreams: Vec::new(),
+            system: true,
+            cache: 10_000,
+            // As Docker's resolver; at 2 s each this is 500 questions a second with every upstream down.
+            max_in_flight: 1024,
+            timeout: Duration::from_secs(2),
+            allow: private_networks(),
+            deny_answers: Vec::new(),
+        }
+    }
+}
+
+/// Returns loopback, private (RFC 1918, RFC 4193), shared (RFC 6598) and link-local networks.
+fn private_networks() -> Networks {
+    let v4 = |a, b, c, d, prefix| (IpAddr::from([a, b, c, d]), prefix);
+    let v6 = |first: u16, last: u16, prefix| (IpAddr::from([first, 0, 0, 0, 0, 0, 0, last]), prefix);
+    vec![
+        v4(127, 0, 0, 0, 8),
+        v4(10, 0, 0, 0, 8),
+        v4(172, 16, 0, 0, 12),
+        v4(192, 168, 0, 0, 16),
+        v4(100, 64, 0, 0, 10),
+        v4(169, 254, 0, 0, 16),
+        v6(0, 1, 128),
+        v6(0xfc00, 0, 7),
+        v6(0xfe80, 0, 10),
+    ]
 }

@@ -1,13 +1,15 @@
 //! The server as a whole: its sockets, its threads, its end.
 
 use crate::dns::counters::Counters;
+use crate::dns::settings::{Settings, Shared};
 use crate::dns::udp::{RECEIVE_TIMEOUT, Worker};
-use crate::dns::{Authority, Options, Scratch, tcp, udp};
+use crate::dns::{Options, Scratch, tcp, udp};
 use crate::dnswire::parse_name;
 use crate::lifecycle::Signal;
 use crate::net::{self, BindError};
 use crate::rng::Rng;
 use crate::table::Table;
+use arc_swap::ArcSwap;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
@@ -44,7 +46,24 @@ pub struct Sockets {
 pub struct Server {
     addresses: Vec<SocketAddr>,
     counters: Counters,
+    settings: Shared,
     threads: Vec<JoinHandle<()>>,
+}
+
+/// Changes a running server; clones change the same one.
+#[derive(Debug, Clone)]
+pub struct Live {
+    addresses: Arc<[SocketAddr]>,
+    settings: Shared,
+}
+
+impl Live {
+    /// Takes up what may change while it runs: forwarding, the TTL of negative answers, sizes and limits. Addresses, zone
+    /// and threads stay as they are. A forwarder that stays keeps its cache; a new one may read `/etc/resolv.conf`.
+    pub fn apply(&self, options: &Options) {
+        let before = self.settings.load_full();
+        self.settings.store(Arc::new(Settings::new(options, &self.addresses, Some(&before))));
+    }
 }
 
 /// Binds UDP and TCP on every address of the options; port 0 takes a free port, the same for both.
@@ -91,8 +110,7 @@ impl Sockets {
 /// # Errors
 /// When a thread or the runtime of `dns-slow` cannot be made.
 pub fn serve(sockets: Sockets, options: &Options, table: &Table, signal: &Signal) -> io::Result<Server> {
-    let addresses: Vec<_> = sockets.addresses.iter().map(SocketAddr::ip).collect();
-    let authority = Arc::new(Authority::new(options, &addresses));
+    let settings: Shared = Arc::new(ArcSwap::from_pointee(Settings::new(options, &sockets.addresses, None)));
     let counters = Counters::new(sockets.udp.len() + 1);
     let (slow, jobs) = mpsc::channel(MAX_SLOW_JOBS);
     let mut threads = Vec::with_capacity(sockets.udp.len() + 1);
@@ -103,8 +121,9 @@ pub fn serve(sockets: Sockets, options: &Options, table: &Table, signal: &Signal
         let worker = Worker {
             socket: Arc::new(socket),
             reader: table.reader(&name),
-            authority: authority.clone(),
+            settings: settings.clone(),
             counters: shard,
+            forwards: counters.forwards().clone(),
             slow: slow.clone(),
             scratch: Scratch::new(Rng::from_os()),
         };
@@ -118,16 +137,15 @@ pub fn serve(sockets: Sockets, options: &Options, table: &Table, signal: &Signal
             listeners: sockets.tcp,
             jobs,
             reader: table.reader("dns-slow"),
-            authority,
+            settings: settings.clone(),
             counters: shard,
+            forwards: counters.forwards().clone(),
             scratch: Scratch::new(Rng::from_os()),
-            max_connections: options.tcp_connections,
-            idle: options.tcp_idle,
         };
         let signal = signal.clone();
         threads.push(thread::Builder::new().name("dns-slow".to_owned()).spawn(move || run_slow(plan, signal))?);
     }
-    Ok(Server { addresses: sockets.addresses, counters, threads })
+    Ok(Server { addresses: sockets.addresses, counters, settings, threads })
 }
 
 fn run_slow(plan: tcp::Plan, signal: Signal) {
@@ -147,6 +165,11 @@ impl Server {
     /// Returns the counters; a Prometheus collector.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Returns what changes the server while it runs.
+    pub fn live(&self) -> Live {
+        Live { addresses: self.addresses.clone().into(), settings: self.settings.clone() }
     }
 
     /// Waits until every thread has ended, at most a second after the drain began. Blocks: not for a runtime's thread.

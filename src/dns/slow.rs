@@ -43,7 +43,7 @@ pub(crate) fn answer_unusual(
     let decoded = Message::from_vec(message).ok();
     let Some((mut query, _)) = Query::question_of(message).filter(|_| question_count(message) == 1) else {
         let code = if opcode(message) == u8::from(OpCode::Query) { rcode::FORMERR } else { rcode::NOTIMP };
-        return (Reply { bytes: reject(message, code, out), rcode: code }, 0);
+        return (Reply::new(reject(message, code, out), code), 0);
     };
     let edns = decoded.as_ref().and_then(|message| message.edns.as_ref());
     query.edns = edns.map(|edns| Edns { udp_bytes: edns.max_payload(), dnssec_ok: edns.flags().dnssec_ok });
@@ -88,7 +88,7 @@ fn code_only(view: &View<'_>, query: &Query<'_>, transport: Transport, code: u16
         Transport::Udp => Answer::udp_bytes(query, view.authority.max_udp_bytes),
         Transport::Tcp => TCP_BYTES,
     };
-    let Some(mut answer) = Answer::begin(query, out, max_bytes) else { return Reply { bytes: 0, rcode: code } };
+    let Some(mut answer) = Answer::begin(query, out, max_bytes) else { return Reply::new(0, code) };
     if code == rcode::NOERROR {
         let mut text = Vec::new();
         record::push_txt(&mut text, 0, version());
@@ -98,7 +98,7 @@ fn code_only(view: &View<'_>, query: &Query<'_>, transport: Transport, code: u16
         }
         let _ = answer.add(Section::Answer, OWNER_IS_QUESTION, &[&text]);
     }
-    Reply { bytes: answer.finish(code, code == rcode::NOERROR), rcode: code }
+    Reply::new(answer.finish(code, code == rcode::NOERROR), code)
 }
 
 fn opcode(message: &[u8]) -> u8 {

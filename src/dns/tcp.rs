@@ -5,17 +5,18 @@
 //! takes to arrive, and on the answers that wait to be written.
 
 use crate::clock;
-use crate::dns::counters::{Path, Shard};
+use crate::dns::counters::{Forwarded, Forwards, Path, Shard};
 use crate::dns::handler::{TCP_BYTES, Transport, View, answer};
+use crate::dns::settings::Shared as Settings;
 use crate::dns::slow::answer_unusual;
-use crate::dns::{Authority, Scratch};
-use crate::dnswire::{Parsed, Query, rcode, reject};
+use crate::dns::{Reply, Scratch};
+use crate::dnswire::{HEADER_BYTES, Parsed, Query, rcode, reject};
 use crate::lifecycle::{Phase, Signal};
 use crate::sys::datagram::{Peer, send_one};
 use crate::table::Reader;
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::{TcpListener, UdpSocket};
+use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +33,8 @@ const READ_BYTES: usize = 4096;
 const FLUSH_BYTES: usize = 64 * 1024;
 /// Wait for open connections at the end; they hear of the drain at the same time.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
+/// Forwarded questions of one connection that wait at a time; the rest of its questions waits for them.
+const MAX_PENDING: usize = 64;
 /// Pause after a failed accept: descriptors may come free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -52,24 +55,21 @@ pub(crate) struct Plan {
     pub(crate) listeners: Vec<TcpListener>,
     pub(crate) jobs: mpsc::Receiver<Job>,
     pub(crate) reader: Reader,
-    pub(crate) authority: Arc<Authority>,
+    pub(crate) settings: Settings,
     pub(crate) counters: Arc<Shard>,
+    pub(crate) forwards: Forwards,
     pub(crate) scratch: Scratch,
-    pub(crate) max_connections: usize,
-    /// Longest wait for the next complete question, and for a client to take its answers.
-    pub(crate) idle: Duration,
 }
 
 /// Shared by the tasks of the thread; each use is within one poll.
 struct Shared {
     reader: RefCell<Reader>,
     room: RefCell<Room>,
-    authority: Arc<Authority>,
+    settings: Settings,
     counters: Arc<Shard>,
+    forwards: Forwards,
     connections: Cell<usize>,
     closed: Notify,
-    max_connections: usize,
-    idle: Duration,
 }
 
 struct Room {
@@ -87,12 +87,11 @@ pub(crate) async fn run(plan: Plan, signal: Signal) -> io::Result<()> {
     let shared = Rc::new(Shared {
         reader: RefCell::new(plan.reader),
         room: RefCell::new(Room { scratch: plan.scratch, out: vec![0; TCP_BYTES].into() }),
-        authority: plan.authority,
+        settings: plan.settings,
         counters: plan.counters,
+        forwards: plan.forwards,
         connections: Cell::new(0),
         closed: Notify::new(),
-        max_connections: plan.max_connections,
-        idle: plan.idle,
     });
     for listener in plan.listeners {
         let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -106,7 +105,7 @@ pub(crate) async fn run(plan: Plan, signal: Signal) -> io::Result<()> {
         }
     });
     while let Some(job) = jobs.recv().await {
-        shared.answer_job(&job);
+        shared.clone().answer_job(job);
     }
     let closed = async {
         while shared.connections.get() > 0 {
@@ -128,10 +127,10 @@ async fn accept_loop(shared: Rc<Shared>, listener: tokio::net::TcpListener, mut 
         };
         match accepted {
             // Dropping it closes it: the client tries again or another server.
-            Ok(_) if shared.connections.get() >= shared.max_connections => {}
-            Ok((stream, _)) => {
+            Ok(_) if shared.connections.get() >= shared.settings.load().tcp_connections => {}
+            Ok((stream, peer)) => {
                 shared.connections.set(shared.connections.get() + 1);
-                tokio::task::spawn_local(serve(shared.clone(), stream, signal.clone()));
+                tokio::task::spawn_local(serve(shared.clone(), stream, peer.ip(), signal.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "failed to accept a DNS connection");
@@ -143,11 +142,11 @@ async fn accept_loop(shared: Rc<Shared>, listener: tokio::net::TcpListener, mut 
     }
 }
 
-async fn serve(shared: Rc<Shared>, mut stream: TcpStream, mut signal: Signal) {
+async fn serve(shared: Rc<Shared>, mut stream: TcpStream, client: IpAddr, mut signal: Signal) {
     // Answers are written whole: waiting for more to send only delays them.
     let _ = stream.set_nodelay(true);
     let result = tokio::select! {
-        result = exchange(&shared, &mut stream) => result,
+        result = exchange(&shared, &mut stream, client) => result,
         () = signal.reached(Phase::Draining) => Ok(()),
     };
     if let Err(error) = result {
@@ -158,30 +157,64 @@ async fn serve(shared: Rc<Shared>, mut stream: TcpStream, mut signal: Signal) {
 }
 
 /// Reads and answers until the client closes, stops halfway or is idle for too long.
-async fn exchange(shared: &Shared, stream: &mut TcpStream) -> io::Result<()> {
+///
+/// What is forwarded is answered when its answer comes, out of order (RFC 7766 §6.2.1.1); at the client's end what is
+/// pending is still answered.
+async fn exchange(shared: &Rc<Shared>, stream: &mut TcpStream, client: IpAddr) -> io::Result<()> {
     let (mut input, mut output) = (Vec::with_capacity(READ_BYTES), Vec::new());
-    let mut deadline = Instant::from_std(clock::now() + shared.idle);
+    let (pending, mut answers) = mpsc::channel::<Vec<u8>>(MAX_PENDING);
+    let mut idle = shared.settings.load().tcp_idle;
+    let mut deadline = Instant::from_std(clock::now() + idle);
+    let mut open = true;
     loop {
-        input.reserve(READ_BYTES);
-        if timeout_at(deadline, stream.read_buf(&mut input)).await?? == 0 {
+        let waits = MAX_PENDING - pending.capacity();
+        if !open && waits == 0 {
             return Ok(());
         }
+        input.reserve(READ_BYTES);
+        tokio::select! {
+            biased;
+            Some(answer) = answers.recv(), if waits > 0 => {
+                append(&mut output, &answer);
+                timeout(idle, stream.write_all(&output)).await??;
+                output.clear();
+                deadline = Instant::from_std(clock::now() + idle);
+            }
+            read = timeout_at(deadline, stream.read_buf(&mut input)), if open && pending.capacity() > 0 => {
+                open = read?? > 0;
+            }
+        }
         let mut taken = 0;
+        let forwards = shared.settings.load().forwards_for(Some(client));
         while let Some(frame) = complete_frame(input.get(taken..).unwrap_or_default()) {
+            // With as many pending as may be, the rest waits in the buffer, and then in the client.
+            let place = match forwards.then(|| pending.clone().try_reserve_owned()).transpose() {
+                Ok(place) => place,
+                Err(_) => break,
+            };
             taken += PREFIX_BYTES + frame.len();
-            shared.answer_frame(frame, &mut output);
+            shared.answer_frame(frame, place, &mut output);
             if output.len() >= FLUSH_BYTES {
-                timeout(shared.idle, stream.write_all(&output)).await??;
+                timeout(idle, stream.write_all(&output)).await??;
                 output.clear();
             }
         }
         if taken > 0 {
             input.drain(..taken);
-            timeout(shared.idle, stream.write_all(&output)).await??;
+            timeout(idle, stream.write_all(&output)).await??;
             output.clear();
+            idle = shared.settings.load().tcp_idle;
             // Only complete questions give more time: a client that sends octet by octet does not hold its place.
-            deadline = Instant::from_std(clock::now() + shared.idle);
+            deadline = Instant::from_std(clock::now() + idle);
         }
+    }
+}
+
+/// Appends a message with its length before it.
+fn append(output: &mut Vec<u8>, message: &[u8]) {
+    if let Ok(length) = u16::try_from(message.len()) {
+        output.extend_from_slice(&length.to_be_bytes());
+        output.extend_from_slice(message);
     }
 }
 
@@ -192,43 +225,98 @@ fn complete_frame(input: &[u8]) -> Option<&[u8]> {
 }
 
 impl Shared {
-    /// Appends the framed answer of one message; nothing where silence is the answer.
-    fn answer_frame(&self, message: &[u8], output: &mut Vec<u8>) {
+    /// Appends the framed answer of one message; nothing where silence is the answer. `place` is for the answer of the
+    /// forwarder, where this client may use it.
+    fn answer_frame(self: &Rc<Self>, message: &[u8], place: Option<mpsc::OwnedPermit<Vec<u8>>>, output: &mut Vec<u8>) {
         let mut room = self.room.borrow_mut();
-        let Room { scratch, out } = &mut *room;
-        let mut reader = self.reader.borrow_mut();
-        let view = View { snapshot: reader.load(), authority: &self.authority, now_ms: clock::now_ms() };
-        let (reply, kind, path) = match Query::parse(message) {
-            Parsed::Fast(query) => (answer(&view, &query, Transport::Tcp, scratch, out), query.rtype, Path::Tcp),
-            Parsed::Slow => {
-                let (reply, kind) = answer_unusual(&view, message, Transport::Tcp, scratch, out);
-                (reply, kind, Path::Slow)
-            }
-            Parsed::FormErr => {
-                let code = rcode::FORMERR;
-                (crate::dns::Reply { bytes: reject(message, code, out), rcode: code }, 0, Path::Tcp)
-            }
-            Parsed::Silent => return,
-        };
+        let forwards = place.is_some();
+        let answered = self.answer(message, Transport::Tcp, forwards, &mut room);
+        let Some((reply, kind, path)) = answered else { return };
+        if let Some(place) = place.filter(|_| reply.forward) {
+            let (shared, message) = (self.clone(), message.to_vec());
+            tokio::task::spawn_local(async move {
+                place.send(shared.forward(&message, kind, None).await);
+            });
+            return;
+        }
         self.counters.count(kind, reply.rcode, path);
-        if let (Ok(length), Some(octets)) = (u16::try_from(reply.bytes), out.get(..reply.bytes)) {
-            output.extend_from_slice(&length.to_be_bytes());
-            output.extend_from_slice(octets);
+        if self.settings.load().denied(forwards, reply.rcode) {
+            self.forwards.count(Forwarded::Denied);
+        }
+        append(output, room.out.get(..reply.bytes).filter(|octets| !octets.is_empty()).unwrap_or_default());
+    }
+
+    fn answer_job(self: Rc<Self>, job: Job) {
+        let forwards = self.settings.load().forwards_for(job.peer.address().map(|address| address.ip()));
+        let mut room = self.room.borrow_mut();
+        let Some((reply, kind, path)) = self.answer(&job.message, Transport::Udp, forwards, &mut room) else { return };
+        if reply.forward {
+            let shared = self.clone();
+            tokio::task::spawn_local(async move {
+                let max_bytes = shared.settings.load().authority.max_udp_bytes;
+                let answer = shared.forward(&job.message, kind, Some(max_bytes)).await;
+                send(&job, &answer);
+            });
+            return;
+        }
+        self.counters.count(kind, reply.rcode, path);
+        send(&job, room.out.get(..reply.bytes).unwrap_or_default());
+    }
+
+    /// Answers one message into the room; with its type and path, for the counters. `None`: silence.
+    fn answer(
+        &self,
+        message: &[u8],
+        transport: Transport,
+        forwards: bool,
+        room: &mut Room,
+    ) -> Option<(Reply, u16, Path)> {
+        let Room { scratch, out } = room;
+        let mut reader = self.reader.borrow_mut();
+        let settings = self.settings.load();
+        let view = View { snapshot: reader.load(), authority: &settings.authority, now_ms: clock::now_ms(), forwards };
+        let path = if transport == Transport::Tcp { Path::Tcp } else { Path::Slow };
+        match Query::parse(message) {
+            Parsed::Fast(query) => Some((answer(&view, &query, transport, scratch, out), query.rtype, path)),
+            Parsed::Slow => {
+                let (reply, kind) = answer_unusual(&view, message, transport, scratch, out);
+                Some((reply, kind, Path::Slow))
+            }
+            Parsed::FormErr => Some((Reply::new(reject(message, rcode::FORMERR, out), rcode::FORMERR), 0, path)),
+            Parsed::Silent => None,
         }
     }
 
-    fn answer_job(&self, job: &Job) {
-        let mut room = self.room.borrow_mut();
-        let Room { scratch, out } = &mut *room;
-        let mut reader = self.reader.borrow_mut();
-        let view = View { snapshot: reader.load(), authority: &self.authority, now_ms: clock::now_ms() };
-        let (reply, kind) = answer_unusual(&view, &job.message, Transport::Udp, scratch, out);
-        self.counters.count(kind, reply.rcode, Path::Slow);
-        if let Some(octets) = out.get(..reply.bytes).filter(|octets| !octets.is_empty())
-            && let Err(error) = send_one(&*job.socket, &job.peer, octets)
-        {
-            tracing::debug!(%error, "failed to send a DNS answer");
-        }
+    /// Asks the forwarder; SERVFAIL when too many questions wait for it already.
+    async fn forward(&self, message: &[u8], kind: u16, max_udp_bytes: Option<u16>) -> Vec<u8> {
+        let forwarder = self.settings.load().forwarder.clone();
+        let flight = forwarder.and_then(|forwarder| {
+            let flight = self.forwards.try_fly(forwarder.options().max_in_flight)?;
+            Some((forwarder, flight))
+        });
+        let answered = match &flight {
+            Some((forwarder, _)) => forwarder.answer(message, max_udp_bytes).await,
+            None => None,
+        };
+        let outcome = answered.unwrap_or_else(|| {
+            let mut out = vec![0; message.len().max(HEADER_BYTES)];
+            let length = reject(message, rcode::SERVFAIL, &mut out);
+            out.truncate(length);
+            let why = if flight.is_some() { Forwarded::Failed } else { Forwarded::Overloaded };
+            (out, why, rcode::SERVFAIL)
+        });
+        let (octets, counted, code) = outcome;
+        self.forwards.count(counted);
+        self.counters.count(kind, code, Path::Forward);
+        octets
+    }
+}
+
+fn send(job: &Job, answer: &[u8]) {
+    if !answer.is_empty()
+        && let Err(error) = send_one(&*job.socket, &job.peer, answer)
+    {
+        tracing::debug!(%error, "failed to send a DNS answer");
     }
 }
 

@@ -4,10 +4,11 @@
 //! it next uses the table, so that a withdrawal need not wait for traffic (`table::Acknowledger::set_idle`).
 
 use crate::clock;
-use crate::dns::counters::{Path, Shard};
+use crate::dns::counters::{Forwarded, Forwards, Path, Shard};
 use crate::dns::handler::{Transport, View, answer};
+use crate::dns::settings::Shared;
 use crate::dns::tcp::Job;
-use crate::dns::{Authority, Reply, Scratch};
+use crate::dns::{Reply, Scratch};
 use crate::dnswire::{Parsed, Query, rcode, reject};
 use crate::lifecycle::{Phase, Signal};
 use crate::sys::datagram::{BATCH, Batch, Peer};
@@ -33,10 +34,12 @@ pub(crate) struct Worker {
     pub(crate) socket: Arc<UdpSocket>,
     /// Its view of the table.
     pub(crate) reader: Reader,
-    /// Records of the server itself.
-    pub(crate) authority: Arc<Authority>,
+    /// What may change while it runs.
+    pub(crate) settings: Shared,
     /// Its counters.
     pub(crate) counters: Arc<Shard>,
+    /// Counts who is refused by the forwarder.
+    pub(crate) forwards: Forwards,
     /// Where unusual questions go; bounded.
     pub(crate) slow: mpsc::Sender<Job>,
     /// Room for choosing records.
@@ -72,14 +75,23 @@ pub(crate) fn run(mut worker: Worker, signal: &Signal) {
 impl Worker {
     fn reply_all(&mut self, batch: &mut Batch, count: usize) {
         let snapshot = self.reader.load();
-        let view = View { snapshot, authority: &self.authority, now_ms: clock::now_ms() };
+        let settings = self.settings.load();
+        let mut view = View { snapshot, authority: &settings.authority, now_ms: clock::now_ms(), forwards: false };
         for index in 0..count {
             let Some((message, out, peer)) = batch.exchange(index) else { continue };
             let reply = match Query::parse(message) {
                 Parsed::Fast(query) => {
+                    view.forwards = settings.forwards_for(peer.address().map(|address| address.ip()));
                     let reply = answer(&view, &query, Transport::Udp, &mut self.scratch, out);
-                    self.counters.count(query.rtype, reply.rcode, Path::Fast);
-                    reply
+                    if reply.forward {
+                        hand_over(&self.slow, (&self.socket, peer), message, &self.counters, out)
+                    } else {
+                        self.counters.count(query.rtype, reply.rcode, Path::Fast);
+                        if settings.denied(view.forwards, reply.rcode) {
+                            self.forwards.count(Forwarded::Denied);
+                        }
+                        reply
+                    }
                 }
                 Parsed::Slow => hand_over(&self.slow, (&self.socket, peer), message, &self.counters, out),
                 Parsed::FormErr => bare(message, rcode::FORMERR, &self.counters, out),
@@ -94,7 +106,7 @@ impl Worker {
     }
 }
 
-/// Gives an unusual question to the slow path, which replies itself; SERVFAIL when its queue is full.
+/// Gives a question that is unusual or for the forwarder to the slow path, which replies itself; SERVFAIL when its queue is full.
 fn hand_over(
     slow: &mpsc::Sender<Job>,
     from: (&Arc<UdpSocket>, &Peer),
@@ -104,12 +116,12 @@ fn hand_over(
 ) -> Reply {
     let job = Job { message: message.to_vec(), peer: *from.1, socket: from.0.clone() };
     match slow.try_send(job) {
-        Ok(()) => Reply { bytes: 0, rcode: rcode::NOERROR },
+        Ok(()) => Reply::new(0, rcode::NOERROR),
         Err(_) => bare(message, rcode::SERVFAIL, counters, out),
     }
 }
 
 fn bare(message: &[u8], code: u16, counters: &Shard, out: &mut [u8]) -> Reply {
     counters.count(0, code, Path::Fast);
-    Reply { bytes: reject(message, code, out), rcode: code }
+    Reply::new(reject(message, code, out), code)
 }

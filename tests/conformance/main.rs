@@ -6,6 +6,7 @@ mod support;
 
 mod dns;
 mod dns_malformed;
+mod forward;
 mod resolve;
 mod rfc1035;
 mod rfc2308;

@@ -1,0 +1,66 @@
+//! What may change while the server runs: one value behind one pointer, loaded once for a batch of questions.
+//!
+//! Addresses, zone and threads are not in it: those need a restart.
+
+use crate::dns::forward::Forwarder;
+use crate::dns::{Authority, Options};
+use crate::dnswire::rcode;
+use arc_swap::ArcSwap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The current settings; shared by all threads of the server.
+pub(crate) type Shared = Arc<ArcSwap<Settings>>;
+
+/// Settings of one moment.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    /// Records of the server itself.
+    pub(crate) authority: Authority,
+    /// Asks for names outside the zone; `None`: they are refused.
+    pub(crate) forwarder: Option<Arc<Forwarder>>,
+    /// TCP connections at a time.
+    pub(crate) tcp_connections: usize,
+    /// Longest wait for the next complete question over TCP, and for a client to take its answers.
+    pub(crate) tcp_idle: Duration,
+}
+
+impl Settings {
+    /// Makes the settings of a server bound to `addresses`; a forwarder whose options stay keeps its cache.
+    pub(crate) fn new(options: &Options, addresses: &[SocketAddr], before: Option<&Self>) -> Self {
+        let known = before.and_then(|before| before.forwarder.as_ref());
+        let forwarder = options.forward.as_ref().map(|wanted| match known.filter(|known| known.options() == wanted) {
+            Some(known) => known.clone(),
+            None => Arc::new(Forwarder::new(wanted.clone(), addresses)),
+        });
+        let bound: Vec<IpAddr> = addresses.iter().map(SocketAddr::ip).collect();
+        Self {
+            authority: Authority::new(options, &bound),
+            forwarder,
+            tcp_connections: options.tcp_connections,
+            tcp_idle: options.tcp_idle,
+        }
+    }
+
+    /// Returns whether names outside the zone are resolved for this client.
+    pub(crate) fn forwards_for(&self, client: Option<IpAddr>) -> bool {
+        match (&self.forwarder, client) {
+            (Some(forwarder), Some(client)) => forwarder.allows(client),
+            _ => false,
+        }
+    }
+
+    /// Returns whether a refusal is because the client may not have names resolved.
+    pub(crate) fn denied(&self, forwards: bool, code: u16) -> bool {
+        self.forwarder.is_some() && !forwards && code == rcode::REFUSED
+    }
+}
+
+/// Returns whether `address` reaches a socket that is bound to `own`: the same, or any local one where it is a wildcard.
+pub(crate) fn is_own(own: SocketAddr, address: SocketAddr) -> bool {
+    let ip = own.ip();
+    own.port() == address.port()
+        && (ip == address.ip()
+            || (ip.is_unspecified() && (address.ip().is_loopback() || address.ip().is_unspecified())))
+}
