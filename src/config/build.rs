@@ -1,6 +1,7 @@
 //! File value → the `Options` that each module owns, and the definitions as used.
 
 use crate::admin::Options as AdminOptions;
+use crate::config::bounds::{size, time, within};
 use crate::config::environment::Environment;
 use crate::config::file::{Admin, Control, Dns, File, Level, Listen, Log, LogFormat, Node, OnExit, Proxy};
 use crate::config::forward;
@@ -343,33 +344,4 @@ impl From<LogFormat> for Format {
             LogFormat::Json => Self::Json,
         }
     }
-}
-
-/// Returns the number or its default; records one that is out of bounds.
-fn within(p: &mut Problems, key: &str, value: Option<usize>, default: usize, bounds: &RangeInclusive<usize>) -> usize {
-    let value = value.unwrap_or(default);
-    if !bounds.contains(&value) {
-        p.add(key, format!("is {value}"), format!("write {} to {}", bounds.start(), bounds.end()));
-    }
-    value
-}
-
-/// Returns the size or its default; records one that is out of bounds.
-fn size(p: &mut Problems, key: &str, value: Option<Size>, default: usize, bounds: RangeInclusive<usize>) -> usize {
-    let value = value.map_or(default, Size::octets);
-    if !bounds.contains(&value) {
-        let [value, first, last] = [value, *bounds.start(), *bounds.end()].map(|octets| Size::new(octets as u64));
-        p.add(key, format!("is {value}"), format!("write \"{first}\" to \"{last}\""));
-    }
-    value
-}
-
-/// Returns the duration or its default; records one that is out of bounds.
-fn time(p: &mut Problems, key: &str, value: Option<Duration>, default: Time, bounds: RangeInclusive<Time>) -> Time {
-    let value = value.map_or(default, Duration::get);
-    if !bounds.contains(&value) {
-        let [value, first, last] = [value, *bounds.start(), *bounds.end()].map(Duration::new);
-        p.add(key, format!("is {value}"), format!("write \"{first}\" to \"{last}\""));
-    }
-    value
 }

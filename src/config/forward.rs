@@ -1,12 +1,12 @@
 //! `[dns.forward]`: the section, its meaning, and the way back.
 
+use crate::config::bounds::{time, within};
 use crate::dns::ForwardOptions;
 use crate::spec::{Address, Duration, Network, Problems};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration as Time;
 
@@ -103,10 +103,6 @@ pub(super) fn read(p: &mut Problems, section: &DnsForward, own: &[SocketAddr]) -
             p.at(&key, message, "a question would go round in circles: write another resolver");
         }
     }
-    let timeout = section.timeout.map_or(defaults.timeout, Duration::get);
-    if !(MS..=MAX_TIMEOUT).contains(&timeout) {
-        p.add("dns.forward.timeout", format!("is {}", Duration::new(timeout)), "write \"1ms\" to \"10s\"");
-    }
     let networks = |list: &Option<Vec<Network>>| {
         list.as_ref().map(|list| list.iter().map(|network| network.get()).collect::<Vec<_>>())
     };
@@ -121,7 +117,7 @@ pub(super) fn read(p: &mut Problems, section: &DnsForward, own: &[SocketAddr]) -
             defaults.max_in_flight,
             &(1..=65_536),
         ),
-        timeout,
+        timeout: time(p, "dns.forward.timeout", section.timeout, defaults.timeout, MS..=MAX_TIMEOUT),
         allow: networks(&section.allow).unwrap_or(defaults.allow),
         deny_answers: networks(&section.deny_answers).unwrap_or(defaults.deny_answers),
     }
@@ -140,14 +136,6 @@ impl Upstream {
 fn reaches(own: SocketAddr, address: SocketAddr) -> bool {
     own.port() == address.port()
         && (own.ip() == address.ip() || (own.ip().is_unspecified() && address.ip().is_loopback()))
-}
-
-fn within(p: &mut Problems, key: &str, value: Option<usize>, default: usize, bounds: &RangeInclusive<usize>) -> usize {
-    let value = value.unwrap_or(default);
-    if !bounds.contains(&value) {
-        p.add(key, format!("is {value}"), format!("write {} to {}", bounds.start(), bounds.end()));
-    }
-    value
 }
 
 /// Writes the section that says the same.

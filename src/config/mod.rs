@@ -7,6 +7,7 @@
 //! they say about each other), `normal.rs` (the way back, every default written out). The definitions themselves live in
 //! `spec`. Nothing here opens a socket or starts anything, and no input panics.
 
+mod bounds;
 mod build;
 mod environment;
 mod error;
