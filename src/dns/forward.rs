@@ -7,7 +7,6 @@
 
 use crate::dns::counters::Forwarded;
 use crate::dns::options::{ForwardOptions, Networks};
-use crate::dns::settings::is_own;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use hickory_resolver::TokioResolver;
@@ -289,4 +288,12 @@ fn contains(networks: &Networks, address: IpAddr) -> bool {
         }
         _ => false,
     })
+}
+
+/// Returns whether `address` reaches a socket that is bound to `own`: the same, or any local one where it is a wildcard.
+fn is_own(own: SocketAddr, address: SocketAddr) -> bool {
+    let ip = own.ip();
+    own.port() == address.port()
+        && (ip == address.ip()
+            || (ip.is_unspecified() && (address.ip().is_loopback() || address.ip().is_unspecified())))
 }

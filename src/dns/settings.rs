@@ -56,11 +56,3 @@ impl Settings {
         self.forwarder.is_some() && !forwards && code == rcode::REFUSED
     }
 }
-
-/// Returns whether `address` reaches a socket that is bound to `own`: the same, or any local one where it is a wildcard.
-pub(crate) fn is_own(own: SocketAddr, address: SocketAddr) -> bool {
-    let ip = own.ip();
-    own.port() == address.port()
-        && (ip == address.ip()
-            || (ip.is_unspecified() && (address.ip().is_loopback() || address.ip().is_unspecified())))
-}
