@@ -3,9 +3,12 @@
 //! [`run`] turns a loaded configuration into a running Weir and returns when it has ended. [`wire`] makes the parts and
 //! hands each what it needs; [`shutdown`] turns signals into an ordered drain with a deadline.
 
+mod live;
 mod shutdown;
 mod sockets;
 mod wire;
+
+pub use live::{Change, Live, Sockets};
 
 use crate::config::Loaded;
 use crate::telemetry;

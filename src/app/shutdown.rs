@@ -6,6 +6,7 @@
 use crate::app::Ended;
 use crate::app::wire::Parts;
 use crate::lifecycle::Phase;
+use crate::proxy::Workers;
 use anyhow::Context;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -55,11 +56,12 @@ impl Endings {
 /// Serves until a signal, then drains; returns how it ended.
 pub(super) async fn serve(parts: Parts, drain: Duration) -> anyhow::Result<Ended> {
     let mut endings = Endings::new()?;
-    let Parts { trigger, workers, control, dns, admin } = parts;
+    let Parts { trigger, live, control, dns, admin } = parts;
     let phase = endings.next().await;
     tracing::info!(deadline = ?drain, "draining; a second signal stops at once");
+    let workers = live.end().await;
     trigger.raise(phase);
-    let mut joined = tokio::task::spawn_blocking(move || workers.join());
+    let mut joined = tokio::task::spawn_blocking(move || workers.map(Workers::join));
     let (drained, hurry) = tokio::select! {
         _ = &mut joined => (true, phase == Phase::Stopping),
         () = tokio::time::sleep(drain), if phase == Phase::Draining => (false, false),

@@ -3,43 +3,28 @@
 use crate::admin;
 use crate::app::RunOptions;
 use crate::dns;
-use crate::model::ListenerSpec;
-use crate::net::{BindError, bind};
-use crate::proxy::Lent;
+use crate::net::{BindError, bind, bind_more};
 use anyhow::Context;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
-/// Binds each listener once for each worker; returns the sockets by worker. The listeners' addresses are made exact.
+/// Binds an address once for each worker; takes a free port where that is allowed and the wanted one is taken.
 ///
 /// # Errors
-/// [`BindError`] of the first address that is taken, unless free ports are allowed instead.
-pub(super) fn lend(
-    listeners: &mut [ListenerSpec],
-    workers: usize,
-    options: RunOptions,
-) -> anyhow::Result<Vec<Vec<Lent>>> {
-    let mut by_worker: Vec<Vec<Lent>> = (0..workers).map(|_| Vec::new()).collect();
-    for listener in listeners {
-        let sockets = match bind(listener.address, workers) {
-            Err(error) if options.free_ports && is_taken(&error) => free(listener.address, workers, &error),
-            bound => bound,
-        };
-        let sockets: Vec<TcpListener> = sockets.with_context(|| format!("listener {}", listener.name))?;
-        if let Some(first) = sockets.first() {
-            listener.address = first.local_addr().context("failed to read a listener's address")?;
-        }
-        tracing::info!(listener = %listener.name, address = %listener.address, "listening");
-        for (lent, socket) in by_worker.iter_mut().zip(sockets) {
-            lent.push(Lent {
-                name: listener.name.clone(),
-                protocol: listener.protocol.clone(),
-                trusted: listener.trusted_proxies.clone(),
-                socket,
-            });
-        }
+/// When the address cannot be bound.
+pub(super) fn open(address: SocketAddr, workers: usize, options: RunOptions) -> Result<Vec<TcpListener>, BindError> {
+    match bind(address, workers) {
+        Err(error) if options.free_ports && is_taken(&error) => free(address, workers, &error),
+        bound => bound,
     }
-    Ok(by_worker)
+}
+
+/// Binds further sockets to an address that this process holds.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub(super) fn more(address: SocketAddr, count: usize) -> Result<Vec<TcpListener>, BindError> {
+    bind_more(address, count)
 }
 
 fn is_taken(error: &BindError) -> bool {

@@ -4,6 +4,7 @@
 //! serve from it. Each worker gets a `table::Reader` and its own sockets.
 
 use crate::admin::{self, Rates, State};
+use crate::app::live::{Live, Sockets};
 use crate::app::{RunOptions, sockets};
 use crate::config::Loaded;
 use crate::control::discovery::Definitions;
@@ -12,7 +13,7 @@ use crate::control::gauges::Gauges;
 use crate::control::plane::Control;
 use crate::dns;
 use crate::lifecycle::{self, Signal, Trigger};
-use crate::proxy::{self, Workers};
+use crate::proxy;
 use crate::table::{self, Snapshot, Table, names::Names};
 use crate::telemetry::{AccessLog, LogOptions, Metrics};
 use anyhow::Context;
@@ -24,7 +25,7 @@ const EVENTS: usize = 1024;
 /// What runs.
 pub(super) struct Parts {
     pub(super) trigger: Trigger,
-    pub(super) workers: Workers,
+    pub(super) live: Live,
     pub(super) control: Control,
     pub(super) dns: Option<dns::Server>,
     pub(super) admin: JoinHandle<()>,
@@ -36,7 +37,8 @@ pub(super) async fn build(mut loaded: Loaded, options: RunOptions) -> anyhow::Re
     let count = loaded.proxy.workers.unwrap_or(available).max(1);
     std::fs::create_dir_all(&loaded.control.state)
         .with_context(|| format!("failed to create the state directory {}", loaded.control.state.display()))?;
-    let lent = sockets::lend(&mut loaded.listeners, count, options)?;
+    let listening = Sockets::bind(&loaded.listeners, count, options)?;
+    loaded.listeners = listening.listeners();
     let doors = sockets::admin(&mut loaded.admin, options)?;
     let names = loaded.dns.as_mut().map(|wanted| sockets::dns(wanted, options)).transpose()?;
     let (trigger, signal) = lifecycle::drain();
@@ -65,9 +67,10 @@ pub(super) async fn build(mut loaded: Loaded, options: RunOptions) -> anyhow::Re
         (Some(names), Some(wanted)) => Some(serve_names(names, wanted, &table, &metrics, &signal)?),
         _ => None,
     };
+    let lent = listening.lend(count)?;
     let workers =
         proxy::start(&loaded.proxy, lent, &table, &metrics, access, &signal).context("failed to start workers")?;
-    Ok(Parts { trigger, workers, control, dns, admin })
+    Ok(Parts { trigger, live: Live::new(listening, workers), control, dns, admin })
 }
 
 fn state(

@@ -41,6 +41,18 @@ pub fn bind(address: SocketAddr, count: usize) -> Result<Vec<TcpListener>, BindE
     .map_err(|source| BindError { address, holder: holder(address, &source, &TCP), source })
 }
 
+/// Binds `count` further sockets to an exact address of which [`bind`] made the first, still open.
+///
+/// # Errors
+/// [`BindError`] with what the kernel said.
+pub fn bind_more(address: SocketAddr, count: usize) -> Result<Vec<TcpListener>, BindError> {
+    (0..count).map(|_| bind_one(address)).collect::<io::Result<_>>().map_err(|source| BindError {
+        address,
+        holder: holder(address, &source, &TCP),
+        source,
+    })
+}
+
 fn no_ipv6(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
@@ -51,16 +63,16 @@ fn bind_all(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
     probe.listen(1)?;
     let taken = probe.local_addr()?.as_socket().unwrap_or(address);
     drop(probe);
-    let mut sockets = Vec::with_capacity(count);
-    for _ in 0..count.max(1) {
-        let socket = socket(taken)?;
-        socket.set_reuse_port(true)?;
-        socket.bind(&taken.into())?;
-        socket.listen(BACKLOG)?;
-        socket.set_nonblocking(true)?;
-        sockets.push(socket.into());
-    }
-    Ok(sockets)
+    (0..count.max(1)).map(|_| bind_one(taken)).collect()
+}
+
+fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = socket(address)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
 }
 
 fn socket(address: SocketAddr) -> io::Result<Socket> {

@@ -4,4 +4,4 @@ mod datagram;
 mod listener;
 
 pub use datagram::bind_datagrams;
-pub use listener::{BindError, bind};
+pub use listener::{BindError, bind, bind_more};

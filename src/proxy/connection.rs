@@ -1,19 +1,19 @@
 //! One accepted socket, told once.
 
+use crate::proxy::entry::Entry;
 use crate::proxy::http::{Downstream, h1};
 use crate::proxy::state::{Open, Worker};
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use tokio::net::TcpStream;
 
 /// Serves a connection to its end. `open` counts it; the peer comes with whether it is a trusted proxy.
-pub(crate) async fn serve(open: Open, worker: Rc<Worker>, stream: TcpStream, peer: (IpAddr, bool), listener: Arc<str>) {
+pub(crate) async fn serve(open: Open, worker: Rc<Worker>, stream: TcpStream, peer: (IpAddr, bool), entry: Rc<Entry>) {
     // Small answers must not wait for the client's delayed acknowledgement.
     if stream.set_nodelay(true).is_err() {
         return;
     }
-    let mut down = Downstream::new(stream, peer, listener, worker.timers.register());
+    let mut down = Downstream::new(stream, peer, entry, worker.timers.register());
     h1::serve(&worker, &mut down).await;
     drop(open);
 }
@@ -22,12 +22,15 @@ pub(crate) async fn serve(open: Open, worker: Rc<Worker>, stream: TcpStream, pee
 mod tests {
     use super::serve;
     use crate::lifecycle::drain;
+    use crate::model::{ListenerProtocol, ListenerSpec};
+    use crate::proxy::entry::Entry;
     use crate::proxy::options::Options;
     use crate::proxy::state::{Open, Shared, Worker};
     use crate::table::{Snapshot, channel, names::Names};
     use crate::telemetry::Metrics;
     use std::net::{IpAddr, Ipv4Addr};
     use std::rc::Rc;
+    use std::sync::Arc;
     use tokio::net::{TcpListener, TcpStream};
 
     /// Every open connection, idle or not, holds one of these.
@@ -42,7 +45,14 @@ mod tests {
         let shared = Shared { options: Options::default(), table, metrics: Metrics::new(), access: None, signal };
         let worker = Rc::new(Worker::new(0, &shared));
         let peer = (IpAddr::V4(Ipv4Addr::LOCALHOST), false);
-        let future = serve(Open::new(&worker), worker.clone(), stream, peer, "web".into());
+        let spec = ListenerSpec {
+            name: "web".into(),
+            address: listener.local_addr().unwrap(),
+            trusted_proxies: Vec::new(),
+            protocol: ListenerProtocol::Http,
+        };
+        let entry = Rc::new(Entry::new(Arc::new(spec)));
+        let future = serve(Open::new(&worker), worker.clone(), stream, peer, entry);
         let size = size_of_val(&future);
         assert!(size <= MAX_FUTURE_BYTES, "{size} octets");
     }

@@ -1,12 +1,14 @@
 //! Data plane: streams and requests.
 //!
-//! A connection's life: a worker accepts it ([`worker`]), [`connection`] serves it with the HTTP/1.1 engine
+//! A connection's life: a [`worker`] accepts it ([`accept`]), [`connection`] serves it with the HTTP/1.1 engine
 //! (`http::h1`), each request becomes one `http::exchange`, which picks an endpoint from the current snapshot, takes an
 //! upstream connection from the worker's [`pool`] and relays. Nothing is shared between workers but the snapshot's
 //! counters. No timer per wait: [`timer`] is swept on a coarse clock.
 
+mod accept;
 mod connect;
 mod connection;
+mod entry;
 mod error;
 mod http;
 mod local;
@@ -18,5 +20,6 @@ mod state;
 mod timer;
 mod worker;
 
+pub use accept::Lent;
 pub use options::{Limits, Options, Timeouts};
-pub use worker::{Lent, Workers, start};
+pub use worker::{Workers, start};

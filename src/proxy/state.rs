@@ -3,6 +3,7 @@
 use crate::clock;
 use crate::http1::head;
 use crate::lifecycle::Signal;
+use crate::proxy::entry::Entry;
 use crate::proxy::local::Locals;
 use crate::proxy::options::Options;
 use crate::proxy::pool::Pool;
@@ -120,6 +121,11 @@ impl Worker {
     /// Returns when the drain began, if it did.
     pub(crate) fn draining_since(&self) -> Option<u64> {
         Some(self.draining_ms.get()).filter(|&at| at != 0)
+    }
+
+    /// Returns since when connections of a listener end with their next response: the worker drains, or it was removed.
+    pub(crate) fn ending_since(&self, entry: &Entry) -> Option<u64> {
+        self.draining_since().or_else(|| entry.removed_since())
     }
 
     /// Begins the drain: idle connections look at it when they are polled.

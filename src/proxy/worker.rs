@@ -1,54 +1,119 @@
-//! One worker: a thread, a current-thread runtime, its own sockets, and the loops that accept, sweep and refresh.
+//! One worker: a thread, a current-thread runtime, and the loops that sweep and refresh.
 //!
 //! Workers share nothing on the request path but the endpoints' in-flight counts. A publish wakes an idle worker so
-//! that it acknowledges; a drain empties the accept queue before the socket is given back.
+//! that it acknowledges. [`Workers`] changes how many there are and what each accepts from while they run: a worker that
+//! goes gives its sockets back first, then its connections end with their next response.
 
 use crate::clock;
 use crate::lifecycle::{Phase, Signal};
-use crate::model::ListenerProtocol;
-use crate::proxy::connection;
+use crate::model::ListenerSpec;
+use crate::proxy::accept::{Holdings, Lent};
 use crate::proxy::options::Options;
-use crate::proxy::state::{Open, Shared, Worker};
-use crate::proxy::timer::ms;
+use crate::proxy::state::{Shared, Worker};
 use crate::sys;
 use crate::table::Table;
 use crate::telemetry::{AccessLog, Metrics};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot};
 
 /// Time between two sweeps of the deadlines: their granularity.
 const SWEEP: Duration = Duration::from_millis(100);
-/// Wait after accept failed for want of descriptors or memory.
-const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+/// Orders that wait for a worker; each is answered before the next is sent.
+const ORDERS: usize = 2;
 
-/// A listening socket lent to one worker.
+/// What a running worker is told.
 #[derive(Debug)]
-pub struct Lent {
-    /// The listener's name.
-    pub name: Arc<str>,
-    /// What it speaks.
-    pub protocol: ListenerProtocol,
-    /// Networks whose forwarding fields are believed.
-    pub trusted: Vec<(IpAddr, u8)>,
-    /// The worker's own socket; nonblocking.
-    pub socket: std::net::TcpListener,
+enum Order {
+    /// Hold exactly these sockets. Answered when what belongs to removed listeners is closed.
+    Hold { sockets: Vec<Lent>, listeners: Arc<[Arc<ListenerSpec>]>, done: oneshot::Sender<()> },
+    /// Give every socket back, end with the last connection. Answered when no socket is held.
+    Retire { listeners: Arc<[Arc<ListenerSpec>]>, done: oneshot::Sender<()> },
+}
+
+/// One running worker.
+#[derive(Debug)]
+struct Running {
+    orders: mpsc::Sender<Order>,
+    thread: JoinHandle<()>,
 }
 
 /// The running workers.
 #[derive(Debug)]
 pub struct Workers {
-    threads: Vec<JoinHandle<()>>,
+    shared: Shared,
+    running: Vec<Running>,
+    /// Those whose connections are ending.
+    retired: Vec<JoinHandle<()>>,
 }
 
 impl Workers {
+    /// Returns how many workers accept connections.
+    pub fn count(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Lends sockets anew, one set for each worker: as many workers as sets run from now on. `listeners` are all that
+    /// exist; the connections of others end with their next response.
+    ///
+    /// No socket is closed while its listener stays, as long as the caller keeps a duplicate of each. `release` is called
+    /// when nothing can fail any more and before sockets of removed listeners are closed: the caller lets go of its own,
+    /// so that whoever empties the queue holds the socket last. Returns when each worker holds its set and the queues of
+    /// removed listeners are empty and closed.
+    ///
+    /// # Errors
+    /// When a thread cannot be made: then nothing has changed.
+    pub async fn lend(
+        &mut self,
+        mut sets: Vec<Vec<Lent>>,
+        listeners: Arc<[Arc<ListenerSpec>]>,
+        release: impl FnOnce(),
+    ) -> io::Result<()> {
+        self.retired.retain(|thread| !thread.is_finished());
+        let fresh = sets.split_off(sets.len().min(self.running.len()));
+        let mut started = Vec::with_capacity(fresh.len());
+        for (index, set) in (self.running.len()..).zip(fresh) {
+            match spawn(index, set, &self.shared) {
+                Ok(worker) => started.push(worker),
+                Err(error) => {
+                    self.retire(started, &listeners).await;
+                    return Err(error);
+                }
+            }
+        }
+        release();
+        let leaving = self.running.split_off(sets.len().min(self.running.len()));
+        let mut answers = Vec::with_capacity(self.running.len() + leaving.len());
+        for (worker, sockets) in self.running.iter().zip(sets) {
+            let (done, answer) = oneshot::channel();
+            let order = Order::Hold { sockets, listeners: listeners.clone(), done };
+            answers.push((worker.orders.send(order).await.is_ok(), answer));
+        }
+        // Those who stay hold everything before those who leave let go of it.
+        wait(answers).await;
+        self.retire(leaving, &listeners).await;
+        self.running.extend(started);
+        Ok(())
+    }
+
+    /// Has workers give their sockets back and end with their last connections.
+    async fn retire(&mut self, leaving: Vec<Running>, listeners: &Arc<[Arc<ListenerSpec>]>) {
+        let mut answers = Vec::with_capacity(leaving.len());
+        for worker in leaving {
+            let (done, answer) = oneshot::channel();
+            let order = Order::Retire { listeners: listeners.clone(), done };
+            answers.push((worker.orders.send(order).await.is_ok(), answer));
+            self.retired.push(worker.thread);
+        }
+        wait(answers).await;
+    }
+
     /// Waits until every worker has ended; they end when drained, or at once when stopping. Blocks.
     pub fn join(self) {
-        for thread in self.threads {
+        for thread in self.running.into_iter().map(|worker| worker.thread).chain(self.retired) {
             if thread.join().is_err() {
                 tracing::error!("a worker ended with a panic");
             }
@@ -56,10 +121,19 @@ impl Workers {
     }
 }
 
+/// Waits for the answers to orders; a worker that has ended answers none.
+async fn wait(answers: Vec<(bool, oneshot::Receiver<()>)>) {
+    for (sent, answer) in answers {
+        if !sent || answer.await.is_err() {
+            tracing::warn!("a worker has ended and takes no orders");
+        }
+    }
+}
+
 /// Starts one worker for each set of sockets.
 ///
 /// # Errors
-/// When a thread or its runtime cannot be made.
+/// When a thread cannot be made.
 pub fn start(
     options: &Options,
     sockets: Vec<Vec<Lent>>,
@@ -75,46 +149,52 @@ pub fn start(
         access,
         signal: signal.clone(),
     };
-    let cpus = thread::available_parallelism().map_or(1, usize::from);
-    let pin = options.pin.unwrap_or(cpus >= 4);
-    let mut threads = Vec::with_capacity(sockets.len());
+    let mut running = Vec::with_capacity(sockets.len());
     for (index, lent) in sockets.into_iter().enumerate() {
-        let shared = shared.clone();
-        let body = move || {
-            if pin && let Err(error) = sys::thread::pin(index % cpus) {
-                tracing::warn!(%error, worker = index, "failed to pin the worker to a CPU");
-            }
-            if let Err(error) = run(index, lent, &shared) {
-                tracing::error!(%error, worker = index, "failed to run the worker");
-            }
-        };
-        threads.push(thread::Builder::new().name(format!("worker-{index}")).spawn(body)?);
+        running.push(spawn(index, lent, &shared)?);
     }
-    Ok(Workers { threads })
+    Ok(Workers { shared, running, retired: Vec::new() })
 }
 
-fn run(index: usize, lent: Vec<Lent>, shared: &Shared) -> io::Result<()> {
+fn spawn(index: usize, lent: Vec<Lent>, shared: &Shared) -> io::Result<Running> {
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
+    let pin = shared.options.pin.unwrap_or(cpus >= 4);
+    let (orders, inbox) = mpsc::channel(ORDERS);
+    let shared = shared.clone();
+    let body = move || {
+        if pin && let Err(error) = sys::thread::pin(index % cpus) {
+            tracing::warn!(%error, worker = index, "failed to pin the worker to a CPU");
+        }
+        if let Err(error) = run(index, lent, inbox, &shared) {
+            tracing::error!(%error, worker = index, "failed to run the worker");
+        }
+    };
+    let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(body)?;
+    Ok(Running { orders, thread })
+}
+
+fn run(index: usize, lent: Vec<Lent>, mut inbox: mpsc::Receiver<Order>, shared: &Shared) -> io::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build_local(Default::default())?;
     let worker = Rc::new(Worker::new(index, shared));
     runtime.block_on(async {
-        let mut accepting = Vec::new();
-        for lent in lent {
-            accepting.push(tokio::task::spawn_local(accept_loop(worker.clone(), lent, shared.signal.clone())?));
-        }
+        let mut holdings = Holdings::new(worker.clone(), shared.signal.clone());
+        let listeners: Vec<_> = lent.iter().map(|lent| lent.listener.clone()).collect();
+        holdings.hold(lent, &listeners).await;
         let sweeping = tokio::task::spawn_local(sweep_loop(worker.clone()));
         let refreshing = tokio::task::spawn_local(refresh_loop(worker.clone()));
         let mut signal = shared.signal.clone();
-        signal.reached(Phase::Draining).await;
+        let retired = obey(&mut holdings, &mut inbox, &mut signal).await;
         worker.drain();
         tokio::select! {
             () = async {
-                for accept in accepting {
-                    let _ = accept.await;
-                }
+                holdings.finished().await;
                 worker.idle().await;
             } => {}
             () = signal.reached(Phase::Stopping) => {}
+            () = tokio::time::sleep(shared.options.timeouts.drain), if retired => {
+                tracing::warn!(worker = index, open = worker.open.get(), "closing what did not end in time");
+            }
         }
         sweeping.abort();
         refreshing.abort();
@@ -122,91 +202,32 @@ fn run(index: usize, lent: Vec<Lent>, shared: &Shared) -> io::Result<()> {
     })
 }
 
-/// Prepares the accept loop of one listener; registering the socket may fail, so it is done before the task starts.
-fn accept_loop(worker: Rc<Worker>, lent: Lent, signal: Signal) -> io::Result<impl Future<Output = ()>> {
-    let listener = TcpListener::from_std(lent.socket)?;
-    let trusted: Rc<[(IpAddr, u8)]> = lent.trusted.into();
-    Ok(accept(worker, listener, lent.name, trusted, signal))
-}
-
-async fn accept(
-    worker: Rc<Worker>,
-    listener: TcpListener,
-    name: Arc<str>,
-    trusted: Rc<[(IpAddr, u8)]>,
-    mut signal: Signal,
-) {
+/// Does as it is told until the drain; returns true when it was told to retire.
+async fn obey(holdings: &mut Holdings, inbox: &mut mpsc::Receiver<Order>, signal: &mut Signal) -> bool {
     loop {
-        while worker.open.get() >= worker.options.limits.connections && worker.draining_since().is_none() {
-            worker.changed.notified().await;
-        }
-        // Clients that reconnect without a pause must not hold the listener open: what came by now was served.
-        if worker
-            .draining_since()
-            .is_some_and(|at| worker.timers.now_ms() > at + ms(worker.options.timeouts.drain_idle))
-        {
-            return;
-        }
-        let accepted = tokio::select! {
+        let order = tokio::select! {
             biased;
-            () = signal.reached(Phase::Draining) => break,
-            accepted = listener.accept() => accepted,
+            () = signal.reached(Phase::Draining) => return false,
+            order = inbox.recv() => order,
         };
-        match accepted {
-            Ok((stream, peer)) => admit(&worker, stream, peer, &name, &trusted),
-            Err(error) if is_transient(&error) => {}
-            Err(error) => {
-                tracing::warn!(%error, listener = %name, "failed to accept; pausing");
-                tokio::time::sleep(ACCEPT_BACKOFF).await;
+        // Whoever waits for the answer may have gone.
+        match order {
+            Some(Order::Hold { sockets, listeners, done }) => {
+                holdings.hold(sockets, &listeners).await;
+                let _ = done.send(());
+            }
+            Some(Order::Retire { listeners, done }) => {
+                holdings.hold(Vec::new(), &listeners).await;
+                let _ = done.send(());
+                return true;
+            }
+            // Nobody gives orders any more: what is held stays until the drain.
+            None => {
+                signal.reached(Phase::Draining).await;
+                return false;
             }
         }
     }
-    if let Err(error) = empty_queue(listener, |stream, peer| admit(&worker, stream, peer, &name, &trusted)) {
-        tracing::warn!(%error, listener = %name, "failed to empty the accept queue");
-    }
-}
-
-/// Takes what waits in the accept queue, so that the socket may go. By system call: the reactor reports connections only
-/// when it is polled next.
-fn empty_queue(listener: TcpListener, mut admit: impl FnMut(TcpStream, SocketAddr)) -> io::Result<()> {
-    let listener = listener.into_std()?;
-    loop {
-        match listener.accept() {
-            Ok((stream, peer)) => {
-                stream.set_nonblocking(true)?;
-                admit(TcpStream::from_std(stream)?, peer);
-            }
-            Err(error) if is_transient(&error) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-/// The connection failed before it was accepted: nothing is wrong with the listener.
-fn is_transient(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
-    )
-}
-
-fn admit(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, name: &Arc<str>, trusted: &Rc<[(IpAddr, u8)]>) {
-    let open = Open::new(worker);
-    let peer_ip = peer.ip().to_canonical();
-    let is_trusted = trusted.iter().any(|(network, length)| contains(*network, *length, peer_ip));
-    tokio::task::spawn_local(connection::serve(open, worker.clone(), stream, (peer_ip, is_trusted), name.clone()));
-}
-
-/// Returns whether a network of the given prefix length holds the address.
-fn contains(network: IpAddr, length: u8, address: IpAddr) -> bool {
-    let (a, b, width) = match (network, address) {
-        (IpAddr::V4(n), IpAddr::V4(a)) => (u128::from(n.to_bits()), u128::from(a.to_bits()), 32),
-        (IpAddr::V6(n), IpAddr::V6(a)) => (n.to_bits(), a.to_bits(), 128),
-        _ => return false,
-    };
-    let shift = width - u32::from(length).min(width);
-    a.checked_shr(shift).unwrap_or(0) == b.checked_shr(shift).unwrap_or(0)
 }
 
 /// Moves the coarse clock and wakes expired tasks; sleeps without a timer while nothing is open.
@@ -247,20 +268,5 @@ async fn refresh_loop(worker: Rc<Worker>) {
             }
             stays
         });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::contains;
-
-    #[test]
-    fn a_network_holds_its_addresses() {
-        let ip = |text: &str| text.parse().unwrap();
-        assert!(contains(ip("10.0.0.0"), 8, ip("10.255.1.2")));
-        assert!(!contains(ip("10.0.0.0"), 8, ip("11.0.0.0")));
-        assert!(contains(ip("0.0.0.0"), 0, ip("1.2.3.4")) && !contains(ip("0.0.0.0"), 0, ip("::1")));
-        assert!(contains(ip("fd00::"), 8, ip("fdff::1")) && contains(ip("::"), 0, ip("::1")));
-        assert!(contains(ip("192.0.2.1"), 32, ip("192.0.2.1")) && !contains(ip("192.0.2.1"), 32, ip("192.0.2.2")));
     }
 }

@@ -36,6 +36,8 @@ struct Hosts {
 #[derive(Debug, Clone)]
 pub struct Routes {
     listeners: HashMap<Arc<str>, Hosts>,
+    /// Routes of no listener in particular: for connections of one that was just removed.
+    others: Hosts,
     specs: Arc<[RouteSpec]>,
     names: Arc<[Arc<str>]>,
 }
@@ -43,7 +45,7 @@ pub struct Routes {
 impl Routes {
     /// Returns no routes.
     pub fn empty() -> Self {
-        Self { listeners: HashMap::new(), specs: Arc::new([]), names: Arc::new([]) }
+        Self { listeners: HashMap::new(), others: Hosts::default(), specs: Arc::new([]), names: Arc::new([]) }
     }
 
     /// Compiles routes for the listeners; `slot` tells where a service stands.
@@ -54,6 +56,7 @@ impl Routes {
     ) -> Self {
         let mut compiled: HashMap<Arc<str>, Hosts> =
             listeners.iter().map(|name| (name.clone(), Hosts::default())).collect();
+        let mut others = Hosts::default();
         for spec in specs.iter() {
             let route = Arc::new(Route {
                 name: spec.name.clone(),
@@ -62,9 +65,10 @@ impl Routes {
                 port: spec.port,
                 prefix: spec.path.clone(),
             });
-            for (_, hosts) in
-                compiled.iter_mut().filter(|(name, _)| spec.listeners.is_empty() || spec.listeners.contains(name))
-            {
+            let named =
+                compiled.iter_mut().filter(|(name, _)| spec.listeners.is_empty() || spec.listeners.contains(name));
+            let unnamed = spec.listeners.is_empty().then_some(&mut others);
+            for hosts in named.map(|(_, hosts)| hosts).chain(unnamed) {
                 let paths = match spec.host.as_deref() {
                     None => &mut hosts.any,
                     Some(host) => match host.strip_prefix('*') {
@@ -75,12 +79,12 @@ impl Routes {
                 paths.push(route.clone());
             }
         }
-        for hosts in compiled.values_mut() {
+        for hosts in compiled.values_mut().chain([&mut others]) {
             for paths in hosts.exact.values_mut().chain(hosts.suffix.values_mut()).chain([&mut hosts.any]) {
                 paths.sort_by_key(|route| std::cmp::Reverse(route.prefix.len()));
             }
         }
-        Self { listeners: compiled, specs, names: listeners }
+        Self { listeners: compiled, others, specs, names: listeners }
     }
 
     /// Compiles the same routes again after services came or went.
@@ -90,7 +94,7 @@ impl Routes {
 
     /// Finds the route of a request on a listener. `host` is lower case without port; `path` has no query.
     pub fn find(&self, listener: &str, host: &str, path: &str) -> Option<&Arc<Route>> {
-        let hosts = self.listeners.get(listener)?;
+        let hosts = self.listeners.get(listener).unwrap_or(&self.others);
         let in_paths = |paths: &'_ Paths| paths.iter().position(|route| covers(&route.prefix, path));
         if !hosts.exact.is_empty()
             && let Some(paths) = hosts.exact.get(host)
@@ -180,7 +184,11 @@ mod tests {
     #[test]
     fn finds_nothing_on_another_listener_or_without_a_match() {
         let r = routes(&[("h", "/a")]);
-        assert!(r.find("other", "h", "/a").is_none());
+        let bound = RouteSpec { listeners: vec!["web".into()], ..r.specs()[0].clone() };
+        let bound = Routes::compile(Arc::new([bound]), Arc::new(["web".into(), "other".into()]), |_| Some(0));
+        assert!(found(&bound, "h", "/a").is_some());
+        assert!(bound.find("other", "h", "/a").is_none() && bound.find("removed", "h", "/a").is_none());
+        assert!(r.find("removed", "h", "/a").is_some(), "a connection of a removed listener has a next response");
         assert!(found(&r, "h", "/b").is_none() && found(&r, "g", "/a").is_none());
     }
 }

@@ -133,12 +133,8 @@ impl Setup {
         let socket = weir::net::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), 1).unwrap().remove(0);
         let address = socket.local_addr().unwrap();
         let spec = Arc::new(self.spec);
-        let listener = ListenerSpec {
-            name: "web".into(),
-            address,
-            trusted_proxies: self.trusted.clone(),
-            protocol: self.protocol.clone(),
-        };
+        let listener =
+            ListenerSpec { name: "web".into(), address, trusted_proxies: self.trusted, protocol: self.protocol };
         let route = RouteSpec {
             name: "all".into(),
             listeners: vec![],
@@ -147,13 +143,13 @@ impl Setup {
             service: service(),
             port: 0,
         };
+        let lent = Lent { id: 0, listener: Arc::new(listener.clone()), socket };
         let set = Change::Set { spec: spec.clone(), instances: instances(&self.endpoints) };
         let changes =
             Changes { services: vec![set], routes: Some(Arc::new([route])), listeners: Some(Arc::new([listener])) };
         let (publisher, table) = channel(build(&Snapshot::empty(Names::default()), changes));
         let (trigger, signal) = weir::lifecycle::drain();
         let metrics = Metrics::new();
-        let lent = Lent { name: "web".into(), protocol: self.protocol, trusted: self.trusted, socket };
         let workers = weir::proxy::start(&self.options, vec![vec![lent]], &table, &metrics, None, &signal).unwrap();
         Proxy { address, metrics, table, trigger, publisher, spec, workers: Some(workers) }
     }

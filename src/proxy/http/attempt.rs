@@ -390,7 +390,7 @@ impl<'a> Attempt<'a> {
         out: &mut Vec<u8>,
     ) -> Result<(), ProxyError> {
         let request = &*self.request;
-        let draining = self.worker.draining_since().is_some();
+        let draining = self.worker.ending_since(&self.down.entry).is_some();
         let response = Response::decide(head, line, fields, (request, draining)).map_err(ProxyError::BadResponse)?;
         let may_move_on = !self.pass_gateway_errors && request.replayable;
         if matches!(line.status, 502..=504) && may_move_on && self.worker.affords_retry(request.target.slot) {

@@ -13,9 +13,10 @@ mod respond;
 mod response;
 mod upgrade;
 
+use crate::proxy::entry::Entry;
 use crate::proxy::timer::Deadline;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::rc::Rc;
 use tokio::net::TcpStream;
 
 /// The client's side of a connection.
@@ -30,17 +31,18 @@ pub(crate) struct Downstream {
     pub(crate) client: Box<str>,
     /// Whether the peer's forwarding fields are believed.
     pub(crate) trusted: bool,
-    pub(crate) listener: Arc<str>,
+    /// The listener that it came through.
+    pub(crate) entry: Rc<Entry>,
 }
 
 impl Downstream {
     pub(crate) fn new(
         stream: TcpStream,
         (peer, trusted): (IpAddr, bool),
-        listener: Arc<str>,
+        entry: Rc<Entry>,
         deadline: Deadline,
     ) -> Self {
-        Self { stream, carry: Vec::new(), deadline, peer, client: peer.to_string().into(), trusted, listener }
+        Self { stream, carry: Vec::new(), deadline, peer, client: peer.to_string().into(), trusted, entry }
     }
     /// Makes the close a reset: what the client was sent must not look complete.
     pub(crate) fn reset_on_close(&self) {

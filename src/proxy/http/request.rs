@@ -109,7 +109,7 @@ pub(crate) fn poll_head(worker: &Worker, down: &mut Downstream, wait: &mut Wait,
         wait.begun = true;
         down.deadline.set(ms(timeouts.head));
     }
-    if let Some(since) = worker.draining_since().filter(|_| !partial) {
+    if let Some(since) = worker.ending_since(&down.entry).filter(|_| !partial) {
         down.deadline.set_at(since + ms(timeouts.drain_idle));
     }
     if !down.deadline.poll_expired(cx) {
@@ -323,7 +323,7 @@ impl Building<'_> {
         let host = lower_host(host, &mut lower);
         let path = target.split_once('?').map_or(target, |(path, _)| path);
         let path = if path.is_empty() { "/" } else { path };
-        let route = snapshot.routes.find(&self.down.listener, host, path).ok_or(ProxyError::NoRoute)?;
+        let route = snapshot.routes.find(&self.down.entry.name, host, path).ok_or(ProxyError::NoRoute)?;
         let service = route.slot.and_then(|slot| snapshot.services.at(slot)).ok_or(ProxyError::NoService)?;
         Ok((Target { slot: service.slot, identity: identity(service), port: route.port }, policy(service)))
     }

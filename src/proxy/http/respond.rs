@@ -19,7 +19,7 @@ const WRITE_MS: u64 = 5000;
 /// Answers a request that is refused or failed, and says what becomes of the connection.
 pub(crate) async fn refuse(worker: &Worker, down: &mut Downstream, refusal: &Refusal) -> Next {
     worker.shard.refused(refusal.error.reason());
-    let keep = refusal.keep && worker.draining_since().is_none();
+    let keep = refusal.keep && worker.ending_since(&down.entry).is_none();
     let answer = compose(refusal, keep, clock::unix_ms() / 1000);
     down.deadline.set(WRITE_MS);
     let mut at = 0;

@@ -1,0 +1,214 @@
+//! Listeners and workers, changed while they run.
+//!
+//! Owns a duplicate of every listening socket and lends others to the workers. Invariant: a socket is never closed while
+//! its address stays: with fewer workers one accepts from several sockets of a listener, with more of them sockets are
+//! lent anew or bound. Changes are bound first and applied then, whole or not at all, one after another.
+
+use crate::app::RunOptions;
+use crate::app::sockets;
+use crate::model::ListenerSpec;
+use crate::proxy::{Lent, Workers};
+use anyhow::Context;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+/// The listeners and workers of this process; a cheap handle.
+#[derive(Debug, Clone)]
+pub struct Live {
+    /// Held across a change, so that there is one at a time.
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    sockets: Sockets,
+    /// `None` when they have been taken for the end.
+    workers: Option<Workers>,
+}
+
+/// The listening sockets of every listener, bound but not necessarily lent.
+#[derive(Debug)]
+pub struct Sockets {
+    options: RunOptions,
+    next_id: u64,
+    open: Vec<Listening>,
+}
+
+/// One listener with its sockets.
+#[derive(Debug)]
+struct Listening {
+    /// The address that the configuration names; the port may be 0, or the real one a free one instead.
+    wanted: SocketAddr,
+    /// The listener with its exact address.
+    spec: Arc<ListenerSpec>,
+    sockets: Vec<(u64, Arc<TcpListener>)>,
+}
+
+/// A change whose sockets are bound and that is not applied yet; nothing is different when it is dropped.
+#[derive(Debug)]
+pub struct Change {
+    inner: OwnedMutexGuard<Inner>,
+    open: Vec<Listening>,
+    next_id: u64,
+    workers: usize,
+}
+
+impl Sockets {
+    /// Binds every listener, with a socket for each worker.
+    ///
+    /// # Errors
+    /// When an address cannot be bound and no free port may be taken instead.
+    pub fn bind(listeners: &[ListenerSpec], workers: usize, options: RunOptions) -> anyhow::Result<Self> {
+        let mut sockets = Self { options, next_id: 0, open: Vec::new() };
+        (sockets.open, sockets.next_id) = sockets.extended(listeners, workers)?;
+        Ok(sockets)
+    }
+
+    /// Returns the listeners with their exact addresses.
+    pub fn listeners(&self) -> Vec<ListenerSpec> {
+        exact(&self.open)
+    }
+
+    /// Returns a set of duplicates for each worker.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors.
+    pub fn lend(&self, workers: usize) -> anyhow::Result<Vec<Vec<Lent>>> {
+        lend(&self.open, workers)
+    }
+
+    /// Returns what would be open with these listeners: what is there already, and what is bound for it now.
+    fn extended(&self, listeners: &[ListenerSpec], workers: usize) -> anyhow::Result<(Vec<Listening>, u64)> {
+        let mut next_id = self.next_id;
+        let mut open = Vec::with_capacity(listeners.len());
+        for listener in listeners {
+            let known = self.open.iter().find(|known| {
+                known.wanted == listener.address && (listener.address.port() != 0 || known.spec.name == listener.name)
+            });
+            let mut sockets = known.map(|known| known.sockets.clone()).unwrap_or_default();
+            let fresh = match known {
+                Some(known) => sockets::more(known.spec.address, workers.saturating_sub(sockets.len())),
+                None => sockets::open(listener.address, workers, self.options),
+            };
+            for socket in fresh.with_context(|| format!("listener {}", listener.name))? {
+                sockets.push((next_id, Arc::new(socket)));
+                next_id += 1;
+            }
+            let first = sockets.first().and_then(|(_, socket)| socket.local_addr().ok());
+            let address = first.unwrap_or(listener.address);
+            if known.is_none() {
+                tracing::info!(listener = %listener.name, %address, "listening");
+            }
+            let spec = Arc::new(ListenerSpec { address, ..listener.clone() });
+            open.push(Listening { wanted: listener.address, spec, sockets });
+        }
+        Ok((open, next_id))
+    }
+}
+
+fn exact(open: &[Listening]) -> Vec<ListenerSpec> {
+    open.iter().map(|listening| (*listening.spec).clone()).collect()
+}
+
+fn lend(open: &[Listening], workers: usize) -> anyhow::Result<Vec<Vec<Lent>>> {
+    let mut sets: Vec<Vec<Lent>> = (0..workers).map(|_| Vec::new()).collect();
+    for listening in open {
+        for (index, (id, socket)) in listening.sockets.iter().enumerate() {
+            let socket = socket.try_clone().context("failed to duplicate a listening socket")?;
+            if let Some(set) = sets.get_mut(index % workers.max(1)) {
+                set.push(Lent { id: *id, listener: listening.spec.clone(), socket });
+            }
+        }
+    }
+    Ok(sets)
+}
+
+impl Live {
+    /// Takes over running workers and the sockets that were lent to them.
+    pub fn new(sockets: Sockets, workers: Workers) -> Self {
+        Self { inner: Arc::new(Mutex::new(Inner { sockets, workers: Some(workers) })) }
+    }
+
+    /// Binds what other listeners and another number of workers need; waits for an earlier change to be over.
+    ///
+    /// # Errors
+    /// When an address cannot be bound, or this process is ending: nothing has changed.
+    pub async fn prepare(&self, listeners: &[ListenerSpec], workers: usize) -> anyhow::Result<Change> {
+        let inner = self.inner.clone().lock_owned().await;
+        prepare(inner, listeners, workers)
+    }
+
+    /// Listens with exactly these listeners from now on; returns them with their exact addresses.
+    ///
+    /// # Errors
+    /// As of [`Live::prepare`] and [`Change::apply`].
+    pub async fn set_listeners(&self, listeners: &[ListenerSpec]) -> anyhow::Result<Vec<ListenerSpec>> {
+        let inner = self.inner.clone().lock_owned().await;
+        let workers = inner.workers.as_ref().map_or(1, Workers::count);
+        let change = prepare(inner, listeners, workers)?;
+        let exact = change.listeners();
+        change.apply().await.map(|()| exact)
+    }
+
+    /// Carries traffic with so many workers from now on.
+    ///
+    /// # Errors
+    /// As of [`Live::prepare`] and [`Change::apply`].
+    pub async fn set_workers(&self, workers: usize) -> anyhow::Result<()> {
+        let inner = self.inner.clone().lock_owned().await;
+        let wanted = |open: &Listening| ListenerSpec { address: open.wanted, ..(*open.spec).clone() };
+        let listeners: Vec<_> = inner.sockets.open.iter().map(wanted).collect();
+        prepare(inner, &listeners, workers)?.apply().await
+    }
+
+    /// Returns the number of workers that accept connections.
+    pub async fn workers(&self) -> usize {
+        self.inner.lock().await.workers.as_ref().map_or(0, Workers::count)
+    }
+
+    /// Gives the workers away for the end; no change is possible any more. The sockets close as the workers end.
+    pub async fn end(&self) -> Option<Workers> {
+        let mut inner = self.inner.lock().await;
+        inner.sockets.open.clear();
+        inner.workers.take()
+    }
+}
+
+fn prepare(inner: OwnedMutexGuard<Inner>, listeners: &[ListenerSpec], workers: usize) -> anyhow::Result<Change> {
+    anyhow::ensure!(inner.workers.is_some(), "this Weir is ending");
+    let workers = workers.max(1);
+    let (open, next_id) = inner.sockets.extended(listeners, workers)?;
+    Ok(Change { inner, open, next_id, workers })
+}
+
+impl Change {
+    /// Returns the listeners with their exact addresses, as they will be.
+    pub fn listeners(&self) -> Vec<ListenerSpec> {
+        exact(&self.open)
+    }
+
+    /// Applies it: returns when every worker holds its sockets, and removed listeners are closed with empty queues.
+    ///
+    /// # Errors
+    /// When a worker's thread cannot be made or a socket not be duplicated: nothing has changed.
+    pub async fn apply(self) -> anyhow::Result<()> {
+        let Self { mut inner, open, next_id, workers: count } = self;
+        let sets = lend(&open, count)?;
+        let listeners: Arc<[Arc<ListenerSpec>]> = open.iter().map(|listening| listening.spec.clone()).collect();
+        let Inner { sockets, workers: Some(workers) } = &mut *inner else { anyhow::bail!("this Weir is ending") };
+        // Before the workers close what was removed: whoever empties a queue must hold the socket last.
+        let release = || {
+            let before = std::mem::replace(&mut sockets.open, open);
+            sockets.next_id = next_id;
+            for old in before {
+                if !sockets.open.iter().any(|new| new.spec.address == old.spec.address) {
+                    tracing::info!(listener = %old.spec.name, address = %old.spec.address, "listening no more");
+                }
+            }
+        };
+        workers.lend(sets, listeners, release).await.context("failed to start a worker")?;
+        tracing::info!(workers = workers.count(), "workers hold their sockets");
+        Ok(())
+    }
+}

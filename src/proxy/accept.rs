@@ -1,0 +1,227 @@
+//! Accepting: the sockets that one worker holds, and the loops that take connections from them.
+//!
+//! Sockets are lent: the worker may be told at any time to hold others. Giving one back leaves its accept queue to whoever
+//! holds it next. A listener that is removed for good is closed here, by whoever holds it last: what waits in its queue is
+//! taken first, and the connections that came through it end with their next response. Next on the path: `connection.rs`.
+
+use crate::clock;
+use crate::lifecycle::{Phase, Signal};
+use crate::model::ListenerSpec;
+use crate::proxy::connection;
+use crate::proxy::entry::Entry;
+use crate::proxy::state::{Open, Worker};
+use crate::proxy::timer::ms;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+/// Wait after accept failed for want of descriptors or memory.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+
+/// A listening socket lent to one worker.
+#[derive(Debug)]
+pub struct Lent {
+    /// Names the socket within the process, so that a worker knows what it holds already.
+    pub id: u64,
+    /// The listener that it belongs to, with its exact address.
+    pub listener: Arc<ListenerSpec>,
+    /// A duplicate of the socket; nonblocking.
+    pub socket: std::net::TcpListener,
+}
+
+/// One socket that is being accepted from.
+struct Held {
+    id: u64,
+    entry: Rc<Entry>,
+    accepting: JoinHandle<()>,
+}
+
+/// All that one worker accepts from.
+pub(crate) struct Holdings {
+    worker: Rc<Worker>,
+    signal: Signal,
+    held: Vec<Held>,
+    /// Also of listeners whose sockets are elsewhere now: connections that came here stay here.
+    entries: Vec<Rc<Entry>>,
+}
+
+impl Holdings {
+    pub(crate) fn new(worker: Rc<Worker>, signal: Signal) -> Self {
+        Self { worker, signal, held: Vec::new(), entries: Vec::new() }
+    }
+
+    /// Holds exactly these sockets from now on; `listeners` are all that exist, also those whose sockets others hold.
+    ///
+    /// Returns when what belongs to removed listeners is closed.
+    pub(crate) async fn hold(&mut self, sockets: Vec<Lent>, listeners: &[Arc<ListenerSpec>]) {
+        for lent in sockets.iter().map(|lent| &lent.listener).chain(listeners) {
+            for entry in self.entries.iter().filter(|entry| entry.is_of(lent)) {
+                entry.update(lent.clone());
+            }
+        }
+        self.remove_others(listeners).await;
+        self.held.retain(|held| {
+            let stays = sockets.iter().any(|lent| lent.id == held.id);
+            if !stays {
+                // Ends between two connections: what was accepted was handed on in the same poll.
+                held.accepting.abort();
+            }
+            stays
+        });
+        for lent in sockets {
+            if self.held.iter().any(|held| held.id == lent.id) {
+                continue;
+            }
+            let (name, id) = (lent.listener.name.clone(), lent.id);
+            let entry = self.entry(&lent.listener);
+            match TcpListener::from_std(lent.socket) {
+                Ok(listener) => {
+                    let task = accept(self.worker.clone(), listener, entry.clone(), self.signal.clone());
+                    self.held.push(Held { id, entry, accepting: tokio::task::spawn_local(task) });
+                }
+                Err(error) => tracing::error!(%error, listener = %name, "failed to accept from a socket"),
+            }
+        }
+    }
+
+    /// Waits until every loop has emptied its accept queue, after the drain began.
+    pub(crate) async fn finished(&mut self) {
+        for held in self.held.drain(..) {
+            let _ = held.accepting.await;
+        }
+    }
+
+    fn entry(&mut self, listener: &Arc<ListenerSpec>) -> Rc<Entry> {
+        if let Some(known) = self.entries.iter().find(|entry| entry.is_of(listener)) {
+            return known.clone();
+        }
+        let entry = Rc::new(Entry::new(listener.clone()));
+        self.entries.push(entry.clone());
+        entry
+    }
+
+    async fn remove_others(&mut self, listeners: &[Arc<ListenerSpec>]) {
+        let stays = |entry: &Rc<Entry>| listeners.iter().any(|listener| entry.is_of(listener));
+        let (stay, gone) = std::mem::take(&mut self.entries).into_iter().partition::<Vec<_>, _>(stays);
+        self.entries = stay;
+        if gone.is_empty() {
+            return;
+        }
+        self.worker.timers.set_now(clock::now_ms());
+        for entry in &gone {
+            entry.remove(self.worker.timers.now_ms());
+        }
+        // Idle connections look whether it is theirs; loops at the bound of connections empty their queues.
+        self.worker.timers.wake_all();
+        self.worker.changed.notify_waiters();
+        let mut index = 0;
+        while let Some(held) = self.held.get(index) {
+            if held.entry.removed_since().is_some() {
+                let _ = self.held.swap_remove(index).accepting.await;
+            } else {
+                index += 1;
+            }
+        }
+    }
+}
+
+async fn accept(worker: Rc<Worker>, listener: TcpListener, entry: Rc<Entry>, mut signal: Signal) {
+    let mut stopping = signal.clone();
+    loop {
+        let is_full = worker.open.get() >= worker.options.limits.connections;
+        if is_full && worker.ending_since(&entry).is_none() {
+            worker.changed.notified().await;
+            continue;
+        }
+        // Clients that reconnect without a pause must not hold the listener open: what came by now was served.
+        if worker
+            .ending_since(&entry)
+            .is_some_and(|at| worker.timers.now_ms() > at + ms(worker.options.timeouts.drain_idle))
+        {
+            return;
+        }
+        let accepted = tokio::select! {
+            biased;
+            () = signal.reached(Phase::Draining) => break,
+            () = entry.removed() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => admit(&worker, stream, peer, &entry),
+            Err(error) if is_transient(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, listener = %entry.name, "failed to accept; pausing");
+                tokio::select! {
+                    () = tokio::time::sleep(ACCEPT_BACKOFF) => {}
+                    () = stopping.reached(Phase::Stopping) => return,
+                }
+            }
+        }
+    }
+    if let Err(error) = empty_queue(listener, |stream, peer| admit(&worker, stream, peer, &entry)) {
+        tracing::warn!(%error, listener = %entry.name, "failed to empty the accept queue");
+    }
+}
+
+/// Takes what waits in the accept queue, so that the socket may go. By system call: the reactor reports connections only
+/// when it is polled next.
+fn empty_queue(listener: TcpListener, mut admit: impl FnMut(TcpStream, SocketAddr)) -> io::Result<()> {
+    let listener = listener.into_std()?;
+    loop {
+        match listener.accept() {
+            Ok((stream, peer)) => {
+                stream.set_nonblocking(true)?;
+                admit(TcpStream::from_std(stream)?, peer);
+            }
+            Err(error) if is_transient(&error) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The connection failed before it was accepted: nothing is wrong with the listener.
+fn is_transient(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    )
+}
+
+fn admit(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, entry: &Rc<Entry>) {
+    let open = Open::new(worker);
+    let peer_ip = peer.ip().to_canonical();
+    let spec = entry.spec();
+    let is_trusted = spec.trusted_proxies.iter().any(|(network, length)| contains(*network, *length, peer_ip));
+    tokio::task::spawn_local(connection::serve(open, worker.clone(), stream, (peer_ip, is_trusted), entry.clone()));
+}
+
+/// Returns whether a network of the given prefix length holds the address.
+fn contains(network: IpAddr, length: u8, address: IpAddr) -> bool {
+    let (a, b, width) = match (network, address) {
+        (IpAddr::V4(n), IpAddr::V4(a)) => (u128::from(n.to_bits()), u128::from(a.to_bits()), 32),
+        (IpAddr::V6(n), IpAddr::V6(a)) => (n.to_bits(), a.to_bits(), 128),
+        _ => return false,
+    };
+    let shift = width - u32::from(length).min(width);
+    a.checked_shr(shift).unwrap_or(0) == b.checked_shr(shift).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::contains;
+
+    #[test]
+    fn a_network_holds_its_addresses() {
+        let ip = |text: &str| text.parse().unwrap();
+        assert!(contains(ip("10.0.0.0"), 8, ip("10.255.1.2")));
+        assert!(!contains(ip("10.0.0.0"), 8, ip("11.0.0.0")));
+        assert!(contains(ip("0.0.0.0"), 0, ip("1.2.3.4")) && !contains(ip("0.0.0.0"), 0, ip("::1")));
+        assert!(contains(ip("fd00::"), 8, ip("fdff::1")) && contains(ip("::"), 0, ip("::1")));
+        assert!(contains(ip("192.0.2.1"), 32, ip("192.0.2.1")) && !contains(ip("192.0.2.1"), 32, ip("192.0.2.2")));
+    }
+}

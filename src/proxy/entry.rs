@@ -1,0 +1,65 @@
+//! A listener as one worker sees it: what the connections that came through it share.
+
+use crate::model::ListenerSpec;
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::sync::Notify;
+
+/// What the connections of one listener on one worker share.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    /// The listener's name, by which routes know it.
+    pub(crate) name: Arc<str>,
+    address: SocketAddr,
+    /// As of now: a reload may change all but name and address.
+    spec: RefCell<Arc<ListenerSpec>>,
+    /// When the listener was removed; 0 while it stays.
+    removed_ms: Cell<u64>,
+    removed: Notify,
+}
+
+impl Entry {
+    pub(crate) fn new(listener: Arc<ListenerSpec>) -> Self {
+        Self {
+            name: listener.name.clone(),
+            address: listener.address,
+            spec: RefCell::new(listener),
+            removed_ms: Cell::new(0),
+            removed: Notify::new(),
+        }
+    }
+
+    /// Returns the listener as it is now.
+    pub(crate) fn spec(&self) -> Arc<ListenerSpec> {
+        self.spec.borrow().clone()
+    }
+
+    /// Takes what a reload changed; connections that are open keep what they began with.
+    pub(crate) fn update(&self, listener: Arc<ListenerSpec>) {
+        self.spec.replace(listener);
+    }
+
+    /// Says that the listener is gone, by the worker's coarse clock.
+    pub(crate) fn remove(&self, now_ms: u64) {
+        self.removed_ms.set(now_ms.max(1));
+        self.removed.notify_waiters();
+    }
+
+    /// Returns when the listener was removed, if it was.
+    pub(crate) fn removed_since(&self) -> Option<u64> {
+        Some(self.removed_ms.get()).filter(|&at| at != 0)
+    }
+
+    /// Returns whether it is this listener's.
+    pub(crate) fn is_of(&self, listener: &ListenerSpec) -> bool {
+        self.name == listener.name && self.address == listener.address
+    }
+
+    /// Waits until the listener is removed.
+    pub(crate) async fn removed(&self) {
+        while self.removed_since().is_none() {
+            self.removed.notified().await;
+        }
+    }
+}
