@@ -74,9 +74,12 @@ fn request(id: &str, command: &[&str]) -> StartRequest {
             directory: None,
             stop_grace: Duration::from_secs(10),
             replace_after: Duration::from_secs(30),
+            container: None,
         },
         ports: vec!["http".into()],
         revision: 3,
+        fingerprint: 5,
+        slot: 0,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::admin::Options as AdminOptions;
 use crate::config::bounds::{size, time, within};
+use crate::config::docker;
 use crate::config::environment::Environment;
 use crate::config::file::{Admin, Control, Dns, File, Level, Listen, Log, LogFormat, Node, OnExit, Proxy};
 use crate::config::forward;
@@ -39,7 +40,7 @@ pub(super) fn build(
     let (node, pin) = read_node(p, &file.node.clone().unwrap_or_default());
     let state = read_state(p, file, environment);
     let loaded = Loaded {
-        control: read_control(p, &file.control.clone().unwrap_or_default(), node, &state),
+        control: read_control(p, file, environment, node, &state),
         proxy: read_proxy(p, &file.proxy.clone().unwrap_or_default(), pin),
         dns: file.dns.as_ref().map(|section| read_dns(p, section)),
         admin: read_admin(p, file, &state),
@@ -120,7 +121,14 @@ fn read_state(p: &mut Problems, file: &File, environment: &Environment) -> PathB
     PathBuf::new()
 }
 
-fn read_control(p: &mut Problems, section: &Control, node: NodeValues, state: &Path) -> ControlOptions {
+fn read_control(
+    p: &mut Problems,
+    file: &File,
+    environment: &Environment,
+    node: NodeValues,
+    state: &Path,
+) -> ControlOptions {
+    let section: Control = file.control.clone().unwrap_or_default();
     let defaults = ControlOptions::default();
     ControlOptions {
         node: node.name,
@@ -136,6 +144,7 @@ fn read_control(p: &mut Problems, section: &Control, node: NodeValues, state: &P
         default_lease: time(p, "control.default_lease", section.default_lease, defaults.default_lease, SECOND..=DAY),
         gone_listed: time(p, "control.gone_listed", section.gone_listed, defaults.gone_listed, Time::ZERO..=DAY),
         max_probes: within(p, "control.max_probes", section.max_probes, defaults.max_probes, &(1..=65_536)),
+        docker: docker::read(p, &file.docker.clone().unwrap_or_default(), environment),
     }
 }
 

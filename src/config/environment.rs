@@ -37,7 +37,7 @@ pub(super) struct Override {
 type Apply = fn(&mut File, &str) -> Result<(), String>;
 
 /// Every variable with its key.
-const VARIABLES: [(&str, &str, Apply); 11] = [
+const VARIABLES: [(&str, &str, Apply); 12] = [
     ("WEIR_NODE_NAME", "node.name", |file, text| set(&mut section(&mut file.node).name, text)),
     ("WEIR_NODE_WORKERS", "node.workers", |file, text| set_parsed(&mut section(&mut file.node).workers, text)),
     ("WEIR_NODE_PORT_RANGE", "node.port_range", |file, text| set(&mut section(&mut file.node).port_range, text)),
@@ -50,6 +50,7 @@ const VARIABLES: [(&str, &str, Apply); 11] = [
     }),
     // A zone alone does not start the DNS server.
     ("WEIR_DNS_ZONE", "dns.zone", |file, text| file.dns.as_mut().map_or(Ok(()), |dns| set(&mut dns.zone, text))),
+    ("WEIR_DOCKER_HOST", "docker.host", |file, text| set(&mut section(&mut file.docker).host, text)),
     ("WEIR_STORE_PATH", "store.path", |file, text| set(&mut section(&mut file.store).path, text)),
     ("WEIR_LOG_LEVEL", "log.level", |file, text| set(&mut section(&mut file.log).level, text)),
     ("WEIR_LOG_FORMAT", "log.format", |file, text| set(&mut section(&mut file.log).format, text)),

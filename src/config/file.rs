@@ -31,6 +31,9 @@ pub struct File {
     /// Registry, health checks and publishing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub control: Option<Control>,
+    /// How containers are run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub docker: Option<Docker>,
     /// Addresses where traffic enters.
     #[serde(default, rename = "listener", skip_serializing_if = "Vec::is_empty")]
     pub listeners: Vec<Listener>,
@@ -289,6 +292,25 @@ pub struct Control {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65_536))]
     pub max_probes: Option<usize>,
+}
+
+/// How containers are run: by a Docker Engine, which is spoken to once a service has `run.image`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Docker {
+    /// The engine, `unix://` and the path of its socket; default `unix:///var/run/docker.sock`, or
+    /// `$DOCKER_HOST` where that is set. Variable `WEIR_DOCKER_HOST`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Network of containers that name none; Weir makes it, a bridge, when it is absent. Default `weir`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// Time after which a call is given up and the engine is held to be stuck, `1s` to `5m`; default `10s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub call_timeout: Option<Duration>,
+    /// Folders of the machine that `run.volumes` may name, also what is below them; default none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub binds: Option<Vec<String>>,
 }
 
 /// An address, or none.

@@ -9,6 +9,7 @@
 
 mod bounds;
 mod build;
+mod docker;
 mod environment;
 mod error;
 mod file;
@@ -23,8 +24,10 @@ mod shape;
 
 pub use environment::{Environment, Flags};
 pub use error::{ConfigError, Problem};
-pub use file::{Admin, AdminLimits, Control, Dns, DnsLimits, File, Level, Listen, Log, LogFormat, Node, OnExit, Proxy};
-pub use file::{ProxyLimits, ProxyTimeouts, Store};
+pub use file::{
+    Admin, AdminLimits, Control, Dns, DnsLimits, Docker, File, Level, Listen, Log, LogFormat, Node, OnExit,
+};
+pub use file::{Proxy, ProxyLimits, ProxyTimeouts, Store};
 pub use forward::{DnsForward, Upstream, UpstreamError};
 pub use load::{Source, load};
 pub use loaded::Loaded;

@@ -1,5 +1,6 @@
 //! A loaded configuration → the file that says the same, with every default written out.
 
+use crate::config::docker;
 use crate::config::file::{
     Admin, AdminLimits, Control, Dns, DnsLimits, File, Level, Listen, Log, LogFormat, Node, OnExit, Proxy, ProxyLimits,
     ProxyTimeouts, Store,
@@ -35,6 +36,7 @@ impl Loaded {
                 max_probes: Some(self.control.max_probes),
             }),
             listeners: self.listeners.iter().map(|listener| self.write_listener(listener)).collect(),
+            docker: Some(docker::write(&self.control.docker)),
             routes: self.routes.iter().map(|route| self.write_route(route)).collect(),
             services: self.services.iter().map(|service| Service::from_model(service)).collect(),
         }

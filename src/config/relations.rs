@@ -2,11 +2,12 @@
 
 use crate::config::file::File;
 use crate::config::loaded::Loaded;
-use crate::model::ServiceName;
+use crate::model::{ContainerAddress, RunSpec, ServiceName};
 use crate::spec::{KeyPath, Listener, ListenerProtocol, Port, Problems, Protocol, Service, nearest};
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 
 /// Tells the line of a key.
 type LineOf<'a> = &'a dyn Fn(&KeyPath) -> Option<usize>;
@@ -45,6 +46,7 @@ pub(super) fn check(p: &mut Problems, file: &File, index: &Index<'_>, loaded: &L
     patterns(p, file, line_of);
     transports(p, file, index);
     port_demand(p, file, loaded);
+    binds(p, loaded, file);
 }
 
 /// Records each value that stood earlier in the list; `None` stands for what has no value.
@@ -226,6 +228,28 @@ fn patterns(p: &mut Problems, file: &File, line_of: LineOf<'_>) {
     }
 }
 
+/// Returns true when replicas listen on ports of the machine.
+fn takes_ports(run: &RunSpec) -> bool {
+    run.container.as_ref().is_none_or(|container| container.address == ContainerAddress::Host)
+}
+
+/// Records folders of the machine that no container may be given.
+fn binds(p: &mut Problems, loaded: &Loaded, file: &File) {
+    let docker = &loaded.control.docker;
+    for (i, service) in file.services.iter().enumerate() {
+        let volumes =
+            service.run.iter().filter(|run| run.image.is_some()).flat_map(|run| run.volumes.iter().enumerate());
+        for (j, text) in volumes {
+            let source = text.split(':').next().unwrap_or_default();
+            if source.starts_with('/') && !docker.allows(Path::new(source)) {
+                let key = KeyPath::default().key("service").index(i).key("run.volumes").index(j);
+                let hint = format!("add binds = [{source:?}] or a folder above it to [docker]");
+                p.at(&key, format!("{source} is not below a folder of docker.binds"), hint);
+            }
+        }
+    }
+}
+
 /// Records replicas that need more ports than there are.
 fn port_demand(p: &mut Problems, file: &File, loaded: &Loaded) {
     let range = &loaded.control.port_range;
@@ -233,7 +257,7 @@ fn port_demand(p: &mut Problems, file: &File, loaded: &Loaded) {
     let wanted: u64 = loaded
         .services
         .iter()
-        .filter(|service| service.run.is_some())
+        .filter(|service| service.run.as_ref().is_some_and(takes_ports))
         .map(|service| u64::from(service.replicas) * service.ports.len() as u64)
         .sum();
     if wanted > offered {

@@ -20,4 +20,4 @@ pub mod scheduler;
 pub mod store;
 pub mod withdraw;
 
-pub use options::Options;
+pub use options::{DockerOptions, Options};

@@ -2,7 +2,7 @@
 
 use crate::model::NodeId;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Options of the control plane.
@@ -22,6 +22,39 @@ pub struct Options {
     pub gone_listed: Duration,
     /// Checks in flight at a time.
     pub max_probes: usize,
+    /// How containers are run.
+    pub docker: DockerOptions,
+}
+
+/// Options of the Docker runtime; it connects when the first service names an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DockerOptions {
+    /// The engine's Unix socket.
+    pub socket: PathBuf,
+    /// The network of containers that name none.
+    pub network: String,
+    /// Time after which the engine is held to be stuck.
+    pub call_timeout: Duration,
+    /// Folders of the machine that containers may be given; nothing else.
+    pub binds: Vec<PathBuf>,
+}
+
+impl DockerOptions {
+    /// Returns whether a container may see this path of the machine.
+    pub fn allows(&self, path: &Path) -> bool {
+        self.binds.iter().any(|folder| path.starts_with(folder))
+    }
+}
+
+impl Default for DockerOptions {
+    fn default() -> Self {
+        Self {
+            socket: PathBuf::from("/var/run/docker.sock"),
+            network: "weir".to_owned(),
+            call_timeout: Duration::from_secs(10),
+            binds: Vec::new(),
+        }
+    }
 }
 
 impl Options {
@@ -42,6 +75,7 @@ impl Default for Options {
             default_lease: Duration::from_secs(30),
             gone_listed: Duration::from_secs(60),
             max_probes: 256,
+            docker: DockerOptions::default(),
         }
     }
 }

@@ -3,12 +3,14 @@
 //! No I/O, no clock, no serde, no locks. A value here is valid by construction: names are parsed once, in
 //! [`ServiceName::parse`] and its siblings. The formats that users write live in `spec`, which converts into these types.
 
+mod container;
 mod health;
 mod id;
 mod instance;
 mod rollout;
 mod service;
 
+pub use container::{ContainerAddress, ContainerSpec, Volume};
 pub use health::{HealthState, Outcome, Transition};
 pub use id::{InstanceId, NameError, NodeId, ServiceName, parse_label};
 pub use instance::{Instance, InstanceState, Source, Verdict, Workload};

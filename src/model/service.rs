@@ -3,7 +3,7 @@
 //! `spec` holds what users write; its conversion fills every default, so nothing here is optional but what may truly be
 //! absent.
 
-use crate::model::{RolloutSpec, ServiceName};
+use crate::model::{ContainerSpec, RolloutSpec, ServiceName};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -134,16 +134,19 @@ pub struct Outliers {
 /// How replicas are run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunSpec {
-    /// Program and arguments; `${PORT}`, `${PORT_<NAME>}` and `${INSTANCE}` are replaced.
+    /// Program and arguments; `${PORT}`, `${PORT_<NAME>}` and `${INSTANCE}` are replaced. Empty only for containers: what
+    /// the image says.
     pub command: Vec<String>,
     /// Environment added to the allow-list; the same replacements.
     pub env: BTreeMap<String, String>,
-    /// Working directory; Weir's own when absent.
+    /// Working directory; Weir's own, or the image's, when absent.
     pub directory: Option<PathBuf>,
     /// Wait after SIGTERM before SIGKILL.
     pub stop_grace: Duration,
     /// An instance that is unhealthy for so long is replaced.
     pub replace_after: Duration,
+    /// The container that it is; `None`: a local process.
+    pub container: Option<ContainerSpec>,
 }
 
 /// A latency objective.

@@ -7,7 +7,7 @@ use crate::model::{self, ServiceName, parse_label};
 use crate::spec::bounds::{bounded, positive};
 use crate::spec::listener::{MAX_NAME_OCTETS, find_port};
 use crate::spec::route::check_path;
-use crate::spec::{Duration, Endpoint, Health, Policy, ProbeType, Problem, Problems, Protocol, Run, Service, scale};
+use crate::spec::{Duration, Endpoint, Health, Policy, ProbeType, Problem, Problems, Protocol, Service, scale};
 use std::ops::RangeInclusive;
 use std::time::Duration as Time;
 
@@ -55,7 +55,7 @@ impl Service {
         let limits = self.read_limits(p);
         let timeouts = self.read_timeouts(p);
         let outliers = self.read_outliers(p);
-        let run = self.run.as_ref().map(|run| read_run(p, run, &names));
+        let run = self.run.as_ref().map(|run| run.read(p, self));
         let scale = self.read_scale(p);
         let replicas = self.read_replicas(p, scale.as_ref().map_or(1, |scale| scale.min));
         let rollout = self.read_rollout(p);
@@ -91,6 +91,11 @@ impl Service {
             None if name.contains('/') => None,
             None => ServiceName::parse(name).ok(),
         }
+    }
+
+    /// Returns true when its replicas are containers.
+    fn is_container(&self) -> bool {
+        self.run.as_ref().is_some_and(|run| run.image.is_some())
     }
 
     /// Returns the names of its ports in order, as routes and checks refer to them.
@@ -157,6 +162,7 @@ impl Service {
     fn check_number(&self, p: &mut Problems, index: usize, number: Option<u16>) {
         match number {
             Some(0) => p.add("number", "is 0", "write 1 to 65535"),
+            Some(_) | None if self.is_container() => {}
             Some(_) if index == 0 => p.add(
                 "number",
                 "must not stand on the first port",
@@ -165,7 +171,7 @@ impl Service {
             Some(_) if self.endpoints.is_empty() => p.add(
                 "number",
                 "needs a [[service.endpoint]]",
-                "replicas get their numbers from node.port_range, as ${PORT_<NAME>}; remove number",
+                "processes get their numbers from node.port_range, as ${PORT_<NAME>}; remove number",
             ),
             None if index > 0 && !self.endpoints.is_empty() => {
                 p.absent("number", "add the number that every [[service.endpoint]] offers this port on");
@@ -338,69 +344,10 @@ fn read_probe(p: &mut Problems, health: &Health) -> model::Probe {
     model::Probe::Http { path: path.into(), host: health.host.as_deref().map(Into::into), status }
 }
 
-fn read_run(p: &mut Problems, run: &Run, ports: &[String]) -> model::RunSpec {
-    match run.command.first() {
-        None => {
-            p.absent("run.command", "add program and arguments, such as command = [\"./app\", \"--port\", \"${PORT}\"]")
-        }
-        Some(program) if program.is_empty() => p.add("run.command", "has an empty program", "write the program first"),
-        Some(_) => {}
-    }
-    let texts =
-        run.command.iter().map(|text| ("run.command", text)).chain(run.env.values().map(|text| ("run.env", text)));
-    for (key, text) in texts {
-        if text.contains('\0') {
-            p.add(key, "holds a NUL character", "no argument or variable can hold one: remove it");
-        }
-        if let Some(name) = unknown_port(text, ports) {
-            let known: Vec<String> = ports.iter().map(|port| variable(port)).collect();
-            p.unknown(
-                key,
-                format!("${{{name}}} names no port"),
-                format!("known: ${{PORT}}, ${{{}}}", known.join("}, ${")),
-            );
-        }
-    }
-    for name in run.env.keys() {
-        if name.is_empty() || name.contains(['=', '\0']) {
-            p.add("run.env", format!("{name:?} is no name of a variable"), "use letters, digits and underscores");
-        } else if name == "PORT" || name == "WEIR_INSTANCE" || ports.iter().any(|port| *name == variable(port)) {
-            p.add(
-                "run.env",
-                format!("{name} is set by Weir"),
-                "remove it; read it in the program, or use ${...} in another",
-            );
-        }
-    }
-    if run.directory.as_deref() == Some("") {
-        p.add("run.directory", "is empty", "write a directory, or leave it out for Weir's own");
-    }
-    model::RunSpec {
-        command: run.command.clone(),
-        env: run.env.clone(),
-        directory: run.directory.as_deref().map(Into::into),
-        stop_grace: run.stop_grace.map_or(Time::from_secs(10), Duration::get),
-        replace_after: positive(p, "run.replace_after", run.replace_after, Time::from_secs(30)),
-    }
-}
-
-/// Returns the name of the variable that holds a port's number.
-fn variable(port: &str) -> String {
-    format!("PORT_{}", port.to_ascii_uppercase().replace('-', "_"))
-}
-
-/// Returns a `PORT_…` between `${` and `}` that is no port's.
-fn unknown_port<'a>(text: &'a str, ports: &[String]) -> Option<&'a str> {
-    text.split("${")
-        .skip(1)
-        .filter_map(|rest| rest.split_once('}').map(|(name, _)| name))
-        .find(|name| name.starts_with("PORT_") && !ports.iter().any(|port| *name == variable(port)))
-}
-
 #[cfg(test)]
 mod tests {
     use crate::model;
-    use crate::spec::{Endpoint, Health, Port, ProbeType, Run, Service};
+    use crate::spec::{Endpoint, Health, Port, ProbeType, Service};
     use std::time::Duration;
 
     fn named(name: &str) -> Service {
@@ -450,19 +397,5 @@ mod tests {
         let spec = service.to_model().unwrap();
         assert_eq!(spec.endpoints.iter().map(|e| e.ports.clone()).collect::<Vec<_>>(), [[80, 9100], [81, 9100]]);
         assert_eq!(Service::from_model(&spec).to_model().unwrap(), spec);
-    }
-
-    #[test]
-    fn replacements_of_ports_must_name_one() {
-        let with = |text: &str| {
-            let run = Run { command: vec!["app".to_owned(), text.to_owned()], ..Run::default() };
-            Service { run: Some(run), ports: vec![port("http", None), port("my-admin", None)], ..named("web") }
-        };
-        for fine in ["${PORT}", "${PORT_HTTP}:${PORT_MY_ADMIN}", "${HOME}", "${PORT", "$PORT_X", "${INSTANCE}"] {
-            assert!(with(fine).to_model().is_ok(), "{fine}");
-        }
-        let problems = with("-x ${PORT_ADMIN}").to_model().unwrap_err();
-        assert_eq!(problems[0].to_string(), "run.command: ${PORT_ADMIN} names no port");
-        assert_eq!(problems[0].hint.as_deref(), Some("known: ${PORT}, ${PORT_HTTP}, ${PORT_MY_ADMIN}"));
     }
 }

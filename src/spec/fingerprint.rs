@@ -5,7 +5,7 @@
 //! later build, as long as a key that is added is left out at its default.
 
 use crate::model;
-use crate::spec::Service;
+use crate::spec::{Port, Service};
 use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -16,11 +16,17 @@ const IRRELEVANT: [&str; 2] = ["stop_grace", "replace_after"];
 pub fn fingerprint(service: &model::ServiceSpec) -> u64 {
     let written = Service::from_model(service);
     let Some(run) = written.run else { return 0 };
+    // A container is made for the numbers that it listens on; a process gets whatever is free.
+    let is_container = run.image.is_some();
     let mut run = serde_json::to_value(run).unwrap_or_default();
     if let Value::Object(keys) = &mut run {
         keys.retain(|key, _| !IRRELEVANT.contains(&key.as_str()));
     }
-    let ports = written.ports.iter().map(|port| serde_json::json!([port.name, port.protocol])).collect();
+    let port = |port: &Port| match port.number.filter(|_| is_container) {
+        Some(number) => serde_json::json!([port.name, port.protocol, number]),
+        None => serde_json::json!([port.name, port.protocol]),
+    };
+    let ports = written.ports.iter().map(port).collect();
     let mut text = String::new();
     canonical(&Value::Array(vec![run, Value::Array(ports)]), &mut text);
     xxh3_64(text.as_bytes())

@@ -11,7 +11,9 @@
 
 mod address;
 mod bounds;
+mod container;
 mod convert;
+mod cores;
 mod duration;
 mod fingerprint;
 mod listener;
@@ -20,6 +22,7 @@ mod problem;
 mod revert;
 mod rollout;
 mod route;
+mod run;
 mod scale;
 mod service;
 mod size;
@@ -27,6 +30,7 @@ mod suggest;
 mod text;
 
 pub use address::{Address, Network, Range};
+pub use cores::Cores;
 pub use duration::Duration;
 pub use fingerprint::{canonical, fingerprint};
 pub use listener::{Listener, ListenerProtocol};
@@ -34,8 +38,9 @@ pub use objective::{Objective, ObjectiveError};
 pub use problem::{Key, KeyPath, Problem, Problems};
 pub use rollout::{OnFailure, Rollout, Strategy};
 pub use route::Route;
+pub use run::{ContainerAddress, Run};
 pub use scale::{Scale, ScalePolicy};
-pub use service::{Endpoint, Health, Limits, Outliers, Policy, Port, ProbeType, Protocol, Run, Service, Timeouts};
+pub use service::{Endpoint, Health, Limits, Outliers, Policy, Port, ProbeType, Protocol, Service, Timeouts};
 pub use size::Size;
 pub use suggest::nearest;
 pub(crate) use text::text;

@@ -24,9 +24,9 @@ impl Service {
             limits: Some(write_limits(&model.limits)),
             timeouts: Some(write_timeouts(&model.timeouts)),
             outliers: Some(write_outliers(&model.outliers)),
-            run: model.run.as_ref().map(write_run),
             scale: model.scale.as_ref().map(write_scale),
             rollout: model.run.as_ref().map(|_| Rollout::write(&model.rollout)),
+            run: model.run.as_ref().map(Run::from_model),
             ports: write_ports(model),
             endpoints: model.endpoints.iter().map(write_endpoint).collect(),
         }
@@ -96,22 +96,17 @@ fn write_outliers(outliers: &model::Outliers) -> Outliers {
     }
 }
 
-fn write_run(run: &model::RunSpec) -> Run {
-    Run {
-        command: run.command.clone(),
-        env: run.env.clone(),
-        directory: run.directory.as_ref().map(|directory| directory.to_string_lossy().into_owned()),
-        stop_grace: Some(run.stop_grace.into()),
-        replace_after: Some(run.replace_after.into()),
-    }
-}
-
-/// Numbers of further ports are the same on every endpoint, so the first endpoint tells them.
+/// Numbers of further ports are the same on every endpoint, so the first endpoint tells them; a container has its own.
 fn write_ports(model: &model::ServiceSpec) -> Vec<Port> {
+    let container = model.run.as_ref().and_then(|run| run.container.as_ref());
+    let in_container = |i: usize| {
+        let container = container.filter(|container| container.address != model::ContainerAddress::Host)?;
+        container.ports.get(i).copied()
+    };
     let numbers = model.endpoints.first().map_or(&[] as &[u16], |endpoint| &endpoint.ports);
     let port = |(i, port): (usize, &model::PortSpec)| Port {
         name: Some(port.name.to_string()),
-        number: numbers.get(i).copied().filter(|_| i > 0),
+        number: in_container(i).or_else(|| numbers.get(i).copied().filter(|_| i > 0 && container.is_none())),
         protocol: Some(match port.protocol {
             model::Protocol::Tcp => Protocol::Tcp,
             model::Protocol::Udp => Protocol::Udp,

@@ -2,7 +2,7 @@
 
 use crate::model;
 use crate::spec::bounds::{bounded, positive};
-use crate::spec::{Duration, Problems, Service};
+use crate::spec::{Duration, Problems, Run, Service};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::ops::RangeInclusive;
@@ -66,7 +66,8 @@ impl Service {
         if self.run.is_none() && self.rollout.is_some() {
             p.add("rollout", "needs [service.run]", "add how replicas are run, or remove the section");
         }
-        self.rollout.clone().unwrap_or_default().read(p, false)
+        let exclusive = self.run.as_ref().is_some_and(Run::has_writable_volume);
+        self.rollout.clone().unwrap_or_default().read(p, exclusive)
     }
 }
 

@@ -1,10 +1,9 @@
 //! The definition of a service, as written. Defaults are named in the documentation of each key and filled in by
 //! `spec/convert.rs`.
 
-use crate::spec::{Address, Duration, Range, Rollout, Scale};
+use crate::spec::{Address, Duration, Range, Rollout, Run, Scale};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 /// A service: a named group of endpoints with one policy. Its name is also its DNS name.
@@ -199,31 +198,6 @@ pub struct Outliers {
     pub max: Option<Duration>,
 }
 
-/// How replicas are run: as local processes.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(extend("required" = ["command"]))]
-#[schema(as = RunDefinition)]
-pub struct Run {
-    /// Program and arguments, no shell. `${PORT}` (the first port), `${PORT_<NAME>}`, `${INSTANCE}` and `${WEIR}` (this
-    /// executable) are replaced.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schema(required)]
-    pub command: Vec<String>,
-    /// Environment variables; the same replacements. `PORT`, `PORT_<NAME>` and `WEIR_INSTANCE` are set by Weir.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub env: BTreeMap<String, String>,
-    /// Working directory; default Weir's own.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub directory: Option<String>,
-    /// Wait after SIGTERM before SIGKILL; default `10s`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub stop_grace: Option<Duration>,
-    /// An instance that is unhealthy for so long is replaced; default `30s`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub replace_after: Option<Duration>,
-}
-
 /// A named port.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -235,7 +209,8 @@ pub struct Port {
     #[schema(required)]
     pub name: Option<String>,
     /// Number that every `endpoint` of the service offers it on; not for the first port, whose number is in the
-    /// endpoint's address. Replicas get their numbers from `node.port_range`.
+    /// endpoint's address. With `run.image`: the number that the container listens on; default 8080 and the ones after it.
+    /// Processes get their numbers from `node.port_range`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub number: Option<u16>,

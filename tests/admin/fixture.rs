@@ -153,6 +153,7 @@ fn jobs() -> ServiceSpec {
         directory: None,
         stop_grace: Duration::from_secs(5),
         replace_after: Duration::from_secs(30),
+        container: None,
     };
     ServiceSpec { run: Some(run), ..spec("jobs") }
 }

@@ -156,9 +156,12 @@ mod tests {
                 directory: None,
                 stop_grace: Duration::from_secs(1),
                 replace_after: Duration::from_secs(30),
+                container: None,
             },
             ports: vec!["http".into(), "my-admin".into()],
             revision: 1,
+            fingerprint: 5,
+            slot: 0,
         }
     }
 

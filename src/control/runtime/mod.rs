@@ -6,8 +6,7 @@
 //! after `stop` returned nothing of the workload runs.
 //!
 //! `process.rs` runs local processes: `command.rs` turns a definition into an argv, `ports.rs` hands out ports,
-//! `spawner.rs` starts the `weir exec` shim, `logs.rs` bounds the files. `docker.rs` (feature `docker`) proves the trait
-//! on the Docker Engine API. Next on the path: `control/scheduler/reconcile.rs`.
+//! `spawner.rs` starts the `weir exec` shim, `logs.rs` bounds the files. Next on the path: `control/scheduler/reconcile.rs`.
 
 use crate::model::{InstanceId, RunSpec, ServiceName, Workload};
 use async_trait::async_trait;
@@ -21,7 +20,6 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 
 mod command;
-pub mod docker;
 mod logs;
 mod ports;
 mod process;
@@ -42,6 +40,10 @@ pub struct StartRequest {
     pub ports: Vec<Arc<str>>,
     /// Revision of the definition, kept so that `list` can tell.
     pub revision: u64,
+    /// How it runs, as a number: a running replica with another one is to be replaced. Kept likewise.
+    pub fingerprint: u64,
+    /// Which of the wanted copies it is. Kept likewise.
+    pub slot: u32,
 }
 
 /// What was started, and where it will listen once it is up.
@@ -64,8 +66,31 @@ pub struct Running {
     pub service: ServiceName,
     /// Revision of the definition that it was started with.
     pub revision: u64,
+    /// Fingerprint of how it runs.
+    pub fingerprint: u64,
+    /// Which of the wanted copies it is.
+    pub slot: u32,
     /// Process or container, address and ports.
     pub started: Started,
+}
+
+/// What a store remembers of a replica that an earlier Weir started, or meant to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// Its instance.
+    pub id: InstanceId,
+    /// Its service.
+    pub service: ServiceName,
+    /// Revision that it was started for.
+    pub revision: u64,
+    /// Fingerprint of how it runs.
+    pub fingerprint: u64,
+    /// Which of the wanted copies it is.
+    pub slot: u32,
+    /// What was started; `None`: only the intent was written, and something of it may run.
+    pub started: Option<Started>,
+    /// Start time and boot of a process, which tell a reused id: field 22 of `/proc/PID/stat` and the boot id.
+    pub birth: Option<(u64, Arc<str>)>,
 }
 
 /// What a runtime tells unasked.
@@ -152,6 +177,13 @@ pub trait Runtime: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`RuntimeError::NotRunning`] when it had ended before; else what the system said.
     async fn stop(&self, id: &InstanceId, grace: Duration) -> Result<Exit, RuntimeError>;
+
+    /// Takes up what an earlier Weir of the same owner left running, and returns all of it, also what no record knows;
+    /// called once, before the first start. What is returned is listed, told and stopped like what was started here.
+    ///
+    /// # Errors
+    /// When nothing can be said of what runs.
+    async fn adopt(&self, known: &[Known]) -> Result<Vec<Running>, RuntimeError>;
 
     /// Returns what runs now, ordered by id.
     ///

@@ -9,7 +9,7 @@ use crate::control::runtime::command::resolve;
 use crate::control::runtime::logs::{self, Logs};
 use crate::control::runtime::ports::{Ports, is_free};
 use crate::control::runtime::spawner::{self, Job, Spawned, Spawner};
-use crate::control::runtime::{Exit, Running, Runtime, RuntimeError, RuntimeEvent, StartRequest, Started};
+use crate::control::runtime::{Exit, Known, Running, Runtime, RuntimeError, RuntimeEvent, StartRequest, Started};
 use crate::model::{InstanceId, Workload};
 use crate::sys::process::{self, Signal, Watch};
 use crate::{clock, rng::Rng};
@@ -129,8 +129,14 @@ impl Runtime for Processes {
         let pid = child.id();
         let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let started = Started { workload: Workload::Process(pid), address, ports };
-        let running =
-            Running { id: request.id, service: request.service, revision: request.revision, started: started.clone() };
+        let running = Running {
+            id: request.id,
+            service: request.service,
+            revision: request.revision,
+            fingerprint: request.fingerprint,
+            slot: request.slot,
+            started: started.clone(),
+        };
         shared.follow(running, child, watch);
         Ok(started)
     }
@@ -147,6 +153,11 @@ impl Runtime for Processes {
             }
         };
         ended.ok().flatten().ok_or(RuntimeError::Closed)
+    }
+
+    async fn adopt(&self, _known: &[Known]) -> Result<Vec<Running>, RuntimeError> {
+        // Processes still end with the Weir that started them.
+        Ok(Vec::new())
     }
 
     async fn list(&self) -> Result<Vec<Running>, RuntimeError> {

@@ -149,6 +149,9 @@ impl Reconciler {
             run: service.run().clone(),
             ports: service.spec().ports.iter().map(|port| port.name.clone()).collect(),
             revision: service.revision(),
+            // What of a definition makes replicas differ is the revision's business until it is stored.
+            fingerprint: service.revision(),
+            slot,
         };
         let message = match why {
             Start::Missing => format!("replica {} of {name} starts", slot + 1),

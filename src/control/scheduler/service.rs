@@ -225,5 +225,8 @@ impl Service {
 
 /// Returns true when replicas of one must be replaced to run the other; how they are stopped does not matter.
 fn differs(one: &RunSpec, other: &RunSpec) -> bool {
-    one.command != other.command || one.env != other.env || one.directory != other.directory
+    one.command != other.command
+        || one.env != other.env
+        || one.directory != other.directory
+        || one.container != other.container
 }

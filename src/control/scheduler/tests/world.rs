@@ -4,7 +4,7 @@ use crate::control::Options;
 use crate::control::events::{EventKind, Events};
 use crate::control::publisher;
 use crate::control::registry::{self, tests::check, tests::spec};
-use crate::control::runtime::{Exit, Running, Runtime, RuntimeError, RuntimeEvent, StartRequest, Started};
+use crate::control::runtime::{Exit, Known, Running, Runtime, RuntimeError, RuntimeEvent, StartRequest, Started};
 use crate::control::scheduler::{Handle, Parts, ServiceStatus, spawn};
 use crate::model::{
     Instance, InstanceId, InstanceState, NodeId, RunSpec, ServiceName, ServiceSpec, Transition, Verdict, Workload,
@@ -99,11 +99,14 @@ impl Runtime for Puppets {
         let ports = vec![20_000 + stage.ports; request.ports.len()];
         let workload = Workload::Process(u32::from(stage.ports));
         let started = Started { workload, address: "127.0.0.1".parse().unwrap(), ports };
-        let (id, service, revision) = (request.id.clone(), request.service, request.revision);
+        let StartRequest { service, revision, fingerprint, slot, .. } = request;
+        let id = request.id;
         if stage.exit_at_once {
             self.events.send(RuntimeEvent::Exited { id, exit: Exit::Status(1) }).unwrap();
         } else {
-            stage.running.insert(id.clone(), Running { id, service, revision, started: started.clone() });
+            stage
+                .running
+                .insert(id.clone(), Running { id, service, revision, fingerprint, slot, started: started.clone() });
         }
         Ok(started)
     }
@@ -120,6 +123,10 @@ impl Runtime for Puppets {
         tokio::time::sleep(takes).await;
         self.end(id, Exit::Signal(15));
         Ok(Exit::Signal(15))
+    }
+
+    async fn adopt(&self, _known: &[Known]) -> Result<Vec<Running>, RuntimeError> {
+        Ok(self.stage.lock().unwrap().running.values().cloned().collect())
     }
 
     async fn list(&self) -> Result<Vec<Running>, RuntimeError> {
@@ -158,6 +165,7 @@ pub(super) fn definition(command: &str, replicas: u32) -> ServiceSpec {
         directory: None,
         stop_grace: Duration::from_secs(10),
         replace_after: Duration::from_secs(30),
+        container: None,
     });
     service
 }
