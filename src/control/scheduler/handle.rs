@@ -49,6 +49,8 @@ pub struct ServiceStatus {
     pub name: ServiceName,
     /// Replicas that are wanted.
     pub wanted: u32,
+    /// Whether that number was set by hand.
+    pub pinned: bool,
     /// Replicas that run and are not being stopped.
     pub running: u32,
     /// Replicas that serve.
@@ -80,6 +82,9 @@ pub struct Parts {
 #[derive(Debug)]
 pub(super) enum Request {
     Scale(ServiceName, u32, oneshot::Sender<Result<(), SchedulerError>>),
+    /// The autoscaler's number; the answer says whether it counts.
+    Target(ServiceName, u32, oneshot::Sender<bool>),
+    Unpin(ServiceName, oneshot::Sender<Result<(), SchedulerError>>),
     /// True drains, false undoes it.
     Drain(InstanceId, bool, oneshot::Sender<Result<Owner, SchedulerError>>),
     Status(oneshot::Sender<Vec<ServiceStatus>>),
@@ -110,13 +115,31 @@ pub fn spawn(parts: Parts) -> Handle {
 }
 
 impl Handle {
-    /// Sets the wanted number of replicas; returns when it is accepted, not when they run. Ends a quarantine.
+    /// Sets the wanted number of replicas by hand; returns when it is accepted, not when they run. Ends a quarantine.
     ///
     /// # Errors
     /// [`SchedulerError::UnknownService`], [`SchedulerError::NotRun`], [`SchedulerError::TooMany`],
     /// [`SchedulerError::Closed`].
     pub async fn scale(&self, service: &ServiceName, replicas: u32) -> Result<(), SchedulerError> {
         self.ask(|reply| Request::Scale(service.clone(), replicas, reply)).await?
+    }
+
+    /// Gives the number of replicas back: to the autoscaler where the service has `[service.scale]`, else to its
+    /// definition.
+    ///
+    /// # Errors
+    /// As [`Handle::scale`].
+    pub async fn unpin(&self, service: &ServiceName) -> Result<(), SchedulerError> {
+        self.ask(|reply| Request::Unpin(service.clone(), reply)).await?
+    }
+
+    /// Takes the autoscaler's number of replicas; false when nothing changes: it is wanted already, or another was set by
+    /// hand.
+    ///
+    /// # Errors
+    /// [`SchedulerError::Closed`].
+    pub async fn set_target(&self, service: &ServiceName, replicas: u32) -> Result<bool, SchedulerError> {
+        self.ask(|reply| Request::Target(service.clone(), replicas.min(MAX_REPLICAS), reply)).await
     }
 
     /// Takes an instance out of service: a replica is stopped once its replacement serves; what Weir does not run is

@@ -183,6 +183,14 @@ impl Reconciler {
             Request::Scale(name, replicas, reply) => {
                 let _ = reply.send(self.scale(&name, replicas).await);
             }
+            Request::Target(name, replicas, reply) => {
+                let before = self.services.get_mut(&name).and_then(|service| service.set_target(replicas));
+                self.dirty.extend(before.map(|_| name));
+                let _ = reply.send(before.is_some());
+            }
+            Request::Unpin(name, reply) => {
+                let _ = reply.send(self.unpin(&name).await);
+            }
             Request::Drain(id, drain, reply) => {
                 let _ = reply.send(self.drain(&id, drain).await);
             }
@@ -199,18 +207,33 @@ impl Reconciler {
         if replicas > MAX_REPLICAS {
             return Err(SchedulerError::TooMany(replicas));
         }
-        // A definition that was accepted a moment ago may not have been noticed yet.
-        self.look_at(name.clone()).await;
-        let Some(service) = self.services.get_mut(name).filter(|service| service.is_run()) else {
-            return Err(match self.tools.registry.service(name).await {
-                Some(_) => SchedulerError::NotRun(name.clone()),
-                None => SchedulerError::UnknownService(name.clone()),
-            });
-        };
-        let before = service.scale(replicas);
+        let before = self.find(name).await?.scale(replicas);
         self.emit(EventKind::Scaled, name, None, format!("{name} scales from {before} to {replicas} replicas"));
         self.dirty.insert(name.clone());
         Ok(())
+    }
+
+    async fn unpin(&mut self, name: &ServiceName) -> Result<(), SchedulerError> {
+        let service = self.find(name).await?;
+        service.unpin();
+        let message = match service.spec().scale {
+            Some(_) => format!("{name} is scaled automatically again"),
+            None => format!("{name} has as many replicas as its definition says again"),
+        };
+        self.emit(EventKind::Scaled, name, None, message);
+        self.dirty.insert(name.clone());
+        Ok(())
+    }
+
+    /// Returns a service whose replicas are run.
+    async fn find(&mut self, name: &ServiceName) -> Result<&mut Service, SchedulerError> {
+        // A definition that was accepted a moment ago may not have been noticed yet.
+        self.look_at(name.clone()).await;
+        let known = self.tools.registry.service(name).await.is_some();
+        self.services.get_mut(name).filter(|service| service.is_run()).ok_or_else(|| match known {
+            true => SchedulerError::NotRun(name.clone()),
+            false => SchedulerError::UnknownService(name.clone()),
+        })
     }
 
     async fn drain(&mut self, id: &InstanceId, drain: bool) -> Result<Owner, SchedulerError> {

@@ -17,8 +17,10 @@ pub(super) struct Service {
     spec: Arc<ServiceSpec>,
     /// What its replicas run; kept when the definition no longer says, to stop what runs.
     run: RunSpec,
-    /// Replicas wanted now: the definition's number, or a later one by hand.
+    /// Replicas wanted now: the definition's number, the autoscaler's, or one by hand.
     wanted: u32,
+    /// Whether the number was set by hand; then the autoscaler's does not count.
+    pinned: bool,
     revision: u64,
     replicas: BTreeMap<InstanceId, Replica>,
     slots: BTreeMap<u32, Restarts>,
@@ -42,7 +44,7 @@ impl Service {
         let run = spec.run.clone()?;
         let wanted = spec.replicas;
         let (replicas, slots) = (BTreeMap::new(), BTreeMap::new());
-        Some(Self { spec, run, wanted, revision: 1, replicas, slots, wake_ms: None, is_removed: false })
+        Some(Self { spec, run, wanted, pinned: false, revision: 1, replicas, slots, wake_ms: None, is_removed: false })
     }
 
     /// Takes a new definition; a changed way to run raises the revision, so that every replica is replaced.
@@ -53,9 +55,11 @@ impl Service {
         let run = spec.run.clone();
         if std::mem::take(&mut self.is_removed)
             || self.spec.replicas != spec.replicas
+            || self.spec.scale != spec.scale
             || self.spec.run.is_some() != run.is_some()
         {
-            self.wanted = if run.is_some() { spec.replicas } else { 0 };
+            self.wanted = self.begin_with(&spec);
+            self.pinned = false;
             self.slots.clear();
         }
         let run = run.unwrap_or_else(|| self.run.clone());
@@ -67,9 +71,38 @@ impl Service {
         self.spec = spec;
     }
 
-    /// Sets the wanted number and forgets exits, so that a quarantined service is tried again; returns the number before.
+    /// Returns what a changed definition wants: of a scaled service what it has now, within the new bounds.
+    fn begin_with(&self, spec: &ServiceSpec) -> u32 {
+        match (&spec.run, &spec.scale) {
+            (None, _) => 0,
+            (Some(_), Some(scale)) if self.spec.replicas == spec.replicas && !self.pinned && self.wanted > 0 => {
+                self.wanted.clamp(scale.min, scale.max)
+            }
+            (Some(_), _) => spec.replicas,
+        }
+    }
+
+    /// Takes the autoscaler's number, unless one was set by hand; returns the number before if it was another.
+    pub(super) fn set_target(&mut self, replicas: u32) -> Option<u32> {
+        let takes = !self.pinned && self.spec.scale.is_some() && self.wanted != replicas && !self.is_removed;
+        takes.then(|| std::mem::replace(&mut self.wanted, replicas))
+    }
+
+    /// Forgets the number that was set by hand: a scaled service goes on from there, others want what is defined.
+    pub(super) fn unpin(&mut self) {
+        self.pinned = false;
+        self.wanted = match &self.spec.scale {
+            Some(scale) => self.wanted.clamp(scale.min, scale.max),
+            None => self.spec.replicas,
+        };
+        self.slots.clear();
+    }
+
+    /// Sets the wanted number by hand and forgets exits, so that a quarantined service is tried again; returns the number
+    /// before.
     pub(super) fn scale(&mut self, replicas: u32) -> u32 {
         self.slots.clear();
+        self.pinned = true;
         std::mem::replace(&mut self.wanted, replicas)
     }
 
@@ -210,6 +243,7 @@ impl Service {
         ServiceStatus {
             name: self.spec.name.clone(),
             wanted: self.wanted,
+            pinned: self.pinned,
             running: count(&|phase| matches!(phase, Phase::Starting | Phase::Ready | Phase::Unhealthy)),
             ready: count(&|phase| phase == Phase::Ready),
             quarantined: u32::try_from(in_quarantine).unwrap_or(u32::MAX),

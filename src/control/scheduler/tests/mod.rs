@@ -2,4 +2,5 @@
 
 mod planning;
 mod reconciling;
+mod targets;
 mod world;
