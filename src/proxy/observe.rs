@@ -45,6 +45,8 @@ pub(crate) struct Summary<'a> {
     pub(crate) attempts: u8,
     pub(crate) sent_bytes: u64,
     pub(crate) duration: Duration,
+    /// Time in service: from the pick to the end of the answer; `None` for tunnels, and where no endpoint answered well.
+    pub(crate) service: Option<Duration>,
     pub(crate) first_byte: Duration,
     pub(crate) endpoint: Option<SocketAddr>,
 }
@@ -58,6 +60,13 @@ pub(crate) fn record(worker: &Worker, summary: &Summary<'_>) {
         local.counters.finished(summary.status, us(summary.duration));
         local.counters.sent_bytes.add(summary.sent_bytes);
         local.counters.received_bytes.add(summary.received_bytes);
+        if let Some(scale) = &local.service.spec.scale {
+            match summary.service {
+                Some(service) => local.counters.served(us(service), us(summary.duration), us(scale.objective.latency)),
+                None if summary.attempts == 0 => local.counters.unserved(),
+                None => {}
+            }
+        }
     }
     let (Some(log), Some(access)) = (&worker.access, summary.access) else { return };
     log.record(AccessRecord {

@@ -1,7 +1,7 @@
 //! The registry of all metrics, and their exposition as Prometheus text.
 
 use crate::telemetry::exposition::ShardCollector;
-use crate::telemetry::shard::Shard;
+use crate::telemetry::shard::{ServiceTotals, Shard};
 use prometheus::core::{AtomicU64, GenericCounter};
 use prometheus::{Encoder, IntCounter, IntGauge, Opts, Registry, TextEncoder};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -53,6 +53,16 @@ impl Metrics {
         shard
     }
 
+    /// Returns what all workers counted for a service; zeros when none met it. Cost: one short lock for each worker.
+    pub fn service(&self, name: &str) -> ServiceTotals {
+        let shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut totals = ServiceTotals::default();
+        for shard in shards.iter() {
+            shard.add_to(name, &mut totals);
+        }
+        totals
+    }
+
     /// Returns the registry, for further collectors.
     pub fn registry(&self) -> &Registry {
         &self.registry
@@ -77,6 +87,28 @@ impl Default for Metrics {
 #[cfg(test)]
 mod tests {
     use super::Metrics;
+
+    #[test]
+    fn totals_of_a_service_are_those_of_all_workers() {
+        let metrics = Metrics::new();
+        for _ in 0..2 {
+            let service = metrics.shard().service("web");
+            service.finished(200, 700);
+            service.served(300, 700, 500);
+            service.finished(200, 900);
+            service.served(900, 900, 500);
+            service.finished(503, 10);
+            service.unserved();
+        }
+        let totals = metrics.service("web");
+        assert_eq!(
+            (totals.ended, totals.served, totals.late),
+            (6, 4, 4),
+            "a long service is not late for want of replicas"
+        );
+        assert_eq!((totals.service_us, totals.service_us2), (2400, 2 * (90_000 + 810_000)));
+        assert_eq!(metrics.service("other"), Default::default());
+    }
 
     #[test]
     fn sums_the_shards_of_all_workers() {

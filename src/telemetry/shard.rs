@@ -30,6 +30,24 @@ pub(crate) const BUCKETS_US: [u64; 13] = [
     1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000, 10_000_000,
 ];
 
+/// Longest time in service that is told apart, an hour in microseconds: its square and a thousand more fit.
+const MAX_SERVICE_US: u64 = 3_600_000_000;
+
+/// What was counted for one service by all workers together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ServiceTotals {
+    /// Requests that ended, however.
+    pub ended: u64,
+    /// Requests that an endpoint served well, tunnels left out.
+    pub served: u64,
+    /// Sum of their times in service, microseconds.
+    pub service_us: u64,
+    /// Sum of the squares of those, wrapping around.
+    pub service_us2: u64,
+    /// Requests that were late for want of replicas.
+    pub late: u64,
+}
+
 /// What one worker counts for one service.
 #[derive(Debug, Default)]
 pub struct ServiceCounters {
@@ -49,6 +67,13 @@ pub struct ServiceCounters {
     pub ejections: Counter,
     /// Requests that waited for a free replica.
     pub queued: Counter,
+    /// Requests that an endpoint served well, of services that are scaled: how many, and the sums of their times in service
+    /// and of the squares of those.
+    pub(crate) served: Counter,
+    pub(crate) service_us: Counter,
+    pub(crate) service_us2: Counter,
+    /// Requests of services that are scaled that were late for want of replicas.
+    pub(crate) late: Counter,
 }
 
 impl ServiceCounters {
@@ -62,6 +87,23 @@ impl ServiceCounters {
             counter.add(1);
         }
         self.duration_us.add(duration_us);
+    }
+
+    /// Counts a request that an endpoint served, tunnels left out: its time in service, from the pick to the end of the
+    /// answer, and how long it took in all. Late is what waiting made late.
+    pub fn served(&self, service_us: u64, duration_us: u64, objective_us: u64) {
+        let service_us = service_us.min(MAX_SERVICE_US);
+        self.served.add(1);
+        self.service_us.add(service_us);
+        self.service_us2.add(service_us * service_us);
+        if duration_us > objective_us && service_us <= objective_us {
+            self.late.add(1);
+        }
+    }
+
+    /// Counts a request that found no free replica in time.
+    pub fn unserved(&self) {
+        self.late.add(1);
     }
 }
 
@@ -93,6 +135,19 @@ impl Shard {
     /// Counts a request that Weir answered itself.
     pub fn refused(&self, reason: &'static str) {
         *self.refused.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default() += 1;
+    }
+
+    /// Adds what was counted for a service.
+    pub(crate) fn add_to(&self, name: &str, totals: &mut ServiceTotals) {
+        let services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(counters) = services.get(name) else { return };
+        for class in &counters.by_class {
+            totals.ended = totals.ended.wrapping_add(class.value());
+        }
+        totals.served = totals.served.wrapping_add(counters.served.value());
+        totals.service_us = totals.service_us.wrapping_add(counters.service_us.value());
+        totals.service_us2 = totals.service_us2.wrapping_add(counters.service_us2.value());
+        totals.late = totals.late.wrapping_add(counters.late.value());
     }
 
     pub(crate) fn each_service(&self, mut visit: impl FnMut(&Arc<str>, &ServiceCounters)) {

@@ -34,6 +34,8 @@ pub(crate) enum Next {
 
 /// How one attempt went.
 struct Tally {
+    /// When its endpoint was picked.
+    picked: Instant,
     begun: bool,
     /// Whether a close would pass for the proper end of what the client was sent.
     ends_cleanly: bool,
@@ -89,6 +91,8 @@ pub(crate) async fn handle(worker: &Rc<Worker>, down: &mut Downstream, mut reque
             Err(error) => return give_up(worker, down, request, (error, course.attempts)).await,
         };
         let attempts = course.attempts;
+        // Without a bound nothing waits, and the clock need not be asked again.
+        let began = if picked.permit.is_bounded() { clock::now() } else { request.started };
         let last = attempts > request.policy.retries || !picked.others || !request.idempotent || !request.replayable;
         let (mut stream, idle_ms) = match dial(worker, down, &request, &picked, course.fresh).await {
             Ok(dialled) => dialled,
@@ -105,6 +109,7 @@ pub(crate) async fn handle(worker: &Rc<Worker>, down: &mut Downstream, mut reque
         let mut attempt = Attempt::new(worker, down, &mut request, &mut stream, last);
         let result = poll_fn(|cx| attempt.poll(cx)).await;
         let tally = Tally {
+            picked: began,
             begun: attempt.has_begun(),
             ends_cleanly: attempt.would_end_cleanly(),
             answered: attempt.was_answered(),
@@ -259,6 +264,7 @@ fn finish(
     tally: &Tally,
 ) {
     let elapsed = |to: Instant| to.saturating_duration_since(request.started);
+    let now = clock::now();
     let summary = Summary {
         slot: request.target.slot,
         peer: request.peer,
@@ -268,7 +274,8 @@ fn finish(
         reason,
         attempts,
         sent_bytes: tally.sent_bytes,
-        duration: elapsed(clock::now()),
+        duration: elapsed(now),
+        service: (200..500).contains(&status).then(|| now.saturating_duration_since(tally.picked)),
         first_byte: tally.first_byte.map_or(Duration::ZERO, elapsed),
         endpoint: Some(picked.address),
     };
@@ -306,6 +313,7 @@ async fn give_up(
         attempts,
         sent_bytes: 0,
         duration: clock::now().saturating_duration_since(request.started),
+        service: None,
         first_byte: Duration::ZERO,
         endpoint: None,
     };

@@ -32,6 +32,11 @@ pub(crate) struct Permit {
 }
 
 impl Permit {
+    /// Returns whether the service bounds what an endpoint is given at once.
+    pub(crate) fn is_bounded(&self) -> bool {
+        self.queue.is_some()
+    }
+
     /// Returns the endpoint's counters.
     pub(crate) fn stats(&self) -> Option<&Arc<crate::balance::EndpointStats>> {
         self.in_flight.as_ref().map(InFlight::stats)
