@@ -126,9 +126,9 @@ const FORMATS: &[&str] = &[
 ];
 
 const WORDS: &[Word] = &[
-    everywhere("unsafe", &["sys.rs"], "only `sys` has unsafe code"),
-    everywhere("allow(unsafe_code", &["sys.rs"], "only `sys` has unsafe code"),
-    everywhere("expect(unsafe_code", &["sys.rs"], "only `sys` has unsafe code"),
+    everywhere("unsafe", &["sys/"], "only `sys` has unsafe code"),
+    everywhere("allow(unsafe_code", &["sys/"], "only `sys` has unsafe code"),
+    everywhere("expect(unsafe_code", &["sys/"], "only `sys` has unsafe code"),
     everywhere("Instant::now", &["clock.rs"], "only `clock` reads time"),
     everywhere("SystemTime::now", &["clock.rs"], "only `clock` reads time"),
     everywhere("RandomState", &["rng.rs"], "only `rng` asks for a seed"),
