@@ -44,7 +44,7 @@ impl Tried {
 }
 
 /// The policy of a service with what it precomputes; immutable.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Picker {
     policy: Policy,
     slow_start_ms: u64,
@@ -127,6 +127,11 @@ impl Picker {
     fn is_free(&self, candidate: &Candidate, tried: &Tried) -> bool {
         self.concurrency.is_none_or(|limit| candidate.stats.active() < limit)
             && !tried.contains(candidate.stats.serial())
+    }
+
+    /// Returns the same policy without a bound on requests in flight: for streams.
+    pub fn without_limit(&self) -> Self {
+        Self { concurrency: None, ..*self }
     }
 
     /// Returns the bound on requests in flight per endpoint.

@@ -6,10 +6,11 @@
 
 use crate::clock;
 use crate::lifecycle::{Phase, Signal};
-use crate::model::ListenerSpec;
+use crate::model::{ListenerProtocol, ListenerSpec};
 use crate::proxy::connection;
 use crate::proxy::entry::Entry;
 use crate::proxy::state::{Open, Worker};
+use crate::proxy::tcp;
 use crate::proxy::timer::ms;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -193,11 +194,17 @@ fn is_transient(error: &io::Error) -> bool {
 }
 
 fn admit(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, entry: &Rc<Entry>) {
-    let open = Open::new(worker);
-    let peer_ip = peer.ip().to_canonical();
-    let spec = entry.spec();
-    let is_trusted = spec.trusted_proxies.iter().any(|(network, length)| contains(*network, *length, peer_ip));
-    tokio::task::spawn_local(connection::serve(open, worker.clone(), stream, (peer_ip, is_trusted), entry.clone()));
+    let (open, peer, spec) = (Open::new(worker), peer.ip().to_canonical(), entry.spec());
+    match spec.protocol {
+        ListenerProtocol::Http => {
+            let trusted = spec.trusted_proxies.iter().any(|(network, length)| contains(*network, *length, peer));
+            let connection = connection::serve(open, worker.clone(), stream, (peer, trusted), entry.clone());
+            tokio::task::spawn_local(connection)
+        }
+        ListenerProtocol::Tcp { .. } => {
+            tokio::task::spawn_local(tcp::forward(open, worker.clone(), stream, peer, spec))
+        }
+    };
 }
 
 /// Returns whether a network of the given prefix length holds the address.

@@ -2,21 +2,27 @@
 //!
 //! A connection's life: a [`worker`] accepts it ([`accept`]), [`connection`] serves it with the HTTP/1.1 engine
 //! (`http::h1`), each request becomes one `http::exchange`, which picks an endpoint from the current snapshot, takes an
-//! upstream connection from the worker's [`pool`] and relays. Nothing is shared between workers but the snapshot's
-//! counters. No timer per wait: [`timer`] is swept on a coarse clock.
+//! upstream connection from the worker's [`pool`] and relays. A connection of a TCP listener goes to one endpoint as it
+//! is ([`tcp`]); its octets and those of upgraded connections move in [`copy`]. Nothing is shared between workers but the
+//! snapshot's counters. No timer per wait: [`timer`] is swept on a coarse clock.
 
 mod accept;
 mod connect;
 mod connection;
+mod copy;
 mod entry;
 mod error;
 mod http;
 mod local;
 mod observe;
 mod options;
+mod pick;
+mod pipe;
 mod pool;
 mod scratch;
 mod state;
+mod streams;
+mod tcp;
 mod timer;
 mod worker;
 

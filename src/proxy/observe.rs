@@ -1,11 +1,13 @@
 //! Counters and access line: one call for each finished request.
 
+use crate::clock;
 use crate::http1::head::RequestLine;
 use crate::http1::rewrite::Authority;
+use crate::model::{ListenerProtocol, ListenerSpec};
 use crate::proxy::state::Worker;
 use crate::telemetry::AccessRecord;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What the access log needs of a request; made only when the log is on.
 #[derive(Debug)]
@@ -51,9 +53,51 @@ pub(crate) struct Summary<'a> {
     pub(crate) endpoint: Option<SocketAddr>,
 }
 
+/// How a TCP stream ended.
+#[derive(Debug)]
+pub(crate) struct StreamSummary {
+    pub(crate) started: Instant,
+    /// When there was a connection to an endpoint.
+    pub(crate) connected: Instant,
+    pub(crate) endpoint: Option<SocketAddr>,
+    /// Empty: both sides closed.
+    pub(crate) reason: &'static str,
+    pub(crate) attempts: u8,
+    pub(crate) sent_bytes: u64,
+    pub(crate) received_bytes: u64,
+}
+
+/// Writes the access line of a TCP stream; its octets were counted while it ran.
+pub(crate) fn record_stream(worker: &Worker, listener: &ListenerSpec, peer: IpAddr, summary: &StreamSummary) {
+    let Some(log) = &worker.access else { return };
+    let since = |at: Instant| us(at.saturating_duration_since(summary.started));
+    log.record(AccessRecord {
+        client: peer,
+        request_id: String::new(),
+        method: "TCP".to_owned(),
+        host: listener.name.to_string(),
+        path: String::new(),
+        service: match &listener.protocol {
+            ListenerProtocol::Tcp { service, .. } => service.to_string(),
+            ListenerProtocol::Http => String::new(),
+        },
+        endpoint: summary.endpoint,
+        status: 0,
+        reason: summary.reason,
+        sent_bytes: summary.sent_bytes,
+        received_bytes: summary.received_bytes,
+        duration_us: since(clock::now()),
+        first_byte_us: since(summary.connected),
+        attempts: summary.attempts,
+    });
+}
+
+fn us(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// Counts a finished request and writes its access line.
 pub(crate) fn record(worker: &Worker, summary: &Summary<'_>) {
-    let us = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
     let mut locals = worker.locals.borrow_mut();
     let local = locals.at(summary.slot);
     if let Some(local) = &local {
@@ -80,6 +124,7 @@ pub(crate) fn record(worker: &Worker, summary: &Summary<'_>) {
         status: summary.status,
         reason: summary.reason,
         sent_bytes: summary.sent_bytes,
+        received_bytes: summary.received_bytes,
         duration_us: us(summary.duration),
         first_byte_us: us(summary.first_byte),
         attempts: summary.attempts,

@@ -6,8 +6,10 @@ use crate::lifecycle::Signal;
 use crate::proxy::entry::Entry;
 use crate::proxy::local::Locals;
 use crate::proxy::options::Options;
+use crate::proxy::pipe::Pipes;
 use crate::proxy::pool::Pool;
 use crate::proxy::scratch::Scratch;
+use crate::proxy::streams::Streams;
 use crate::proxy::timer::{Timers, ms};
 use crate::rng::Rng;
 use crate::table::{Reader, Table};
@@ -42,6 +44,8 @@ pub(crate) struct Worker {
     pub(crate) pool: RefCell<Pool>,
     pub(crate) locals: RefCell<Locals>,
     pub(crate) timers: Rc<Timers>,
+    pub(crate) streams: Rc<Streams>,
+    pub(crate) pipes: Rc<Pipes>,
     pub(crate) shard: Arc<Shard>,
     pub(crate) access: Option<AccessLog>,
     scratch: Cell<Option<Box<Scratch>>>,
@@ -67,6 +71,8 @@ impl Worker {
             pool: RefCell::new(Pool::new(options.max_idle_per_endpoint, ms(options.pool_idle))),
             locals: RefCell::default(),
             timers: Rc::new(Timers::new(clock::now_ms())),
+            streams: Rc::default(),
+            pipes: Rc::default(),
             shard: shared.metrics.shard(),
             access: shared.access.clone(),
             scratch: Cell::new(None),

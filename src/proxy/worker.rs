@@ -241,6 +241,9 @@ async fn sweep_loop(worker: Rc<Worker>) {
         let now_ms = clock::now_ms();
         worker.timers.set_now(now_ms);
         worker.timers.sweep();
+        if worker.streams.sweep(now_ms) {
+            worker.timers.wake_all();
+        }
         turns = turns.wrapping_add(1);
         if turns.is_multiple_of(5) {
             worker.pool.borrow_mut().sweep(now_ms);
@@ -259,6 +262,8 @@ async fn refresh_loop(worker: Rc<Worker>) {
             let service = snapshot.services.at(key.slot);
             service.is_some_and(|s| s.candidates.iter().any(|c| c.stats.serial() == key.serial))
         });
+        worker.timers.set_now(clock::now_ms());
+        worker.streams.follow(&snapshot, worker.timers.now_ms());
         worker.locals.borrow_mut().retain(|local| {
             let now = snapshot.services.at(local.service.slot);
             let stays = now.is_some_and(|s| Arc::ptr_eq(&s.stats, &local.service.stats));

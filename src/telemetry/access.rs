@@ -15,9 +15,9 @@ pub struct AccessRecord {
     pub client: IpAddr,
     /// The id that was sent upstream.
     pub request_id: String,
-    /// The method.
+    /// The method; `TCP` for a stream.
     pub method: String,
-    /// The effective host.
+    /// The effective host; of a stream its listener's name.
     pub host: String,
     /// The path without its query: queries carry secrets.
     pub path: String,
@@ -31,9 +31,11 @@ pub struct AccessRecord {
     pub reason: &'static str,
     /// Octets sent to the client.
     pub sent_bytes: u64,
+    /// Octets received from the client: the request's body, or a stream.
+    pub received_bytes: u64,
     /// From the request's head to the response's end.
     pub duration_us: u64,
-    /// Until the first octet of the upstream's response.
+    /// Until the first octet of the upstream's response; of a stream until it was connected.
     pub first_byte_us: u64,
     /// Attempts.
     pub attempts: u8,
@@ -94,7 +96,7 @@ fn write_line(output: &mut impl Write, record: &AccessRecord, format: Format) ->
                 "ts_ms": at, "client": record.client, "request_id": record.request_id, "method": record.method,
                 "host": record.host, "path": record.path, "service": record.service, "endpoint": endpoint,
                 "status": record.status, "reason": record.reason, "sent_bytes": record.sent_bytes,
-                "duration_us": record.duration_us, "first_byte_us": record.first_byte_us, "attempts": record.attempts,
+                "received_bytes": record.received_bytes, "duration_us": record.duration_us, "first_byte_us": record.first_byte_us, "attempts": record.attempts,
             });
             writeln!(output, "{line}")
         }
@@ -132,6 +134,7 @@ mod tests {
             status: 200,
             reason: "",
             sent_bytes: 1,
+            received_bytes: 0,
             duration_us: 2,
             first_byte_us: 1,
             attempts: 1,

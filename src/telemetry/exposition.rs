@@ -16,7 +16,7 @@ pub(crate) struct ShardCollector {
 }
 
 /// Name, help and labels of each family of the data plane; the one list, also for the documentation.
-const FAMILIES: [(&str, &str, &[&str]); 11] = [
+const FAMILIES: [(&str, &str, &[&str]); 14] = [
     ("weir_connections_total", "Connections accepted.", &[]),
     ("weir_connections_open", "Connections open now.", &[]),
     ("weir_panics_total", "Panics caught at a connection's boundary.", &[]),
@@ -24,11 +24,17 @@ const FAMILIES: [(&str, &str, &[&str]); 11] = [
     ("weir_requests_total", "Requests by status class.", &["service", "code"]),
     ("weir_request_duration_seconds", "Time from the request's head to the response's end.", &["service"]),
     ("weir_sent_bytes_total", "Octets sent to clients.", &["service"]),
-    ("weir_received_bytes_total", "Octets of request bodies received.", &["service"]),
+    ("weir_received_bytes_total", "Octets of request bodies and streams received.", &["service"]),
     ("weir_retries_total", "Further attempts, by whether the budget allowed them.", &["service", "outcome"]),
     ("weir_ejections_total", "Passive ejections.", &["service"]),
     ("weir_queued_total", "Requests that waited for a free replica.", &["service"]),
+    ("weir_streams_total", "TCP streams and tunnels begun.", &["service"]),
+    ("weir_streams_open", "TCP streams and tunnels open now.", &["service"]),
+    ("weir_streams_cut_total", "TCP streams and tunnels reset at a drain deadline.", &["service"]),
 ];
+
+/// Counters of a service that are summed as they are.
+const PLAIN: usize = 9;
 
 /// The sums of one service.
 #[derive(Default)]
@@ -36,7 +42,7 @@ struct Sums {
     by_class: [u64; 6],
     buckets: [u64; 14],
     duration_us: u64,
-    plain: [u64; 6],
+    plain: [u64; PLAIN],
 }
 
 impl ShardCollector {
@@ -68,7 +74,7 @@ impl Collector for ShardCollector {
         }
         let mut families = vec![
             family(0, vec![counter(&[], sum(|s| s.accepted.value()))]),
-            family(1, vec![gauge(sum(|s| s.open.value()))]),
+            family(1, vec![gauge(&[], sum(|s| s.open.value()))]),
             family(2, vec![counter(&[], sum(|s| s.panics.value()))]),
         ];
         if !refused.is_empty() {
@@ -97,9 +103,12 @@ impl Sums {
             &from.retries_refused,
             &from.ejections,
             &from.queued,
+            &from.streams,
+            &from.streams_open,
+            &from.streams_cut,
         ];
         for (sum, counter) in self.plain.iter_mut().zip(plain) {
-            *sum += counter.value();
+            *sum = sum.wrapping_add(counter.value());
         }
     }
 }
@@ -129,10 +138,13 @@ fn service_families(services: &BTreeMap<Arc<str>, Sums>) -> Vec<MetricFamily> {
         family(8, retries),
         family(9, per_service(4)),
         family(10, per_service(5)),
+        family(11, per_service(6)),
+        family(12, services.iter().map(|(name, s)| gauge(&[("service", name)], value(&s.plain, 7))).collect()),
+        family(13, per_service(8)),
     ]
 }
 
-fn value(plain: &[u64; 6], at: usize) -> u64 {
+fn value(plain: &[u64; PLAIN], at: usize) -> u64 {
     plain.get(at).copied().unwrap_or(0)
 }
 
@@ -142,7 +154,7 @@ fn family(index: usize, metrics: Vec<Metric>) -> MetricFamily {
     family.set_name(name.to_owned());
     family.set_help(help.to_owned());
     family.set_field_type(match name {
-        "weir_connections_open" => MetricType::GAUGE,
+        "weir_connections_open" | "weir_streams_open" => MetricType::GAUGE,
         "weir_request_duration_seconds" => MetricType::HISTOGRAM,
         _ => MetricType::COUNTER,
     });
@@ -171,11 +183,12 @@ fn counter(pairs: &[(&str, &str)], value: u64) -> Metric {
     metric
 }
 
-fn gauge(value: u64) -> Metric {
+fn gauge(pairs: &[(&str, &str)], value: u64) -> Metric {
     let mut gauge = Gauge::default();
     gauge.set_value(value as f64);
     let mut metric = Metric::default();
     metric.set_gauge(gauge);
+    metric.set_label(labels(pairs));
     metric
 }
 

@@ -57,7 +57,7 @@ pub struct ServiceCounters {
     pub(crate) duration_us: Counter,
     /// Octets sent to clients.
     pub sent_bytes: Counter,
-    /// Octets of request bodies received.
+    /// Octets received from clients: bodies of requests, streams.
     pub received_bytes: Counter,
     /// Further attempts.
     pub retries: Counter,
@@ -74,6 +74,12 @@ pub struct ServiceCounters {
     pub(crate) service_us2: Counter,
     /// Requests of services that are scaled that were late for want of replicas.
     pub(crate) late: Counter,
+    /// TCP streams and tunnels begun.
+    pub streams: Counter,
+    /// TCP streams and tunnels open now.
+    pub streams_open: Counter,
+    /// Of them those that were reset at a drain deadline.
+    pub streams_cut: Counter,
 }
 
 impl ServiceCounters {

@@ -17,6 +17,7 @@ mod endpoints;
 mod forwarding;
 mod limits;
 mod refusals;
+mod tcp;
 
 use std::net::SocketAddr;
 use support::backend::{Backend, Script};

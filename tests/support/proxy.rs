@@ -122,6 +122,11 @@ impl Setup {
         }
     }
 
+    /// A TCP listener to the service instead of an HTTP listener with a route.
+    pub fn tcp(endpoints: &[SocketAddr]) -> Self {
+        Self::new(endpoints).with(|s| s.protocol = ListenerProtocol::Tcp { service: service(), port: 0 })
+    }
+
     /// Changes it before the start.
     pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
         change(&mut self);

@@ -1,0 +1,313 @@
+//! Octets both ways between two sockets: TCP streams and HTTP tunnels.
+//!
+//! Small pieces go through the worker's scratch buffer, one receive and one send. After some full reads a direction moves
+//! bulk by splice(2) until little comes at once. An idle stream owns no buffer and no pipe. The end of one side is passed
+//! on when everything before it was delivered; the other direction goes on.
+
+use crate::proxy::pick::Picked;
+use crate::proxy::pipe::Pipe;
+use crate::proxy::scratch::{HEADROOM, poll_read};
+use crate::proxy::state::Worker;
+use crate::proxy::streams::Place;
+use crate::proxy::timer::{Deadline, ms};
+use crate::telemetry::ServiceCounters;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio::io::{AsyncWrite, Interest};
+use tokio::net::TcpStream;
+
+/// Octets moved before the other direction, and then other connections, get a turn.
+const TURN_BYTES: usize = 256 * 1024;
+/// A read of so much is full: more is waiting.
+const FULL_BYTES: usize = 64 * 1024;
+/// After so many full reads in a row splice pays: it costs 7 % more than copying for small pieces and 55 % less for bulk.
+const FULL_READS: u8 = 3;
+/// Below this, copying is cheaper again.
+const SMALL_BYTES: usize = 16 * 1024;
+
+/// How a stream ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Both sides closed.
+    Closed,
+    /// One side reset its connection; the other was reset too.
+    Broken,
+    /// Nothing moved for the idle time.
+    Idle,
+    /// Its endpoint was withdrawn and the drain time passed: both sides were reset.
+    Cut,
+}
+
+impl End {
+    /// Returns the reason for logs and metrics; empty when it ended well.
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Self::Closed => "",
+            Self::Broken => "stream_reset",
+            Self::Idle => "idle_timeout",
+            Self::Cut => "drain_deadline",
+        }
+    }
+}
+
+/// What a stream is bounded by and counted in.
+pub(crate) struct Watch<'a> {
+    pub(crate) worker: &'a Worker,
+    pub(crate) deadline: &'a Deadline,
+    pub(crate) idle_ms: u64,
+    pub(crate) counters: Arc<ServiceCounters>,
+    pub(crate) place: Place,
+}
+
+impl<'a> Watch<'a> {
+    /// Returns the watch of a stream to a picked endpoint.
+    pub(crate) fn new(worker: &'a Worker, deadline: &'a Deadline, picked: &Picked, idle_ms: u64) -> Self {
+        let mut locals = worker.locals.borrow_mut();
+        let local = locals.at(picked.key.slot);
+        // A service that was removed since the pick is counted nowhere and drains as the worker does.
+        let drain = local.as_ref().map_or(worker.options.timeouts.drain, |local| local.service.spec.drain_timeout);
+        let counters = local.map(|local| local.counters.clone()).unwrap_or_default();
+        let place = worker.streams.enter(picked.key.slot, picked.key.serial, ms(drain));
+        Self { worker, deadline, idle_ms, counters, place }
+    }
+}
+
+/// A stream between two sockets. What did not end by itself is reset, also when the worker stops at its drain deadline.
+pub(crate) struct Relay<'a> {
+    watch: Watch<'a>,
+    down: &'a mut TcpStream,
+    up: &'a mut TcpStream,
+    upward: Direction,
+    downward: Direction,
+    end: Option<End>,
+}
+
+impl<'a> Relay<'a> {
+    /// Begins a stream. The two vectors are octets that were read before: from the client, from the endpoint.
+    pub(crate) fn new(
+        watch: Watch<'a>,
+        (down, up): (&'a mut TcpStream, &'a mut TcpStream),
+        (from_client, from_endpoint): (Vec<u8>, Vec<u8>),
+    ) -> Self {
+        watch.counters.streams.add(1);
+        watch.counters.streams_open.add(1);
+        watch.deadline.set(watch.idle_ms);
+        let (upward, downward) = (Direction::new(from_client), Direction::new(from_endpoint));
+        Self { watch, down, up, upward, downward, end: None }
+    }
+
+    /// Moves what there is; ready when the stream has ended.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let end = self.poll_both(cx);
+        if let Poll::Ready(end) = end {
+            self.end = Some(end);
+        }
+        end
+    }
+
+    fn poll_both(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let Self { watch, down, up, upward, downward, .. } = self;
+        let worker = watch.worker;
+        let Ok(received) = upward.poll(worker, down, up, cx) else { return Poll::Ready(End::Broken) };
+        let Ok(sent) = downward.poll(worker, up, down, cx) else { return Poll::Ready(End::Broken) };
+        if received + sent > 0 {
+            watch.counters.received_bytes.add(received as u64);
+            watch.counters.sent_bytes.add(sent as u64);
+            watch.deadline.set(watch.idle_ms);
+        }
+        if upward.write_ended && downward.write_ended {
+            return Poll::Ready(End::Closed);
+        }
+        if watch.place.is_due(worker.timers.now_ms()) {
+            return Poll::Ready(End::Cut);
+        }
+        if received.max(sent) > TURN_BYTES {
+            // Other connections get their turn.
+            cx.waker().wake_by_ref();
+        }
+        if watch.deadline.poll_expired(cx) { Poll::Ready(End::Idle) } else { Poll::Pending }
+    }
+
+    /// Returns the octets delivered to the client and to the endpoint.
+    pub(crate) fn carried(&self) -> (u64, u64) {
+        (self.downward.moved, self.upward.moved)
+    }
+}
+
+impl Drop for Relay<'_> {
+    fn drop(&mut self) {
+        self.watch.counters.streams_open.sub(1);
+        match self.end {
+            Some(End::Closed | End::Idle) => return,
+            Some(End::Broken) => {}
+            Some(End::Cut) | None => self.watch.counters.streams_cut.add(1),
+        }
+        // A side that is gone already has nobody to tell.
+        let _ = self.down.set_zero_linger();
+        let _ = self.up.set_zero_linger();
+    }
+}
+
+/// One direction of a stream.
+struct Direction {
+    /// What the receiver has not taken yet, from `at` on.
+    pending: Vec<u8>,
+    at: usize,
+    /// Octets delivered in all.
+    moved: u64,
+    pipe: Option<Pipe>,
+    full_reads: u8,
+    read_ended: bool,
+    write_ended: bool,
+}
+
+impl Direction {
+    fn new(pending: Vec<u8>) -> Self {
+        Self { pending, at: 0, moved: 0, pipe: None, full_reads: 0, read_ended: false, write_ended: false }
+    }
+
+    /// Moves what is there until nothing is or the turn is over; returns how many octets were delivered.
+    ///
+    /// # Errors
+    /// When a side is broken.
+    fn poll(
+        &mut self,
+        worker: &Worker,
+        from: &mut TcpStream,
+        to: &mut TcpStream,
+        cx: &mut Context<'_>,
+    ) -> Result<usize, ()> {
+        let before = self.moved;
+        let mut moved = 0;
+        while moved <= TURN_BYTES && !self.write_ended {
+            let step = match self.pipe {
+                Some(_) => self.poll_splice(from, to, cx),
+                None => self.poll_copy(worker, from, to, cx),
+            };
+            if step?.is_pending() {
+                break;
+            }
+            moved = usize::try_from(self.moved - before).unwrap_or(usize::MAX);
+        }
+        Ok(moved)
+    }
+
+    /// One receive and one send through the scratch buffer, after what was kept; pending when a side must be waited for.
+    fn poll_copy(
+        &mut self,
+        worker: &Worker,
+        from: &mut TcpStream,
+        to: &mut TcpStream,
+        cx: &mut Context<'_>,
+    ) -> Result<Poll<()>, ()> {
+        if self.poll_pending(to, cx)?.is_pending() {
+            return Ok(Poll::Pending);
+        }
+        if self.read_ended {
+            return self.poll_shutdown(to, cx);
+        }
+        let read = worker.with_scratch(|scratch| {
+            let room = scratch.input.get_mut(HEADROOM..).unwrap_or_default();
+            match poll_read(from, cx, room) {
+                Poll::Ready(Ok(n)) => self.pass(to, room.get(..n).unwrap_or_default(), cx).map(|()| Poll::Ready(n)),
+                Poll::Ready(Err(_)) => Err(()),
+                Poll::Pending => Ok(Poll::Pending),
+            }
+        })?;
+        match read {
+            Poll::Pending => return Ok(Poll::Pending),
+            Poll::Ready(0) => self.read_ended = true,
+            Poll::Ready(n) if n < FULL_BYTES => self.full_reads = 0,
+            Poll::Ready(_) if self.full_reads < FULL_READS => self.full_reads += 1,
+            Poll::Ready(_) if self.pending.is_empty() => {
+                self.pipe = worker.pipes.take();
+                self.full_reads = 0;
+            }
+            Poll::Ready(_) => {}
+        }
+        Ok(Poll::Ready(()))
+    }
+
+    /// Writes what came at once; only what the receiver does not take is kept.
+    fn pass(&mut self, to: &mut TcpStream, octets: &[u8], cx: &mut Context<'_>) -> Result<(), ()> {
+        if octets.is_empty() {
+            return Ok(());
+        }
+        let written = match Pin::new(to).poll_write(cx, octets) {
+            Poll::Ready(Ok(n)) if n > 0 => n,
+            Poll::Ready(_) => return Err(()),
+            Poll::Pending => 0,
+        };
+        self.moved += written as u64;
+        self.pending.extend_from_slice(octets.get(written..).unwrap_or_default());
+        Ok(())
+    }
+
+    /// Writes what was kept; pending while some is left.
+    fn poll_pending(&mut self, to: &mut TcpStream, cx: &mut Context<'_>) -> Result<Poll<()>, ()> {
+        while let Some(rest) = self.pending.get(self.at..).filter(|rest| !rest.is_empty()) {
+            match Pin::new(&mut *to).poll_write(cx, rest) {
+                Poll::Ready(Ok(n)) if n > 0 => {
+                    self.at += n;
+                    self.moved += n as u64;
+                }
+                Poll::Ready(_) => return Err(()),
+                Poll::Pending => return Ok(Poll::Pending),
+            }
+        }
+        if self.pending.capacity() > 0 {
+            self.pending = Vec::new();
+        }
+        self.at = 0;
+        Ok(Poll::Ready(()))
+    }
+
+    /// Half-closes the receiver once its sender has ended and everything was delivered.
+    fn poll_shutdown(&mut self, to: &mut TcpStream, cx: &mut Context<'_>) -> Result<Poll<()>, ()> {
+        match Pin::new(to).poll_shutdown(cx) {
+            Poll::Ready(Ok(())) => {
+                self.write_ended = true;
+                Ok(Poll::Ready(()))
+            }
+            Poll::Ready(Err(_)) => Err(()),
+            Poll::Pending => Ok(Poll::Pending),
+        }
+    }
+
+    /// One splice from the sender into the pipe, or from the pipe to the receiver. Both wait for readiness first, so that
+    /// no call is made in vain twice.
+    fn poll_splice(&mut self, from: &mut TcpStream, to: &mut TcpStream, cx: &mut Context<'_>) -> Result<Poll<()>, ()> {
+        let Some(pipe) = &mut self.pipe else { return Ok(Poll::Ready(())) };
+        let drains = pipe.fill() > 0;
+        let ready = if drains { to.poll_write_ready(cx) } else { from.poll_read_ready(cx) };
+        match ready {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(_)) => return Err(()),
+            Poll::Pending => return Ok(Poll::Pending),
+        }
+        let moved = match drains {
+            true => to.try_io(Interest::WRITABLE, || pipe.drain_to(&*to)),
+            false => from.try_io(Interest::READABLE, || pipe.fill_from(&*from)),
+        };
+        match (moved, drains) {
+            (Ok(n), true) => {
+                self.moved += n as u64;
+                // Little came before, or the end: the pipe is somebody else's when it is empty.
+                if pipe.fill() == 0 && self.full_reads > 0 {
+                    self.full_reads = 0;
+                    self.pipe = None;
+                }
+            }
+            (Ok(0), false) => {
+                self.read_ended = true;
+                self.pipe = None;
+            }
+            (Ok(n), false) => self.full_reads = u8::from(n < SMALL_BYTES),
+            // The readiness is cleared: the next round waits for it.
+            (Err(error), _) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            (Err(_), _) => return Err(()),
+        }
+        Ok(Poll::Ready(()))
+    }
+}

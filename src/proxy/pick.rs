@@ -1,0 +1,130 @@
+//! Picking an endpoint of a service: choose and take the in-flight guard in one step, with no await between.
+//!
+//! The caller has loaded the current snapshot in the same step. Only so does "acknowledged and nothing in flight" mean
+//! that nobody will use a withdrawn endpoint.
+
+use crate::balance::{EndpointStats, InFlight, ServiceStats, Tried};
+use crate::proxy::error::ProxyError;
+use crate::proxy::pool::Key;
+use crate::proxy::state::Worker;
+use crate::table::Service;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// A picked endpoint, counted as in flight.
+#[derive(Debug)]
+pub(crate) struct Picked {
+    pub(crate) address: SocketAddr,
+    pub(crate) key: Key,
+    pub(crate) permit: Permit,
+    /// Whether another endpoint would be left for a retry.
+    pub(crate) others: bool,
+}
+
+/// The in-flight guard; wakes a waiting request when it is dropped, where a service bounds its concurrency.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    in_flight: Option<InFlight>,
+    queue: Option<Arc<ServiceStats>>,
+}
+
+impl Permit {
+    /// Returns whether the service bounds what an endpoint is given at once.
+    pub(crate) fn is_bounded(&self) -> bool {
+        self.queue.is_some()
+    }
+
+    /// Returns the endpoint's counters.
+    pub(crate) fn stats(&self) -> Option<&Arc<EndpointStats>> {
+        self.in_flight.as_ref().map(InFlight::stats)
+    }
+
+    /// Frees the place of the request, which has become a tunnel; the tunnel counts as in flight all the same.
+    pub(crate) fn becomes_tunnel(&mut self) {
+        if let Some(in_flight) = &mut self.in_flight {
+            in_flight.becomes_tunnel();
+        }
+        if let Some(queue) = self.queue.take() {
+            queue.release();
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        // First the count, then the wake-up: whoever wakes must find the place free.
+        self.in_flight = None;
+        if let Some(queue) = &self.queue {
+            queue.release();
+        }
+    }
+}
+
+/// What an endpoint is picked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Traffic {
+    /// A request: counts against the service's limit on concurrency.
+    Request,
+    /// A TCP stream: in flight, but outside that limit.
+    Stream,
+}
+
+/// Why nothing was picked.
+pub(crate) enum Refused {
+    /// Every replica that is left is at its limit.
+    Saturated(Arc<ServiceStats>),
+    /// There is none.
+    Error(ProxyError),
+}
+
+/// Chooses an endpoint of a service that was loaded in this step.
+pub(crate) fn choose(
+    worker: &Worker,
+    service: &Arc<Service>,
+    port: usize,
+    tried: &Tried,
+    traffic: Traffic,
+) -> Result<Picked, Refused> {
+    let mut locals = worker.locals.borrow_mut();
+    let mut rng = worker.rng.borrow_mut();
+    let now_ms = worker.timers.now_ms();
+    let local = locals.enter(service, &worker.shard, &mut rng, now_ms);
+    let concurrency = service.picker.concurrency().filter(|_| traffic == Traffic::Request);
+    // A place may be lost to another worker between choosing and taking it: choose again, a bounded number of times.
+    for _ in 0..4 {
+        let index = match traffic {
+            Traffic::Request => service.pick(&mut local.balance, tried, now_ms, &mut rng),
+            Traffic::Stream => {
+                let picker = service.picker.without_limit();
+                picker.pick(&service.candidates, &mut local.balance, tried, now_ms, &mut rng)
+            }
+        };
+        let Some(index) = index else { break };
+        let (Some(candidate), Some(endpoint)) = (service.candidates.get(index), service.endpoints.get(index)) else {
+            break;
+        };
+        let in_flight = match concurrency {
+            None => Some(candidate.stats.begin()),
+            Some(limit) => candidate.stats.try_begin(limit),
+        };
+        let Some(in_flight) = in_flight else { continue };
+        let Some(address) = endpoint.socket(port) else { return Err(Refused::Error(ProxyError::NoEndpoint)) };
+        let mut permit = Permit { in_flight: Some(in_flight), queue: concurrency.map(|_| service.stats.clone()) };
+        if traffic == Traffic::Stream {
+            permit.becomes_tunnel();
+        }
+        return Ok(Picked {
+            address,
+            key: Key { slot: service.slot, serial: candidate.stats.serial(), address },
+            permit,
+            others: service.candidates.len() > tried.len() + 1,
+        });
+    }
+    Err(if service.candidates.is_empty() {
+        Refused::Error(ProxyError::NoEndpoint)
+    } else if concurrency.is_some() && service.candidates.iter().any(|c| !tried.contains(c.stats.serial())) {
+        Refused::Saturated(service.stats.clone())
+    } else {
+        Refused::Error(ProxyError::Exhausted)
+    })
+}

@@ -1,0 +1,164 @@
+//! A TCP listener's connection: one endpoint of one service for its whole life.
+//!
+//! Picked as a request is, from the snapshot of that moment and with the in-flight guard in the same step; another
+//! endpoint is tried when no connection can be made. The guard is held until both directions have closed, so a drain
+//! waits for it. A client that cannot be served gets a reset: an orderly end would look like an empty answer.
+
+use crate::balance::{Tried, observe};
+use crate::clock;
+use crate::model::{ListenerProtocol, ListenerSpec};
+use crate::proxy::connect::connect;
+use crate::proxy::copy::{Relay, Watch};
+use crate::proxy::error::{ProxyError, Retry};
+use crate::proxy::observe::{StreamSummary, record_stream};
+use crate::proxy::pick::{Picked, Refused, Traffic, choose};
+use crate::proxy::state::{Open, Worker};
+use crate::proxy::timer::{Deadline, ms};
+use std::future::poll_fn;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::net::TcpStream;
+
+/// A connection to an endpoint.
+struct Established {
+    stream: TcpStream,
+    picked: Picked,
+    attempts: u8,
+}
+
+/// Carries one client's connection to its end. `open` counts it.
+///
+/// An `async` block and not an `async fn`, which would hold its arguments twice.
+pub(crate) fn forward(
+    open: Open,
+    worker: Rc<Worker>,
+    mut down: TcpStream,
+    peer: IpAddr,
+    listener: Arc<ListenerSpec>,
+) -> impl Future<Output = ()> {
+    let deadline = worker.timers.register();
+    let started = clock::now();
+    async move {
+        let _open = open;
+        // Boxed: it is over soon, and an idle stream must stay small.
+        match Box::pin(establish(&worker, &deadline, &down, &listener)).await {
+            Ok(Established { mut stream, picked, attempts }) => {
+                let connected = clock::now();
+                let watch = Watch::new(&worker, &deadline, &picked, idle_ms(&worker, &picked));
+                let mut relay = Relay::new(watch, (&mut down, &mut stream), (Vec::new(), Vec::new()));
+                let end = poll_fn(|cx| relay.poll(cx)).await;
+                let (sent_bytes, received_bytes) = relay.carried();
+                let (endpoint, reason) = (Some(picked.address), end.reason());
+                let summary =
+                    StreamSummary { started, connected, endpoint, reason, attempts, sent_bytes, received_bytes };
+                record_stream(&worker, &listener, peer, &summary);
+            }
+            Err((error, attempts)) => refuse(&worker, &down, (peer, &listener), (error, attempts, started)),
+        }
+    }
+}
+
+/// Resets the connection of a client that no endpoint takes.
+fn refuse(
+    worker: &Worker,
+    down: &TcpStream,
+    (peer, listener): (IpAddr, &ListenerSpec),
+    (error, attempts, started): (ProxyError, u8, Instant),
+) {
+    worker.shard.refused(error.reason());
+    // The client may be gone already: then there is nobody to tell.
+    let _ = down.set_zero_linger();
+    let connected = clock::now();
+    let (reason, endpoint) = (error.reason(), None);
+    let summary = StreamSummary { started, connected, endpoint, reason, attempts, sent_bytes: 0, received_bytes: 0 };
+    record_stream(worker, listener, peer, &summary);
+}
+
+fn idle_ms(worker: &Worker, picked: &Picked) -> u64 {
+    let mut locals = worker.locals.borrow_mut();
+    // A service that was removed since the pick has the longest pause: its streams end with its drain time.
+    locals.at(picked.key.slot).map_or(u64::MAX / 2, |local| ms(local.service.spec.timeouts.tunnel_idle))
+}
+
+/// Connects to an endpoint, and to another where that fails, within the service's retries and their budget.
+async fn establish(
+    worker: &Worker,
+    deadline: &Deadline,
+    down: &TcpStream,
+    listener: &ListenerSpec,
+) -> Result<Established, (ProxyError, u8)> {
+    // Octets go on as they came: waiting to fill segments is the sender's choice, not ours.
+    down.set_nodelay(true).map_err(|_| (ProxyError::ClientGone, 0))?;
+    let (mut tried, mut attempts, mut last) = (Tried::default(), 0u8, None);
+    loop {
+        let (picked, connect_ms) = match pick(worker, listener, &tried) {
+            Ok(picked) => picked,
+            // What the last attempt met says more than that nobody is left.
+            Err(ProxyError::Exhausted) => return Err((last.unwrap_or(ProxyError::Exhausted), attempts)),
+            Err(error) => return Err((error, attempts)),
+        };
+        if attempts == 0
+            && let Some(local) = worker.locals.borrow_mut().at(picked.key.slot)
+        {
+            local.budget.earn();
+        }
+        attempts += 1;
+        tried.push(picked.key.serial);
+        match connect(picked.address, connect_ms, deadline).await {
+            Ok(stream) => return Ok(Established { stream, picked, attempts }),
+            Err(error) => {
+                failed(worker, &picked, error);
+                if !may_retry(worker, &picked, error, attempts) {
+                    return Err((error, attempts));
+                }
+                last = Some(error);
+            }
+        }
+    }
+}
+
+/// Loads the current snapshot and picks; returns the time for the connection with it.
+fn pick(worker: &Worker, listener: &ListenerSpec, tried: &Tried) -> Result<(Picked, u64), ProxyError> {
+    let ListenerProtocol::Tcp { service, port } = &listener.protocol else { return Err(ProxyError::NoService) };
+    let mut reader = worker.reader.borrow_mut();
+    let snapshot = reader.load();
+    let service = snapshot.services.get(service).ok_or(ProxyError::NoService)?;
+    let connect_ms = ms(service.spec.timeouts.connect);
+    match choose(worker, service, *port, tried, Traffic::Stream) {
+        Ok(picked) => Ok((picked, connect_ms)),
+        Err(Refused::Error(error)) => Err(error),
+        // A stream is outside the limit that saturates.
+        Err(Refused::Saturated(_)) => Err(ProxyError::Exhausted),
+    }
+}
+
+/// Feeds a failed connection to the passive ejection.
+fn failed(worker: &Worker, picked: &Picked, error: ProxyError) {
+    let Some(failure) = error.failure() else { return };
+    let now_ms = worker.timers.now_ms();
+    let mut locals = worker.locals.borrow_mut();
+    let Some(local) = locals.at(picked.key.slot) else { return };
+    let service = local.service.clone();
+    let Some(index) = service.candidates.iter().position(|c| c.stats.serial() == picked.key.serial) else { return };
+    local.balance.observe(picked.key.serial, 0, true, now_ms);
+    if let Some(length_ms) = observe(&service.candidates, index, Some(failure), &service.spec.outliers, now_ms) {
+        local.counters.ejections.add(1);
+        let instance = service.endpoints.get(index).map(|e| e.id.as_str()).unwrap_or_default();
+        tracing::warn!(service = %service.name(), instance, reason = error.reason(), length_ms, "endpoint ejected");
+    }
+}
+
+/// Decides whether another endpoint is tried; takes it from the retry budget.
+fn may_retry(worker: &Worker, picked: &Picked, error: ProxyError, attempts: u8) -> bool {
+    let mut locals = worker.locals.borrow_mut();
+    let Some(local) = locals.at(picked.key.slot) else { return false };
+    if error.retry() != Retry::Safe || u32::from(attempts) > local.service.spec.retries {
+        return false;
+    }
+    let allowed = local.budget.allow(worker.timers.now_ms());
+    let counter = if allowed { &local.counters.retries } else { &local.counters.retries_refused };
+    counter.add(1);
+    allowed
+}
