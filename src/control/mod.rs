@@ -15,6 +15,7 @@ pub mod plane;
 pub mod probe;
 pub mod publisher;
 pub mod registry;
+pub mod rollout;
 pub mod runtime;
 pub mod scheduler;
 pub mod store;
