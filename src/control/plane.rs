@@ -17,6 +17,7 @@ use crate::control::store::{OpenError, Store};
 use crate::lifecycle::Signal;
 use crate::rng::Rng;
 use crate::table::{self, Table};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The store's file in the state directory.
@@ -88,6 +89,7 @@ impl Control {
             events: events.clone(),
             node: options.node_id(),
             rng: ids,
+            resume: BTreeMap::new(),
         });
         Ok(Self { registry, events, health, discovery, scheduler, store })
     }

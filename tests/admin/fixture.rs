@@ -110,6 +110,7 @@ fn scheduler(directory: &Path, registry: &registry::Handle, table: &Table, event
         events: events.clone(),
         node: NodeId::parse("node-1").unwrap(),
         rng: Rng::from_os(),
+        resume: Default::default(),
     })
 }
 

@@ -227,6 +227,11 @@ impl Rollout {
         }
     }
 
+    /// Ends in success after all: it had failed, there was nothing to go back to, and now it works.
+    pub fn recovered(&mut self) {
+        self.phase = Phase::Completed;
+    }
+
     /// Returns true while it is neither won nor lost.
     pub fn goes_on(&self) -> bool {
         matches!(self.phase, Phase::Progressing | Phase::Monitoring { .. })

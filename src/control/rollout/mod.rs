@@ -6,7 +6,7 @@
 //! service and publishes its [`Progress`]; `control/deployments` decides what follows a failure.
 //!
 //! Invariants: replicas that serve are never fewer than are wanted because of a rollout, unless its strategy is stop-first;
-//! a rollout that is over stays so.
+//! a rollout that has succeeded stays so.
 
 mod judge;
 mod targets;

@@ -2,14 +2,16 @@
 
 use crate::control::events::Events;
 use crate::control::registry::{self, RegistryError};
+use crate::control::rollout::Progress;
 use crate::control::runtime::Runtime;
 use crate::control::scheduler::reconcile::Reconciler;
-use crate::model::{InstanceId, NodeId, ServiceName};
+use crate::model::{InstanceId, NodeId, ServiceName, ServiceSpec};
 use crate::rng::Rng;
 use crate::table::Table;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// Requests that may wait.
 const MAILBOX: usize = 64;
@@ -40,6 +42,18 @@ pub enum SchedulerError {
     /// The scheduler has ended.
     #[error("the scheduler has ended")]
     Closed,
+}
+
+/// How the rollouts of all services that Weir runs stand, each with its last one.
+pub type Rollouts = Arc<BTreeMap<ServiceName, Progress>>;
+
+/// What an earlier Weir knew of a service.
+#[derive(Debug, Clone, Default)]
+pub struct Resume {
+    /// The revision that worked last; when it is the wanted one, no rollout goes on.
+    pub stable: Option<Arc<ServiceSpec>>,
+    /// Replicas wanted by hand.
+    pub pin: Option<u32>,
 }
 
 /// What people see of a service that Weir runs.
@@ -76,15 +90,17 @@ pub struct Parts {
     pub node: NodeId,
     /// For the ids of instances.
     pub rng: Rng,
+    /// What an earlier Weir knew.
+    pub resume: BTreeMap<ServiceName, Resume>,
 }
 
 /// What the task is asked.
 #[derive(Debug)]
 pub(super) enum Request {
-    Scale(ServiceName, u32, oneshot::Sender<Result<(), SchedulerError>>),
-    /// The autoscaler's number; the answer says whether it counts.
+    /// Sets a number by hand, or gives it back.
+    Pin(ServiceName, Option<u32>, oneshot::Sender<Result<(), SchedulerError>>),
+    /// The autoscaler's number; the answer says whether it changes anything.
     Target(ServiceName, u32, oneshot::Sender<bool>),
-    Unpin(ServiceName, oneshot::Sender<Result<(), SchedulerError>>),
     /// True drains, false undoes it.
     Drain(InstanceId, bool, oneshot::Sender<Result<Owner, SchedulerError>>),
     Status(oneshot::Sender<Vec<ServiceStatus>>),
@@ -104,42 +120,51 @@ pub struct Handle {
     mailbox: mpsc::Sender<Request>,
     runtime: Arc<dyn Runtime>,
     registry: registry::Handle,
+    rollouts: watch::Receiver<Rollouts>,
 }
 
 /// Starts the scheduler on the current runtime.
 pub fn spawn(parts: Parts) -> Handle {
     let (mailbox, requests) = mpsc::channel(MAILBOX);
-    let handle = Handle { mailbox, runtime: parts.runtime.clone(), registry: parts.registry.clone() };
-    tokio::spawn(Reconciler::new(parts, requests).run());
+    let (progress, rollouts) = watch::channel(Rollouts::default());
+    let handle = Handle { mailbox, runtime: parts.runtime.clone(), registry: parts.registry.clone(), rollouts };
+    tokio::spawn(Reconciler::new(parts, requests, progress).run());
     handle
 }
 
 impl Handle {
-    /// Sets the wanted number of replicas by hand; returns when it is accepted, not when they run. Ends a quarantine.
+    /// Sets the wanted number of replicas by hand: it overrides the definition and the autoscaler until
+    /// [`Handle::unpin`]. Returns when it is accepted, not when they run. Ends a quarantine. Not stored:
+    /// `control/deployments` does that before.
     ///
     /// # Errors
     /// [`SchedulerError::UnknownService`], [`SchedulerError::NotRun`], [`SchedulerError::TooMany`],
     /// [`SchedulerError::Closed`].
     pub async fn scale(&self, service: &ServiceName, replicas: u32) -> Result<(), SchedulerError> {
-        self.ask(|reply| Request::Scale(service.clone(), replicas, reply)).await?
+        self.ask(|reply| Request::Pin(service.clone(), Some(replicas), reply)).await?
     }
 
     /// Gives the number of replicas back: to the autoscaler where the service has `[service.scale]`, else to its
     /// definition.
     ///
     /// # Errors
-    /// As [`Handle::scale`].
+    /// [`SchedulerError::UnknownService`], [`SchedulerError::NotRun`], [`SchedulerError::Closed`].
     pub async fn unpin(&self, service: &ServiceName) -> Result<(), SchedulerError> {
-        self.ask(|reply| Request::Unpin(service.clone(), reply)).await?
+        self.ask(|reply| Request::Pin(service.clone(), None, reply)).await?
     }
 
-    /// Takes the autoscaler's number of replicas; false when nothing changes: it is wanted already, or another was set by
-    /// hand.
+    /// Takes the autoscaler's number of replicas; it is not stored, and during a rollout it counts only after that. False
+    /// when nothing changes: it is wanted already, another was set by hand, or the service is not scaled by itself.
     ///
     /// # Errors
     /// [`SchedulerError::Closed`].
     pub async fn set_target(&self, service: &ServiceName, replicas: u32) -> Result<bool, SchedulerError> {
         self.ask(|reply| Request::Target(service.clone(), replicas.min(MAX_REPLICAS), reply)).await
+    }
+
+    /// Returns how the rollouts stand, now and on each change.
+    pub fn rollouts(&self) -> watch::Receiver<Rollouts> {
+        self.rollouts.clone()
     }
 
     /// Takes an instance out of service: a replica is stopped once its replacement serves; what Weir does not run is

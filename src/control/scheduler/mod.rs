@@ -1,7 +1,7 @@
 //! Keeps the wanted number of replicas running: desired × observed → plan → execute.
 //!
 //! `plan.rs` decides, as a pure function of what is wanted, what is seen and the time. `restarts.rs` remembers exits and
-//! says when the next start is due. `service.rs` is what is known of one service. `reconcile.rs` is the one task that owns
+//! says when the next start is due. `service.rs` is what is known of one service, its rollout included. `reconcile.rs` is the one task that owns
 //! it all, `handle.rs` has the [`Handle`] that others talk to; `execute.rs` carries single actions out. The scheduler reads
 //! definitions from the registry and writes instances to it; it never touches the backend table.
 //!
@@ -18,6 +18,6 @@ mod service;
 #[cfg(test)]
 mod tests;
 
-pub use handle::{Handle, Parts, SchedulerError, ServiceStatus, spawn};
+pub use handle::{Handle, Parts, Resume, Rollouts, SchedulerError, ServiceStatus, spawn};
 pub use plan::{Action, Desired, Phase, Plan, Replica, Start, Stop, plan};
 pub use restarts::{Ending, Next, Restarts};

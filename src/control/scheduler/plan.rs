@@ -1,7 +1,7 @@
 //! What to start and what to stop, for one service on one node: a pure function.
 //!
-//! Replicas that are to leave (drained by hand, of an old revision, unhealthy or starting for too long) are replaced
-//! start-first, one above the wanted number at a time. Whom to stop when fewer are wanted follows algorithms of the
+//! Replicas that are to leave (drained by hand, run in an old way, unhealthy or starting for too long) are replaced
+//! start-first, one above the wanted number at a time; stop-first where a service must not be run twice. Whom to stop when fewer are wanted follows algorithms of the
 //! product's design as far as they apply on one node: who does not serve first, then the youngest, which has the coldest
 //! caches and the least proof of being well. Next on the path: `reconcile.rs`, which calls it after each event.
 
@@ -17,10 +17,12 @@ const SURGE: usize = 1;
 pub struct Desired {
     /// Replicas that are to serve.
     pub replicas: u32,
-    /// The revision that they are to run.
-    pub revision: u64,
+    /// The fingerprint of how they are to run.
+    pub fingerprint: u64,
     /// A replica that has not served for so many milliseconds is replaced.
     pub replace_after_ms: u64,
+    /// Never more replicas than are wanted, those that are being stopped included: who is replaced stops first.
+    pub is_exclusive: bool,
 }
 
 /// Where a replica stands.
@@ -45,8 +47,8 @@ pub struct Replica {
     pub id: InstanceId,
     /// Which of the wanted copies it is; counts exits across successors.
     pub slot: u32,
-    /// The revision that it runs.
-    pub revision: u64,
+    /// The fingerprint of how it runs.
+    pub fingerprint: u64,
     /// Where it stands.
     pub phase: Phase,
     /// Since when, in milliseconds of `clock::now_ms`.
@@ -123,7 +125,7 @@ impl Replica {
         if self.drain {
             return Some(Stop::Drained);
         }
-        if self.revision != desired.revision {
+        if self.fingerprint != desired.fingerprint {
             return Some(Stop::Outdated);
         }
         self.overdue_ms(desired).is_some_and(|overdue_ms| overdue_ms <= now_ms).then_some(Stop::NotServing)
@@ -149,6 +151,9 @@ pub fn plan(desired: &Desired, replicas: &[Replica], slots: &BTreeMap<u32, Resta
 /// The replicas sorted by what is to become of them.
 struct Seen<'a> {
     wanted: usize,
+    is_exclusive: bool,
+    /// How many are being stopped.
+    stopping: usize,
     /// Those that stay.
     keep: Vec<&'a Replica>,
     /// Those that leave once others serve: ready, unhealthy or not yet to be stopped.
@@ -160,8 +165,13 @@ struct Seen<'a> {
 impl<'a> Seen<'a> {
     fn new(desired: &Desired, replicas: &'a [Replica], now_ms: u64) -> Self {
         let wanted = usize::try_from(desired.replicas).unwrap_or(usize::MAX);
-        let mut seen = Self { wanted, keep: Vec::new(), leave: Vec::new(), useless: Vec::new() };
-        for replica in replicas.iter().filter(|replica| replica.phase != Phase::Stopping) {
+        let (keep, leave, useless) = (Vec::new(), Vec::new(), Vec::new());
+        let mut seen = Self { wanted, is_exclusive: desired.is_exclusive, stopping: 0, keep, leave, useless };
+        for replica in replicas {
+            if replica.phase == Phase::Stopping {
+                seen.stopping += 1;
+                continue;
+            }
             match replica.leaves(desired, now_ms) {
                 None => seen.keep.push(replica),
                 Some(why) if replica.phase == Phase::Starting => seen.useless.push((replica, why)),
@@ -185,21 +195,25 @@ impl<'a> Seen<'a> {
         self.leave.sort_by_key(|(replica, _)| (replica.phase != Phase::Ready, replica.since_ms));
         let (launching, mut stoppable): (Vec<_>, Vec<_>) =
             self.leave.drain(..).partition(|(replica, _)| replica.phase == Phase::Launching);
-        while serving + stoppable.len() > self.wanted
+        // Where nothing may be started beside them, one goes as soon as all others serve.
+        let spare = usize::from(self.is_exclusive && serving == self.keep.len() && self.stopping == 0);
+        while serving + stoppable.len() + spare > self.wanted
             && let Some((replica, why)) = stoppable.pop()
         {
             actions.push(stop(replica, why));
         }
         self.leave = stoppable;
         self.leave.extend(launching);
+        self.stopping += actions.len();
         actions
     }
 
     /// Returns what is to be started now, and when the earliest slot that must wait is due.
     fn starts(&self, slots: &BTreeMap<u32, Restarts>, now_ms: u64) -> (Vec<Action>, Option<u64>) {
         let missing = self.wanted.saturating_sub(self.keep.len());
-        let surge = if self.leave.is_empty() { 0 } else { SURGE };
-        let room = self.wanted.saturating_add(surge).saturating_sub(self.keep.len() + self.leave.len());
+        let surge = if self.leave.is_empty() || self.is_exclusive { 0 } else { SURGE };
+        let stopping = if self.is_exclusive { self.stopping } else { 0 };
+        let room = self.wanted.saturating_add(surge).saturating_sub(self.keep.len() + self.leave.len() + stopping);
         let used: BTreeSet<u32> = self.keep.iter().map(|replica| replica.slot).collect();
         let (mut actions, mut blocked_ms) = (Vec::new(), None);
         let wanted = u32::try_from(self.wanted).unwrap_or(u32::MAX);

@@ -10,11 +10,12 @@ use crate::control::events::EventKind;
 use crate::control::runtime::{Exit, RuntimeEvent, StartRequest};
 use crate::control::scheduler::execute::{Done, StopRequest, Tools};
 use crate::control::scheduler::handle::{MAX_REPLICAS, Owner, Request};
-use crate::control::scheduler::service::{Ended, Service};
-use crate::control::scheduler::{Action, Next, Parts, Phase, SchedulerError, Start, Stop};
+use crate::control::scheduler::service::{Base, Ended, Service};
+use crate::control::scheduler::{Action, Next, Parts, Phase, Resume, Rollouts, SchedulerError, Start, Stop};
 use crate::model::{InstanceId, ServiceName, Source};
 use crate::rng::Rng;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
@@ -48,13 +49,24 @@ pub(super) struct Reconciler {
     /// Services to plan.
     dirty: BTreeSet<ServiceName>,
     launching: usize,
+    /// What an earlier Weir knew of services that are not defined yet.
+    resume: BTreeMap<ServiceName, Resume>,
+    /// Told how rollouts stand.
+    progress: watch::Sender<Rollouts>,
     rng: Rng,
+}
+
+/// Which definition a replica is started by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    Wanted,
+    Stable,
 }
 
 impl Reconciler {
     /// Subscribes to registry and runtime; nothing is missed between this and `run`.
-    pub(super) fn new(parts: Parts, requests: mpsc::Receiver<Request>) -> Self {
-        let Parts { registry, runtime, table, events, node, rng } = parts;
+    pub(super) fn new(parts: Parts, requests: mpsc::Receiver<Request>, progress: watch::Sender<Rollouts>) -> Self {
+        let Parts { registry, runtime, table, events, node, rng, resume } = parts;
         let (hurry, hurried) = watch::channel(false);
         let (notices, exits) = (registry.watch(), runtime.watch());
         let tools = Tools { registry, runtime, table, events, node, hurry: hurried };
@@ -71,6 +83,8 @@ impl Reconciler {
             early: HashMap::new(),
             dirty: BTreeSet::new(),
             launching: 0,
+            resume,
+            progress,
             rng,
         }
     }
@@ -124,11 +138,14 @@ impl Reconciler {
         let now_ms = clock::now_ms();
         for name in std::mem::take(&mut self.dirty) {
             let Some(service) = self.services.get_mut(&name) else { continue };
-            let plan = service.plan(now_ms);
-            for action in plan.actions {
+            let steps = service.plan(now_ms);
+            let all = steps.wanted.into_iter().map(|action| (By::Wanted, action));
+            for (by, action) in all.chain(steps.stable.into_iter().map(|action| (By::Stable, action))) {
                 match action {
                     Action::Stop { id, why } => self.stop(&name, &id, why, now_ms),
-                    Action::Start { slot, why } if self.launching < MAX_STARTS => self.start(&name, slot, why, now_ms),
+                    Action::Start { slot, why } if self.launching < MAX_STARTS => {
+                        self.start(&name, by, (slot, why), now_ms);
+                    }
                     Action::Start { .. } => {
                         // Its turn comes when a start under way is done.
                         self.dirty.insert(name.clone());
@@ -136,22 +153,41 @@ impl Reconciler {
                 }
             }
             self.drop_if_removed(&name);
+            self.tell_progress(&name);
         }
     }
 
-    fn start(&mut self, name: &ServiceName, slot: u32, why: Start, now_ms: u64) {
+    /// Publishes how a service's rollout stands, when that changed.
+    fn tell_progress(&self, name: &ServiceName) {
+        let progress = self.services.get(name).filter(|service| service.is_run()).map(Service::progress);
+        self.progress.send_if_modified(|all| {
+            if all.get(name) == progress.as_ref() {
+                return false;
+            }
+            match progress {
+                Some(progress) => drop(Arc::make_mut(all).insert(name.clone(), progress)),
+                None => drop(Arc::make_mut(all).remove(name)),
+            }
+            true
+        });
+    }
+
+    fn start(&mut self, name: &ServiceName, by: By, (slot, why): (u32, Start), now_ms: u64) {
         let Some(service) = self.services.get_mut(name) else { return };
+        let base: Base = match (by, service.other_stable()) {
+            (By::Stable, Some(stable)) => stable.clone(),
+            _ => service.base().clone(),
+        };
         let id = InstanceId::random(name, self.rng.next_u64());
-        service.launch(id.clone(), slot, now_ms);
+        service.launch(id.clone(), slot, base.fingerprint, now_ms);
         let request = StartRequest {
             id: id.clone(),
             service: name.clone(),
-            run: service.run().clone(),
-            ports: service.spec().ports.iter().map(|port| port.name.clone()).collect(),
-            revision: service.revision(),
-            // What of a definition makes replicas differ is the revision's business until it is stored.
-            fingerprint: service.revision(),
+            ports: base.spec.ports.iter().map(|port| port.name.clone()).collect(),
+            revision: base.spec.revision,
+            fingerprint: base.fingerprint,
             slot,
+            run: base.run,
         };
         let message = match why {
             Start::Missing => format!("replica {} of {name} starts", slot + 1),
@@ -171,8 +207,8 @@ impl Reconciler {
             service: name.clone(),
             id: id.clone(),
             reason: why.as_str().to_owned(),
-            drain: service.spec().drain_timeout,
-            grace: service.run().stop_grace,
+            drain: service.base().spec.drain_timeout,
+            grace: service.base().run.stop_grace,
         };
         self.tasks.spawn(self.tools.clone().stop(request));
     }
@@ -180,16 +216,15 @@ impl Reconciler {
     async fn answer(&mut self, request: Request) {
         // Whoever asked may have left; what was asked is done all the same.
         match request {
-            Request::Scale(name, replicas, reply) => {
-                let _ = reply.send(self.scale(&name, replicas).await);
+            Request::Pin(name, replicas, reply) => {
+                let _ = reply.send(self.pin(&name, replicas).await);
             }
             Request::Target(name, replicas, reply) => {
-                let before = self.services.get_mut(&name).and_then(|service| service.set_target(replicas));
-                self.dirty.extend(before.map(|_| name));
-                let _ = reply.send(before.is_some());
-            }
-            Request::Unpin(name, reply) => {
-                let _ = reply.send(self.unpin(&name).await);
+                let changes = self.services.get_mut(&name).is_some_and(|service| service.set_target(replicas));
+                if changes {
+                    self.dirty.insert(name);
+                }
+                let _ = reply.send(changes);
             }
             Request::Drain(id, drain, reply) => {
                 let _ = reply.send(self.drain(&id, drain).await);
@@ -203,37 +238,29 @@ impl Reconciler {
         }
     }
 
-    async fn scale(&mut self, name: &ServiceName, replicas: u32) -> Result<(), SchedulerError> {
-        if replicas > MAX_REPLICAS {
-            return Err(SchedulerError::TooMany(replicas));
-        }
-        let before = self.find(name).await?.scale(replicas);
-        self.emit(EventKind::Scaled, name, None, format!("{name} scales from {before} to {replicas} replicas"));
-        self.dirty.insert(name.clone());
-        Ok(())
-    }
-
-    async fn unpin(&mut self, name: &ServiceName) -> Result<(), SchedulerError> {
-        let service = self.find(name).await?;
-        service.unpin();
-        let message = match service.spec().scale {
-            Some(_) => format!("{name} is scaled automatically again"),
-            None => format!("{name} has as many replicas as its definition says again"),
-        };
+    async fn pin(&mut self, name: &ServiceName, pin: Option<u32>) -> Result<(), SchedulerError> {
+        let service = self.scalable(name, pin.unwrap_or_default()).await?;
+        let (before, after) = service.pin(pin);
+        let how = if pin.is_some() { "" } else { ", no longer set by hand" };
+        let message = format!("{name} scales from {before} to {after} replicas{how}");
         self.emit(EventKind::Scaled, name, None, message);
         self.dirty.insert(name.clone());
         Ok(())
     }
 
-    /// Returns a service whose replicas are run.
-    async fn find(&mut self, name: &ServiceName) -> Result<&mut Service, SchedulerError> {
+    /// Returns a service whose number of replicas may be set to this.
+    async fn scalable(&mut self, name: &ServiceName, replicas: u32) -> Result<&mut Service, SchedulerError> {
+        if replicas > MAX_REPLICAS {
+            return Err(SchedulerError::TooMany(replicas));
+        }
         // A definition that was accepted a moment ago may not have been noticed yet.
         self.look_at(name.clone()).await;
-        let known = self.tools.registry.service(name).await.is_some();
-        self.services.get_mut(name).filter(|service| service.is_run()).ok_or_else(|| match known {
-            true => SchedulerError::NotRun(name.clone()),
-            false => SchedulerError::UnknownService(name.clone()),
-        })
+        let is_known = self.tools.registry.service(name).await.is_some();
+        match self.services.get_mut(name) {
+            Some(service) if service.is_run() && is_known => Ok(service),
+            _ if is_known => Err(SchedulerError::NotRun(name.clone())),
+            _ => Err(SchedulerError::UnknownService(name.clone())),
+        }
     }
 
     async fn drain(&mut self, id: &InstanceId, drain: bool) -> Result<Owner, SchedulerError> {
@@ -253,11 +280,17 @@ impl Reconciler {
         match self.tools.registry.service(&name).await {
             Some(listing) => {
                 match self.services.get_mut(&name) {
-                    Some(service) => service.define(listing.spec.clone()),
-                    None => match Service::new(listing.spec.clone()) {
-                        Some(service) => drop(self.services.insert(name.clone(), service)),
-                        None => return,
-                    },
+                    Some(service) => service.define(listing.spec.clone(), clock::now_ms()),
+                    None => {
+                        let resume = self.resume.get(&name).cloned().unwrap_or_default();
+                        match Service::new(listing.spec.clone(), resume, clock::now_ms()) {
+                            Some(service) => {
+                                self.resume.remove(&name);
+                                self.services.insert(name.clone(), service);
+                            }
+                            None => return,
+                        }
+                    }
                 }
                 if let Some(service) = self.services.get_mut(&name) {
                     service.observe(&listing, clock::now_ms());
@@ -342,7 +375,7 @@ impl Reconciler {
                 self.early.remove(&id);
                 self.owners.remove(&id);
                 let service = self.services.get_mut(&name);
-                let ended = service.and_then(|service| service.unstarted(&id, can_retry, clock::now_ms()));
+                let ended = service.and_then(|service| service.unstarted(&id, &why, can_retry, clock::now_ms()));
                 self.report_end(&name, &id, &format!("failed to start: {why}"), ended);
             }
             Done::Stopped(name, id) => {
@@ -393,7 +426,7 @@ impl Reconciler {
         loop {
             let now_ms = clock::now_ms();
             for (name, service) in &mut self.services {
-                let grace = service.run().stop_grace;
+                let grace = service.base().run.stop_grace;
                 let running = |phase| matches!(phase, Phase::Starting | Phase::Ready | Phase::Unhealthy);
                 let ids = service.replicas().filter(|replica| running(replica.phase)).map(|replica| replica.id.clone());
                 for id in ids.collect::<Vec<_>>() {

@@ -1,9 +1,16 @@
-//! What the scheduler knows of one service: its definition, its replicas, their exits. Values only; no I/O.
+//! What the scheduler knows of one service: its definition, its replicas, their exits, its rollout. Values only; no I/O.
+//!
+//! Replicas are told apart by the fingerprint of how they run: those that run as is wanted, those that run as the stable
+//! revision says, and others. Each group is planned for itself, with the number that `control/rollout` gives it.
 
 use crate::control::registry::Listing;
+use crate::control::rollout::{Counts, Phase as RolloutPhase, Progress, Rollout, Targets, View, held, targets};
 use crate::control::runtime::Exit;
-use crate::control::scheduler::{Desired, Ending, Next, Phase, Plan, Replica, Restarts, ServiceStatus, plan};
-use crate::model::{InstanceId, InstanceState, RunSpec, ServiceName, ServiceSpec, Verdict};
+use crate::control::scheduler::{
+    Action, Desired, Ending, Next, Phase, Plan, Replica, Restarts, Resume, ServiceStatus, Stop, plan,
+};
+use crate::model::{InstanceId, InstanceState, RunSpec, ServiceName, ServiceSpec, Strategy, Verdict};
+use crate::spec::fingerprint;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,19 +18,45 @@ use std::time::Duration;
 /// Signals by which people and the system end a process that is well: HUP, INT, KILL, TERM.
 const OUTSIDE_SIGNALS: [i32; 4] = [1, 2, 9, 15];
 
+/// A definition that can be run.
+#[derive(Debug, Clone)]
+pub(super) struct Base {
+    /// The definition.
+    pub(super) spec: Arc<ServiceSpec>,
+    /// How it is run; kept when the definition no longer says, to stop what runs.
+    pub(super) run: RunSpec,
+    /// The fingerprint of that.
+    pub(super) fingerprint: u64,
+}
+
+impl Base {
+    /// Returns `None` where Weir runs nothing.
+    fn new(spec: Arc<ServiceSpec>) -> Option<Self> {
+        let run = spec.run.clone()?;
+        let fingerprint = fingerprint(&spec);
+        Some(Self { spec, run, fingerprint })
+    }
+}
+
 /// One service.
 #[derive(Debug)]
 pub(super) struct Service {
-    spec: Arc<ServiceSpec>,
-    /// What its replicas run; kept when the definition no longer says, to stop what runs.
-    run: RunSpec,
-    /// Replicas wanted now: the definition's number, the autoscaler's, or one by hand.
-    wanted: u32,
-    /// Whether the number was set by hand; then the autoscaler's does not count.
-    pinned: bool,
-    revision: u64,
+    /// What is wanted.
+    base: Base,
+    /// What worked last; replicas of it are kept and started until what is wanted has proved itself.
+    stable: Option<Base>,
+    rollout: Rollout,
+    /// Replicas wanted by the definition, or by the autoscaler after it.
+    target: u32,
+    /// The target when the rollout began; it counts until the rollout is over.
+    frozen: u32,
+    /// Replicas wanted by hand.
+    pin: Option<u32>,
     replicas: BTreeMap<InstanceId, Replica>,
-    slots: BTreeMap<u32, Restarts>,
+    /// What the last check of a replica that does not serve found.
+    answers: BTreeMap<InstanceId, Arc<str>>,
+    /// Exits by fingerprint and slot.
+    slots: BTreeMap<u64, BTreeMap<u32, Restarts>>,
     /// When time alone changes the plan.
     wake_ms: Option<u64>,
     is_removed: bool,
@@ -38,77 +71,106 @@ pub(super) struct Ended {
     pub(super) ran: Duration,
 }
 
+/// What to do now.
+#[derive(Debug, Default)]
+pub(super) struct Steps {
+    /// Steps for replicas that run as is wanted, and stops of others.
+    pub(super) wanted: Vec<Action>,
+    /// Steps for replicas that run as the stable revision says.
+    pub(super) stable: Vec<Action>,
+}
+
 impl Service {
     /// Takes up a service whose replicas are to be run; `None` when it is none.
-    pub(super) fn new(spec: Arc<ServiceSpec>) -> Option<Self> {
-        let run = spec.run.clone()?;
-        let wanted = spec.replicas;
-        let (replicas, slots) = (BTreeMap::new(), BTreeMap::new());
-        Some(Self { spec, run, wanted, pinned: false, revision: 1, replicas, slots, wake_ms: None, is_removed: false })
+    pub(super) fn new(spec: Arc<ServiceSpec>, resume: Resume, now_ms: u64) -> Option<Self> {
+        let (revision, policy, target) = (spec.revision, spec.rollout, spec.replicas);
+        let base = Base::new(spec)?;
+        let stable = resume.stable.and_then(Base::new);
+        let rollout = match &stable {
+            Some(stable) if stable.spec.revision == revision => Rollout::completed(revision, policy),
+            _ => Rollout::new(revision, policy, false, now_ms),
+        };
+        Some(Self {
+            base,
+            stable,
+            rollout,
+            target,
+            frozen: target,
+            pin: resume.pin,
+            replicas: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            slots: BTreeMap::new(),
+            wake_ms: None,
+            is_removed: false,
+        })
     }
 
-    /// Takes a new definition; a changed way to run raises the revision, so that every replica is replaced.
-    pub(super) fn define(&mut self, spec: Arc<ServiceSpec>) {
-        if Arc::ptr_eq(&spec, &self.spec) && !self.is_removed {
+    /// Takes a new definition; another revision or another way to run begins a rollout.
+    pub(super) fn define(&mut self, spec: Arc<ServiceSpec>, now_ms: u64) {
+        if Arc::ptr_eq(&spec, &self.base.spec) && !self.is_removed {
             return;
         }
-        let run = spec.run.clone();
-        if std::mem::take(&mut self.is_removed)
-            || self.spec.replicas != spec.replicas
-            || self.spec.scale != spec.scale
-            || self.spec.run.is_some() != run.is_some()
+        let (before, frozen) = (self.base.clone(), self.target());
+        let was_removed = std::mem::take(&mut self.is_removed);
+        let is_run = spec.run.is_some();
+        if was_removed
+            || before.spec.replicas != spec.replicas
+            || before.spec.scale != spec.scale
+            || before.spec.run.is_some() != is_run
         {
-            self.wanted = self.begin_with(&spec);
-            self.pinned = false;
+            self.target = if was_removed { spec.replicas } else { self.begin_with(&spec) };
             self.slots.clear();
         }
-        let run = run.unwrap_or_else(|| self.run.clone());
-        if differs(&self.run, &run) || self.spec.ports != spec.ports {
-            self.revision += 1;
-            self.slots.clear();
+        self.base = Base::new(spec.clone()).unwrap_or_else(|| Base { spec: spec.clone(), ..before.clone() });
+        if !was_removed && before.spec.revision == spec.revision && before.fingerprint == self.base.fingerprint {
+            return;
         }
-        self.run = run;
-        self.spec = spec;
+        let is_trusted = self.stable.as_ref().is_some_and(|stable| same_but_revision(&stable.spec, &spec));
+        self.rollout = Rollout::new(spec.revision, spec.rollout, is_trusted, now_ms);
+        let is_resized = before.spec.replicas != spec.replicas || before.spec.scale != spec.scale;
+        self.frozen = if is_resized { self.target } else { frozen };
+        self.slots.remove(&self.base.fingerprint);
+        let stable = self.stable.as_ref().map(|stable| stable.fingerprint);
+        self.slots.retain(|fingerprint, _| Some(*fingerprint) == stable);
+    }
+
+    /// Sets the wanted number by hand, or gives it back to the definition and the autoscaler, and forgets exits, so that a
+    /// quarantined service is tried again; returns the wanted numbers before and after.
+    pub(super) fn pin(&mut self, pin: Option<u32>) -> (u32, u32) {
+        let before = self.wanted();
+        self.slots.clear();
+        self.pin = pin;
+        if pin.is_none() {
+            // A scaled service goes on from there, others want what is defined.
+            let scale = self.base.spec.scale.as_ref();
+            self.target = scale.map_or(self.base.spec.replicas, |scale| before.clamp(scale.min, scale.max));
+            self.frozen = self.target;
+        }
+        (before, self.wanted())
+    }
+
+    /// Takes the autoscaler's number, unless one was set by hand; it counts once no rollout goes on. Returns whether that
+    /// changes anything.
+    pub(super) fn set_target(&mut self, target: u32) -> bool {
+        let takes = self.pin.is_none() && self.base.spec.scale.is_some() && self.target != target && !self.is_removed;
+        if takes {
+            self.target = target;
+        }
+        takes
     }
 
     /// Returns what a changed definition wants: of a scaled service what it has now, within the new bounds.
     fn begin_with(&self, spec: &ServiceSpec) -> u32 {
-        match (&spec.run, &spec.scale) {
-            (None, _) => 0,
-            (Some(_), Some(scale)) if self.spec.replicas == spec.replicas && !self.pinned && self.wanted > 0 => {
-                self.wanted.clamp(scale.min, scale.max)
+        match &spec.scale {
+            Some(scale) if self.base.spec.replicas == spec.replicas && self.target() > 0 => {
+                self.target().clamp(scale.min, scale.max)
             }
-            (Some(_), _) => spec.replicas,
+            _ => spec.replicas,
         }
-    }
-
-    /// Takes the autoscaler's number, unless one was set by hand; returns the number before if it was another.
-    pub(super) fn set_target(&mut self, replicas: u32) -> Option<u32> {
-        let takes = !self.pinned && self.spec.scale.is_some() && self.wanted != replicas && !self.is_removed;
-        takes.then(|| std::mem::replace(&mut self.wanted, replicas))
-    }
-
-    /// Forgets the number that was set by hand: a scaled service goes on from there, others want what is defined.
-    pub(super) fn unpin(&mut self) {
-        self.pinned = false;
-        self.wanted = match &self.spec.scale {
-            Some(scale) => self.wanted.clamp(scale.min, scale.max),
-            None => self.spec.replicas,
-        };
-        self.slots.clear();
-    }
-
-    /// Sets the wanted number by hand and forgets exits, so that a quarantined service is tried again; returns the number
-    /// before.
-    pub(super) fn scale(&mut self, replicas: u32) -> u32 {
-        self.slots.clear();
-        self.pinned = true;
-        std::mem::replace(&mut self.wanted, replicas)
     }
 
     /// Wants nothing any more: the service was removed.
     pub(super) fn remove(&mut self) {
-        self.wanted = 0;
         self.is_removed = true;
     }
 
@@ -119,7 +181,7 @@ impl Service {
 
     /// Returns true when it can be scaled.
     pub(super) fn is_run(&self) -> bool {
-        self.spec.run.is_some()
+        self.base.spec.run.is_some()
     }
 
     /// Takes over what the registry says of the replicas.
@@ -135,31 +197,155 @@ impl Service {
                 (InstanceState::Starting, _) => (Phase::Starting, now_ms),
                 (InstanceState::Draining | InstanceState::Gone, _) => continue,
             };
+            if instance.verdict == Verdict::Unhealthy {
+                self.answers.insert(instance.id.clone(), instance.reason.as_ref().into());
+            }
             if replica.phase != phase {
+                // Well again after it was unhealthy: what it proves counts from now.
+                let again = replica.phase == Phase::Unhealthy && phase == Phase::Ready;
                 replica.phase = phase;
-                replica.since_ms = since_ms;
+                replica.since_ms = if again { now_ms } else { since_ms };
             }
         }
     }
 
     /// Decides what to do now.
-    pub(super) fn plan(&mut self, now_ms: u64) -> Plan {
-        let desired = Desired {
-            replicas: self.wanted,
-            revision: self.revision,
-            replace_after_ms: u64::try_from(self.run.replace_after.as_millis()).unwrap_or(u64::MAX),
+    pub(super) fn plan(&mut self, now_ms: u64) -> Steps {
+        let judged_ms = self.judge(now_ms);
+        let counts = self.counts(now_ms);
+        let has_stable = self.other_stable().is_some();
+        let policy = *self.rollout.policy();
+        let numbers = match self.rollout.phase() {
+            _ if counts.wanted == 0 => Targets::default(),
+            RolloutPhase::Failed(_) => held(&policy, &counts, has_stable),
+            RolloutPhase::Progressing | RolloutPhase::Monitoring { .. } | RolloutPhase::Completed => {
+                targets(&policy, &counts, has_stable)
+            }
         };
-        let replicas: Vec<Replica> = self.replicas.values().cloned().collect();
-        let plan = plan(&desired, &replicas, &self.slots, now_ms);
-        self.wake_ms = plan.wake_ms;
+        let wanted = self.plan_group(|is| is == Group::Wanted, &self.base, numbers.new, now_ms);
+        let mut others = self.plan_group(|is| is == Group::Other, &self.base, numbers.others, now_ms);
+        let mut stable = match self.other_stable() {
+            Some(base) => self.plan_group(|is| is == Group::Stable, base, numbers.stable, now_ms),
+            None => Plan::default(),
+        };
+        for action in others.actions.iter_mut().chain(&mut stable.actions) {
+            if let Action::Stop { why, .. } = action
+                && *why == Stop::ScaledDown
+            {
+                *why = Stop::Outdated;
+            }
+        }
+        self.wake_ms = [judged_ms, wanted.wake_ms, others.wake_ms, stable.wake_ms].into_iter().flatten().min();
+        others.actions.extend(wanted.actions);
+        Steps { wanted: others.actions, stable: stable.actions }
+    }
+
+    /// Plans the replicas of one group as if they were a service of their own.
+    fn plan_group(&self, is_in: impl Fn(Group) -> bool, base: &Base, number: u32, now_ms: u64) -> Plan {
+        let replicas: Vec<Replica> = self
+            .replicas
+            .values()
+            .filter(|replica| is_in(self.group(replica)))
+            // Those of the third group differ among themselves; how does not matter.
+            .map(|replica| Replica { fingerprint: base.fingerprint, ..replica.clone() })
+            .collect();
+        let desired = Desired {
+            replicas: number,
+            fingerprint: base.fingerprint,
+            replace_after_ms: millis(base.run.replace_after),
+            is_exclusive: self.rollout.policy().strategy == Strategy::StopFirst,
+        };
+        let none = BTreeMap::new();
+        let is_other = is_in(Group::Other);
+        let slots = self.slots.get(&base.fingerprint).filter(|_| !is_other).unwrap_or(&none);
+        let mut plan = plan(&desired, &replicas, slots, now_ms);
+        if is_other {
+            // What runs in a way that nobody wants is never started again.
+            plan.actions.retain(|action| matches!(action, Action::Stop { .. }));
+        }
         plan
     }
 
-    /// Notes that a replica is being started.
-    pub(super) fn launch(&mut self, id: InstanceId, slot: u32, now_ms: u64) {
-        let (revision, phase, since_ms) = (self.revision, Phase::Launching, now_ms);
-        let replica = Replica { id: id.clone(), slot, revision, phase, since_ms, drain: false };
-        self.replicas.insert(id, replica);
+    /// Shows the rollout what there is; returns when time alone changes its judgement.
+    fn judge(&mut self, now_ms: u64) -> Option<u64> {
+        if *self.rollout.phase() == RolloutPhase::Completed || self.is_removed {
+            return None;
+        }
+        let counts = self.counts(now_ms);
+        let new = || self.replicas.values().filter(|replica| self.group(replica) == Group::Wanted);
+        let answer = |replica: &Replica| {
+            let found = self.answers.get(&replica.id).map_or("none has ended yet", |answer| answer);
+            (replica.id.clone(), found.to_owned())
+        };
+        let ready = new().filter(|replica| replica.phase == Phase::Ready);
+        let proofs = ready.map(|replica| self.rollout.proof_ms(replica.since_ms)).filter(|proof_ms| *proof_ms > now_ms);
+        let starting = new().filter(|replica| replica.phase == Phase::Starting).min_by_key(|replica| replica.since_ms);
+        let view = View {
+            wanted: counts.wanted,
+            healthy: counts.proven,
+            updated: counts.new,
+            old: counts.stable + counts.others,
+            proof_ms: proofs.min(),
+            waiting: starting.map(answer),
+            unhealthy: new().find(|replica| replica.phase == Phase::Unhealthy).map(answer),
+        };
+        let works = view.wanted > 0 && view.healthy >= view.wanted && view.old == 0;
+        let proof_ms = view.proof_ms;
+        let wake_ms = self.rollout.observe(view, now_ms);
+        if matches!(self.rollout.phase(), RolloutPhase::Failed(_)) && self.other_stable().is_none() {
+            // With nothing to go back to it was tried on.
+            if !works {
+                return proof_ms;
+            }
+            self.rollout.recovered();
+        }
+        if *self.rollout.phase() == RolloutPhase::Completed {
+            self.stable = Some(self.base.clone());
+        }
+        wake_ms
+    }
+
+    fn counts(&self, now_ms: u64) -> Counts {
+        let mut counts = Counts { wanted: self.wanted(), ..Counts::default() };
+        for replica in self.replicas.values() {
+            match (self.group(replica), replica.phase) {
+                (Group::Wanted, Phase::Stopping) => counts.stopping_new += 1,
+                (_, Phase::Stopping) => counts.stopping += 1,
+                (Group::Wanted, phase) => {
+                    counts.new += 1;
+                    let is_proven =
+                        phase == Phase::Ready && !replica.drain && self.rollout.proof_ms(replica.since_ms) <= now_ms;
+                    counts.proven += u32::from(is_proven);
+                }
+                (Group::Stable, phase) => {
+                    counts.stable += 1;
+                    counts.stable_ready += u32::from(phase == Phase::Ready);
+                }
+                (Group::Other, _) => counts.others += 1,
+            }
+        }
+        counts
+    }
+
+    fn group(&self, replica: &Replica) -> Group {
+        if replica.fingerprint == self.base.fingerprint {
+            Group::Wanted
+        } else if self.stable.as_ref().is_some_and(|stable| stable.fingerprint == replica.fingerprint) {
+            Group::Stable
+        } else {
+            Group::Other
+        }
+    }
+
+    /// Returns the stable revision when it runs in another way than the wanted one.
+    pub(super) fn other_stable(&self) -> Option<&Base> {
+        self.stable.as_ref().filter(|stable| stable.fingerprint != self.base.fingerprint)
+    }
+
+    /// Notes a replica that is being started as `base` says.
+    pub(super) fn launch(&mut self, id: InstanceId, slot: u32, fingerprint: u64, now_ms: u64) {
+        let phase = Phase::Launching;
+        self.replicas.insert(id.clone(), Replica { id, slot, fingerprint, phase, since_ms: now_ms, drain: false });
     }
 
     /// Moves a replica to another phase.
@@ -173,28 +359,41 @@ impl Service {
     /// Forgets a replica that was stopped.
     pub(super) fn forget(&mut self, id: &InstanceId) {
         self.replicas.remove(id);
+        self.answers.remove(id);
     }
 
     /// Forgets a replica that ended by itself and counts its exit.
     pub(super) fn ended(&mut self, id: &InstanceId, exit: Exit, now_ms: u64) -> Option<Ended> {
         let replica = self.replicas.remove(id)?;
+        self.answers.remove(id);
         let ready_ms = (replica.phase == Phase::Ready).then_some(replica.since_ms);
         let ending = match (exit, ready_ms) {
             (Exit::Signal(signal), Some(ready_ms)) if OUTSIDE_SIGNALS.contains(&signal) => Ending::Killed { ready_ms },
             _ => Ending::ByItself { ready_ms },
         };
+        if self.group(&replica) == Group::Wanted && matches!(ending, Ending::ByItself { .. }) {
+            self.rollout.exited(id, &exit.to_string());
+        }
         Some(self.count(&replica, ending, now_ms))
     }
 
     /// Forgets a replica that could not be started and counts that.
-    pub(super) fn unstarted(&mut self, id: &InstanceId, can_retry: bool, now_ms: u64) -> Option<Ended> {
+    pub(super) fn unstarted(&mut self, id: &InstanceId, why: &str, can_retry: bool, now_ms: u64) -> Option<Ended> {
         let replica = self.replicas.remove(id)?;
+        if self.group(&replica) == Group::Wanted {
+            if can_retry {
+                self.rollout.exited(id, &format!("failed to start: {why}"));
+            } else {
+                self.rollout.unstartable(why);
+            }
+        }
         let ending = if can_retry { Ending::ByItself { ready_ms: None } } else { Ending::Unstartable };
         Some(self.count(&replica, ending, now_ms))
     }
 
     fn count(&mut self, replica: &Replica, ending: Ending, now_ms: u64) -> Ended {
-        let next = self.slots.entry(replica.slot).or_default().ended(ending, now_ms);
+        let slots = self.slots.entry(replica.fingerprint).or_default();
+        let next = slots.entry(replica.slot).or_default().ended(ending, now_ms);
         Ended { next, ran: Duration::from_millis(now_ms.saturating_sub(replica.since_ms)) }
     }
 
@@ -214,19 +413,14 @@ impl Service {
         self.replicas.values()
     }
 
-    /// Returns the definition.
-    pub(super) fn spec(&self) -> &Arc<ServiceSpec> {
-        &self.spec
+    /// Returns what is wanted.
+    pub(super) fn base(&self) -> &Base {
+        &self.base
     }
 
-    /// Returns how replicas are run.
-    pub(super) fn run(&self) -> &RunSpec {
-        &self.run
-    }
-
-    /// Returns the revision of the way to run.
-    pub(super) fn revision(&self) -> u64 {
-        self.revision
+    /// Returns what people see of its rollout.
+    pub(super) fn progress(&self) -> Progress {
+        self.rollout.progress()
     }
 
     /// Returns when time alone changes the plan.
@@ -239,28 +433,48 @@ impl Service {
         let count = |wanted: &dyn Fn(Phase) -> bool| {
             u32::try_from(self.replicas().filter(|replica| wanted(replica.phase)).count()).unwrap_or(u32::MAX)
         };
-        let in_quarantine = self.slots.range(..self.wanted).filter(|(_, slot)| slot.is_quarantined(now_ms)).count();
+        let wanted = self.wanted();
+        let slots = self.slots.get(&self.base.fingerprint);
+        let blocked = slots.into_iter().flat_map(|slots| slots.range(..wanted));
+        let in_quarantine = blocked.filter(|(_, slot)| slot.is_quarantined(now_ms)).count();
         ServiceStatus {
-            name: self.spec.name.clone(),
-            wanted: self.wanted,
-            pinned: self.pinned,
+            name: self.base.spec.name.clone(),
+            wanted,
+            pinned: self.pin.is_some(),
             running: count(&|phase| matches!(phase, Phase::Starting | Phase::Ready | Phase::Unhealthy)),
             ready: count(&|phase| phase == Phase::Ready),
             quarantined: u32::try_from(in_quarantine).unwrap_or(u32::MAX),
-            revision: self.revision,
+            revision: self.base.spec.revision,
         }
     }
 
     /// Returns the name.
     pub(super) fn name(&self) -> &ServiceName {
-        &self.spec.name
+        &self.base.spec.name
+    }
+
+    /// Returns how many replicas are wanted now.
+    fn wanted(&self) -> u32 {
+        if self.is_removed || !self.is_run() { 0 } else { self.pin.unwrap_or_else(|| self.target()) }
+    }
+
+    fn target(&self) -> u32 {
+        if self.rollout.goes_on() { self.frozen } else { self.target }
     }
 }
 
-/// Returns true when replicas of one must be replaced to run the other; how they are stopped does not matter.
-fn differs(one: &RunSpec, other: &RunSpec) -> bool {
-    one.command != other.command
-        || one.env != other.env
-        || one.directory != other.directory
-        || one.container != other.container
+/// How a replica runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Group {
+    Wanted,
+    Stable,
+    Other,
+}
+
+fn same_but_revision(one: &ServiceSpec, other: &ServiceSpec) -> bool {
+    *one == ServiceSpec { revision: one.revision, ..other.clone() }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -2,5 +2,6 @@
 
 mod planning;
 mod reconciling;
+mod rolling;
 mod targets;
 mod world;

@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 const NOW: u64 = 1_000_000;
 const REPLACE_AFTER: u64 = 30_000;
-const REVISION: u64 = 2;
+const FINGERPRINT: u64 = 2;
 
 fn desired(replicas: u32) -> Desired {
-    Desired { replicas, revision: REVISION, replace_after_ms: REPLACE_AFTER }
+    Desired { replicas, fingerprint: FINGERPRINT, replace_after_ms: REPLACE_AFTER, is_exclusive: false }
 }
 
 fn id(number: usize) -> InstanceId {
@@ -33,7 +33,7 @@ fn replicas(text: &str) -> Vec<Replica> {
         Replica {
             id: id(number),
             slot: number as u32,
-            revision: if word.contains('o') { REVISION - 1 } else { REVISION },
+            fingerprint: if word.contains('o') { FINGERPRINT - 1 } else { FINGERPRINT },
             phase,
             since_ms: NOW - age,
             drain: word.contains('d'),
@@ -109,6 +109,28 @@ fn each_rule() {
 }
 
 #[test]
+fn a_service_that_must_not_run_twice_is_replaced_stop_first() {
+    #[rustfmt::skip]
+    let cases = [
+        (1, "rd", "-0d", "drained: it stops before anything starts"),
+        (1, "td", "", "nothing starts while it stops"),
+        (1, "t", "", "also what was scaled down"),
+        (1, "", "+0", "now it may"),
+        (1, "ux", "-0x", "one that did not serve for long, likewise"),
+        (1, "sx", "-0x", "one that never served: its successor waits until it has stopped"),
+        (3, "rd rd r", "-0d", "one at a time"),
+        (3, "td rd r", "", "the first still stops"),
+        (3, "rd r", "+0", "what is missing comes first"),
+        (3, "rd r s", "", "and has to serve"),
+    ];
+    for (wanted, text, expected, shows) in cases {
+        let desired = Desired { is_exclusive: true, ..desired(wanted) };
+        let found = plan(&desired, &replicas(text), &BTreeMap::new(), NOW);
+        assert_eq!(written(&found), expected, "{shows}: {wanted} of [{text}]");
+    }
+}
+
+#[test]
 fn wakes_when_a_replica_has_not_served_for_too_long() {
     assert_eq!(planned(1, "r").wake_ms, None);
     assert_eq!(planned(2, "r u").wake_ms, Some(NOW - 2_000 + REPLACE_AFTER));
@@ -170,9 +192,9 @@ impl World {
                     assert!(blocked <= self.now_ms, "started while it must wait: {plan:?}");
                     assert!(started.insert(*slot) && *slot < self.desired.replicas, "{plan:?}");
                     self.started += 1;
-                    let (revision, phase, since_ms) = (self.desired.revision, Phase::Launching, self.now_ms);
+                    let (fingerprint, phase, since_ms) = (self.desired.fingerprint, Phase::Launching, self.now_ms);
                     let id = id(self.started);
-                    self.replicas.push(Replica { id, slot: *slot, revision, phase, since_ms, drain: false });
+                    self.replicas.push(Replica { id, slot: *slot, fingerprint, phase, since_ms, drain: false });
                 }
                 Action::Stop { id, .. } => {
                     let replica = self.replicas.iter_mut().find(|replica| replica.id == *id).unwrap();
@@ -197,7 +219,7 @@ impl World {
         let running = |phase| matches!(phase, Phase::Starting | Phase::Ready | Phase::Unhealthy);
         match self.rng.below(12) {
             0 => self.desired.replicas = self.rng.below(7) as u32,
-            1 => self.desired.revision += 1,
+            1 => self.desired.fingerprint += 1,
             2 => {
                 if let Some(at) = self.any(running) {
                     self.replicas[at].drain = !self.replicas[at].drain;
@@ -256,7 +278,7 @@ fn whatever_happens_enough_serve_and_it_settles_as_wanted() {
         }
         let wanted = world.desired.replicas as usize;
         assert_eq!((world.serving(), world.replicas.len()), (wanted, wanted), "round {round}: {:?}", world.replicas);
-        let settled = |replica: &Replica| !replica.drain && replica.revision == world.desired.revision;
+        let settled = |replica: &Replica| !replica.drain && replica.fingerprint == world.desired.fingerprint;
         assert!(world.replicas.iter().all(settled), "round {round}: {:?}", world.replicas);
         assert_eq!(world.step(), Plan::default());
     }

