@@ -38,7 +38,7 @@ pub fn load(source: &Source, environment: &Environment, flags: &Flags) -> Result
         Source::File(path) => {
             let path = match path {
                 Some(path) => path.clone(),
-                None => find(environment)?,
+                None => locate(environment)?,
             };
             let name = path.display().to_string();
             load_text(&name, &read(&path, &name)?, environment, flags)
@@ -46,7 +46,8 @@ pub fn load(source: &Source, environment: &Environment, flags: &Flags) -> Result
     }
 }
 
-fn find(environment: &Environment) -> Result<PathBuf, ConfigError> {
+/// Finds the file that is taken when none is named.
+pub(super) fn locate(environment: &Environment) -> Result<PathBuf, ConfigError> {
     if let Some(path) = environment.get("WEIR_CONFIG") {
         return Ok(path.into());
     }
@@ -56,7 +57,8 @@ fn find(environment: &Environment) -> Result<PathBuf, ConfigError> {
     })
 }
 
-fn read(path: &Path, name: &str) -> Result<String, ConfigError> {
+/// Reads a file; `name` stands for it in problems.
+pub(super) fn read(path: &Path, name: &str) -> Result<String, ConfigError> {
     let mut bytes = Vec::new();
     std::fs::File::open(path).and_then(|file| file.take(MAX_FILE_OCTETS + 1).read_to_end(&mut bytes)).map_err(
         |error| unreadable(name.to_owned(), format!("cannot be read: {error}"), "check the path and its permissions"),

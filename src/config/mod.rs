@@ -9,6 +9,7 @@
 
 mod bounds;
 mod build;
+mod changes;
 mod docker;
 mod environment;
 mod error;
@@ -18,10 +19,12 @@ mod load;
 mod loaded;
 mod normal;
 mod parse;
+mod reader;
 mod relations;
 mod schema;
 mod shape;
 
+pub use changes::{Difference, differences};
 pub use environment::{Environment, Flags};
 pub use error::{ConfigError, Problem};
 pub use file::{
@@ -31,4 +34,5 @@ pub use file::{Proxy, ProxyLimits, ProxyTimeouts, Store};
 pub use forward::{DnsForward, Upstream, UpstreamError};
 pub use load::{Source, load};
 pub use loaded::Loaded;
+pub use reader::{Reader, Text};
 pub use schema::schema;

@@ -209,7 +209,7 @@ fn chain(question: &Query, records: &[Record]) -> Vec<Record> {
 }
 
 fn is_of(record: &Record, names: &[Name]) -> bool {
-    names.iter().any(|name| *name == record.name)
+    names.contains(&record.name)
 }
 
 /// Passes an error of upstream on as it is; what is none of upstream's answers is SERVFAIL.

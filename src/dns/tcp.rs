@@ -188,10 +188,8 @@ async fn exchange(shared: &Rc<Shared>, stream: &mut TcpStream, client: IpAddr) -
         let forwards = shared.settings.load().forwards_for(Some(client));
         while let Some(frame) = complete_frame(input.get(taken..).unwrap_or_default()) {
             // With as many pending as may be, the rest waits in the buffer, and then in the client.
-            let place = match forwards.then(|| pending.clone().try_reserve_owned()).transpose() {
-                Ok(place) => place,
-                Err(_) => break,
-            };
+            let place = forwards.then(|| pending.clone().try_reserve_owned());
+            let Ok(place) = place.transpose() else { break };
             taken += PREFIX_BYTES + frame.len();
             shared.answer_frame(frame, place, &mut output);
             if output.len() >= FLUSH_BYTES {
