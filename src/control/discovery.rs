@@ -2,10 +2,15 @@
 //!
 //! Keeps what the configuration last contributed and hands the registry only the difference, in one publish, so that a
 //! reload touches nothing that stays. An endpoint's id is made from its address, so that it is the same after a restart
-//! and a moved endpoint is a new one. Does not know the file format. Next on the path: `registry/handle.rs`.
+//! and a moved endpoint is a new one. What is no longer listed leaves by `leaving.rs`: it finishes what it has. Does not
+//! know the file format. Next on the path: `registry/handle.rs`.
 
+use crate::control::events::Events;
+use crate::control::leaving::Leaving;
 use crate::control::registry::{Contribution, Handle, Registration, RegistryError};
+use crate::control::scheduler;
 use crate::model::{InstanceId, ListenerSpec, NodeId, RouteSpec, ServiceName, ServiceSpec, Source, StaticEndpoint};
+use crate::table::Table;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
@@ -24,7 +29,7 @@ pub struct Definitions {
 /// Brings configurations into the registry.
 #[derive(Debug)]
 pub struct Discovery {
-    registry: Handle,
+    leaving: Leaving,
     node: NodeId,
     /// What was contributed last; `None` before the first.
     last: Option<Definitions>,
@@ -32,29 +37,46 @@ pub struct Discovery {
 
 impl Discovery {
     /// Makes a discovery that has contributed nothing; `node` is the machine that static endpoints are counted to.
-    pub fn new(registry: Handle, node: NodeId) -> Self {
-        Self { registry, node, last: None }
+    pub fn new(registry: Handle, table: Table, events: Events, node: NodeId) -> Self {
+        Self { leaving: Leaving::new(registry, table, events), node, last: None }
     }
 
-    /// Contributes a configuration: the first one whole, later ones as the difference. Returns the generation that shows it.
+    /// Tells who stops the replicas of services that are removed.
+    pub fn attach(&self, scheduler: scheduler::Handle) {
+        self.leaving.attach(scheduler);
+    }
+
+    /// Contributes a configuration: the first one whole, later ones as the difference. Returns the generation that shows
+    /// it; what it no longer lists leaves after that.
     ///
     /// # Errors
     /// The registry's first refusal; everything else is carried out.
     pub async fn apply(&mut self, definitions: Definitions) -> Result<u64, RegistryError> {
-        let contribution = difference(self.last.as_ref(), &definitions, &self.node);
+        let difference = difference(self.last.as_ref(), &definitions, &self.node);
         self.last = Some(definitions);
-        self.registry.contribute(contribution).await
+        let back = self.leaving.call_back(&difference.contribution);
+        let generation = self.leaving.registry().contribute(difference.contribution.clone()).await;
+        self.leaving.restore(back).await;
+        self.leaving.see_off(difference.contribution.withdraw, difference.removed);
+        generation
     }
 }
 
+/// What one configuration changes of another.
+#[derive(Debug, Clone, Default)]
+struct Difference {
+    contribution: Contribution,
+    /// Services that are no longer defined, as they were.
+    removed: Vec<Arc<ServiceSpec>>,
+}
+
 /// Returns what must change from one configuration to the next.
-fn difference(before: Option<&Definitions>, after: &Definitions, node: &NodeId) -> Contribution {
+fn difference(before: Option<&Definitions>, after: &Definitions, node: &NodeId) -> Difference {
     let empty = Definitions::default();
     let known = before.unwrap_or(&empty);
     let old: HashMap<&ServiceName, &Arc<ServiceSpec>> = known.services.iter().map(|spec| (&spec.name, spec)).collect();
     let new: HashMap<&ServiceName, &Arc<ServiceSpec>> = after.services.iter().map(|spec| (&spec.name, spec)).collect();
     let mut contribution = Contribution {
-        undefine: known.services.iter().map(|spec| &spec.name).filter(|n| !new.contains_key(n)).cloned().collect(),
         // Also when there are none: the first table says so.
         routes: (before.is_none() || known.routes != after.routes).then(|| after.routes.clone()),
         listeners: (before.is_none() || known.listeners != after.listeners).then(|| after.listeners.clone()),
@@ -66,7 +88,7 @@ fn difference(before: Option<&Definitions>, after: &Definitions, node: &NodeId) 
         if old.get(&spec.name) != Some(&spec) {
             contribution.define.push(spec.clone());
         }
-        contribution.gone.extend(listed_before.keys().filter(|id| !listed_now.contains_key(id)).cloned());
+        contribution.withdraw.extend(listed_before.keys().filter(|id| !listed_now.contains_key(id)).cloned());
         // In the order of the file, which is the order of the endpoints in the table.
         for endpoint in &spec.endpoints {
             let id = endpoint_id(&spec.name, endpoint);
@@ -75,7 +97,8 @@ fn difference(before: Option<&Definitions>, after: &Definitions, node: &NodeId) 
             }
         }
     }
-    contribution
+    let removed = known.services.iter().filter(|spec| !new.contains_key(&spec.name));
+    Difference { contribution, removed: removed.cloned().collect() }
 }
 
 fn listed(spec: &ServiceSpec) -> BTreeMap<InstanceId, &StaticEndpoint> {
@@ -104,8 +127,7 @@ fn registration(service: &ServiceName, id: InstanceId, endpoint: &StaticEndpoint
 
 #[cfg(test)]
 mod tests {
-    use super::{Definitions, difference};
-    use crate::control::registry::Contribution;
+    use super::{Definitions, Difference, difference};
     use crate::control::registry::tests::{check, spec};
     use crate::model::{NodeId, RouteSpec, ServiceName, StaticEndpoint};
     use std::sync::Arc;
@@ -123,44 +145,46 @@ mod tests {
         Definitions { services: services.collect(), ..Definitions::default() }
     }
 
-    fn diff(before: Option<&Definitions>, after: &Definitions) -> Contribution {
+    fn diff(before: Option<&Definitions>, after: &Definitions) -> Difference {
         difference(before, after, &NodeId::parse("here").unwrap())
     }
 
     #[test]
     fn the_first_configuration_is_contributed_whole() {
         let all = definitions(&[("web", &[endpoint(1, 1), endpoint(2, 5)]), ("api", &[])]);
-        let first = diff(None, &all);
+        let first = diff(None, &all).contribution;
         assert_eq!((first.define.len(), first.register.len()), (2, 2));
         assert_eq!(first.register.iter().map(|r| (r.ports[0], r.weight)).collect::<Vec<_>>(), [(1, 1), (2, 5)]);
-        assert!(first.routes.is_some() && first.listeners.is_some() && first.undefine.is_empty());
+        assert!(first.routes.is_some() && first.listeners.is_some() && first.withdraw.is_empty());
     }
 
     #[test]
     fn an_unchanged_configuration_changes_nothing() {
         let all = definitions(&[("web", &[endpoint(1, 1)])]);
-        let none = diff(Some(&all), &all.clone());
-        assert!(none.define.is_empty() && none.register.is_empty() && none.gone.is_empty());
-        assert!(none.undefine.is_empty() && none.routes.is_none() && none.listeners.is_none());
+        let difference = diff(Some(&all), &all.clone());
+        let none = difference.contribution;
+        assert!(none.define.is_empty() && none.register.is_empty() && none.withdraw.is_empty());
+        assert!(difference.removed.is_empty() && none.routes.is_none() && none.listeners.is_none());
     }
 
     #[test]
     fn only_endpoints_that_differ_are_touched() {
         let before = definitions(&[("web", &[endpoint(1, 1), endpoint(2, 1), endpoint(3, 1)])]);
         let after = definitions(&[("web", &[endpoint(1, 1), endpoint(3, 9), endpoint(4, 1)])]);
-        let change = diff(Some(&before), &after);
+        let change = diff(Some(&before), &after).contribution;
         assert_eq!(change.register.iter().map(|r| (r.ports[0], r.weight)).collect::<Vec<_>>(), [(3, 9), (4, 1)]);
-        let was = diff(None, &before);
-        assert_eq!(change.gone, [was.register[1].id.clone().unwrap()]);
+        let was = diff(None, &before).contribution;
+        assert_eq!(change.withdraw, [was.register[1].id.clone().unwrap()]);
         assert_eq!(change.register[0].id, was.register[2].id, "another weight is the same endpoint");
     }
 
     #[test]
-    fn a_removed_service_takes_its_endpoints_with_it() {
+    fn a_removed_service_is_not_just_undefined() {
         let before = definitions(&[("web", &[endpoint(1, 1)]), ("api", &[endpoint(2, 1)])]);
         let change = diff(Some(&before), &definitions(&[("api", &[endpoint(2, 1)])]));
-        assert_eq!(change.undefine, [ServiceName::parse("web").unwrap()]);
-        assert!(change.gone.is_empty() && change.define.is_empty() && change.register.is_empty());
+        assert_eq!(change.removed.iter().map(|spec| spec.name.as_str()).collect::<Vec<_>>(), ["web"]);
+        let now = change.contribution;
+        assert!(now.undefine.is_empty() && now.withdraw.is_empty() && now.define.is_empty() && now.register.is_empty());
     }
 
     #[test]
@@ -174,7 +198,7 @@ mod tests {
             service: ServiceName::parse("web").unwrap(),
             port: 0,
         };
-        let change = diff(Some(&before), &Definitions { routes: Arc::new([route]), ..before.clone() });
+        let change = diff(Some(&before), &Definitions { routes: Arc::new([route]), ..before.clone() }).contribution;
         assert_eq!((change.routes.map(|routes| routes.len()), change.listeners), (Some(1), None));
     }
 }

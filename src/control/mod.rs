@@ -5,11 +5,13 @@
 //! knows when an endpoint is used by nobody any more. Nothing here carries traffic. [`plane`] starts all of it.
 
 mod check;
+pub mod configuration;
 pub mod discovery;
 pub mod events;
 pub mod gauges;
 pub mod health;
 pub mod history;
+mod leaving;
 mod options;
 pub mod plane;
 pub mod probe;

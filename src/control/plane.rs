@@ -80,7 +80,7 @@ impl Control {
         let supervisor = Supervisor::new(registry.clone(), Arc::new(Network), options.max_probes, rng);
         let health = supervisor.history();
         tokio::spawn(supervisor.run(signal));
-        let mut discovery = Discovery::new(registry.clone(), options.node_id());
+        let mut discovery = Discovery::new(registry.clone(), table.clone(), events.clone(), options.node_id());
         discovery.apply(definitions).await?;
         let scheduler = scheduler::spawn(scheduler::Parts {
             registry: registry.clone(),
@@ -91,6 +91,7 @@ impl Control {
             rng: ids,
             resume: BTreeMap::new(),
         });
+        discovery.attach(scheduler.clone());
         Ok(Self { registry, events, health, discovery, scheduler, store })
     }
 }

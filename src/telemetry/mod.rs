@@ -11,7 +11,7 @@ mod options;
 mod shard;
 
 pub use access::{AccessLog, AccessRecord};
-pub use log::init;
+pub use log::{init, set_level};
 pub use metrics::Metrics;
 pub use options::{Format, LogOptions};
 pub use shard::{Counter, ServiceCounters, ServiceTotals, Shard};

@@ -40,8 +40,10 @@ pub struct Contribution {
     pub undefine: Vec<ServiceName>,
     /// Services to define or change.
     pub define: Vec<Arc<ServiceSpec>>,
-    /// Instances that are no longer listed.
+    /// Instances that are gone.
     pub gone: Vec<InstanceId>,
+    /// Instances that are no longer listed: they finish what they have.
+    pub withdraw: Vec<InstanceId>,
     /// Instances to register.
     pub register: Vec<Registration>,
     /// New routes, when they changed.
@@ -72,6 +74,9 @@ pub enum RegistryError {
     #[error("the registry has ended")]
     Closed,
 }
+
+/// Why an instance that the configuration no longer lists is withdrawn; `control::leaving` knows it by this.
+pub(crate) const NO_LONGER_LISTED: &str = "no longer in the configuration";
 
 /// One command to the registry.
 #[derive(Debug, Clone)]

@@ -22,5 +22,5 @@ pub use handle::{Handle, Listing, Withdrawn};
 
 pub(crate) use actor::{Actor, Answer, Step, Waiter, channel};
 pub(crate) use admission::gate_port;
-pub(crate) use command::{Command, Done, Draft, Effects};
+pub(crate) use command::{Command, Done, Draft, Effects, NO_LONGER_LISTED};
 pub(crate) use state::{Rules, State};

@@ -8,7 +8,9 @@ use crate::control::events::EventKind;
 use crate::control::registry::admission::{self, lease_of};
 use crate::control::registry::entry::{Departure, Entry};
 use crate::control::registry::timers::Timers;
-use crate::control::registry::{Command, Contribution, Done, Draft, Effects, Listing, Registration, RegistryError};
+use crate::control::registry::{
+    Command, Contribution, Done, Draft, Effects, Listing, NO_LONGER_LISTED, Registration, RegistryError,
+};
 use crate::model::{Instance, InstanceId, InstanceState, ServiceName, ServiceSpec, Source, Transition, Verdict};
 use crate::rng::Rng;
 use crate::table::Change;
@@ -88,6 +90,9 @@ impl State {
         };
         for id in contribution.gone {
             note(self.gone(&id, "no longer in the configuration", now_ms, effects));
+        }
+        for id in contribution.withdraw {
+            note(self.withdraw(&id, NO_LONGER_LISTED, effects));
         }
         for name in contribution.undefine {
             note(self.undefine(&name, effects));
