@@ -9,6 +9,7 @@
 
 #![expect(unused_qualifications, reason = "utoipa's expansion of `params(T)` names T by a path")]
 
+mod configuration;
 mod endpoints;
 mod error;
 mod events;
@@ -29,6 +30,10 @@ mod state;
 mod status;
 mod stream;
 
+pub use configuration::{
+    Candidate, Configuration, ConfigurationChange, ConfigurationProblem, Differences, RefusedConfiguration, Reloaded,
+    Reloads,
+};
 pub use endpoints::{Endpoint, Endpoints};
 pub use error::Problem;
 pub use events::{Event, Events};

@@ -1,7 +1,9 @@
 //! All routes of the API, each with its entry in the OpenAPI document.
 
 use crate::admin::guard::{self, BodyLimit};
-use crate::admin::{Problem, State, endpoints, events, instances, logs, openapi, routes, services, status};
+use crate::admin::{
+    Problem, State, configuration, endpoints, events, instances, logs, openapi, routes, services, status,
+};
 use axum::Router;
 use axum::http::StatusCode;
 use axum::middleware;
@@ -23,6 +25,9 @@ pub(super) fn build(state: State, body_bytes: usize) -> Router {
         .routes(route!(logs::show))
         .routes(route!(endpoints::list))
         .routes(route!(routes::list))
+        .routes(route!(configuration::show))
+        .routes(route!(configuration::reload))
+        .routes(route!(configuration::diff))
         .routes(route!(status::table))
         .routes(route!(events::list))
         .routes(route!(status::metrics))

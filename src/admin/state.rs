@@ -3,7 +3,7 @@
 use crate::admin::rates::Rates;
 use crate::control::events::Events;
 use crate::control::history::History;
-use crate::control::{registry, scheduler};
+use crate::control::{configuration, registry, scheduler};
 use crate::lifecycle::Signal;
 use crate::model::NodeId;
 use crate::table::Table;
@@ -28,6 +28,8 @@ pub struct State {
     pub rates: Rates,
     /// This machine's name, given to instances that register here.
     pub node: NodeId,
+    /// Which configuration is in use; takes up another.
+    pub configuration: configuration::Handle,
     /// How far the end of the process has come.
     pub signal: Signal,
 }

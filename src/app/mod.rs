@@ -4,13 +4,18 @@
 //! hands each what it needs; [`shutdown`] turns signals into an ordered drain with a deadline.
 
 mod live;
+mod reload;
 mod shutdown;
 mod sockets;
+mod watch;
 mod wire;
 
 pub use live::{Change, Live, Sockets};
 
-use crate::config::Loaded;
+use crate::app::watch::Watch;
+use crate::clock;
+use crate::config::{Loaded, Reader, Text};
+use crate::control::configuration::{Cause, Status};
 use crate::telemetry;
 use anyhow::Context;
 
@@ -19,6 +24,34 @@ use anyhow::Context;
 pub struct RunOptions {
     /// Where an address is taken, say by whom and take a free port: the demo.
     pub free_ports: bool,
+}
+
+/// Where the configuration came from, and comes from again when it changes.
+#[derive(Debug)]
+pub struct Origin {
+    reader: Reader,
+    hash: String,
+    watch: Option<Watch>,
+}
+
+impl Origin {
+    /// Takes note of a text that was loaded, and begins to watch its file: what changes from now on is noticed.
+    pub fn new(reader: Reader, text: &Text) -> Self {
+        let watch = reader.path().map(Watch::new);
+        Self { reader, hash: text.hash(), watch }
+    }
+
+    fn status(&self, generation: u64) -> Status {
+        Status {
+            file: self.reader.path().map(|path| path.display().to_string()),
+            hash: self.hash.clone(),
+            since_unix_ms: clock::unix_ms(),
+            cause: Cause::Start,
+            generation,
+            watch: self.watch.as_ref().map_or("none", Watch::kind),
+            failure: None,
+        }
+    }
 }
 
 /// How a run ended.
@@ -34,7 +67,7 @@ pub enum Ended {
 ///
 /// # Errors
 /// When an address cannot be bound, a thread cannot be started, or the state directory cannot be written.
-pub fn run(loaded: Loaded, options: RunOptions) -> anyhow::Result<Ended> {
+pub fn run(loaded: Loaded, origin: Origin, options: RunOptions) -> anyhow::Result<Ended> {
     telemetry::init(&loaded.log);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -43,7 +76,7 @@ pub fn run(loaded: Loaded, options: RunOptions) -> anyhow::Result<Ended> {
         .build()
         .context("failed to start the control runtime")?;
     let drain = loaded.proxy.timeouts.drain;
-    let parts = runtime.block_on(wire::build(loaded, options))?;
+    let parts = runtime.block_on(wire::build(loaded, origin, options))?;
     let ended = runtime.block_on(shutdown::serve(parts, drain))?;
     runtime.shutdown_background();
     Ok(ended)

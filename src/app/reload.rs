@@ -122,7 +122,9 @@ impl Reloader {
         }
         let changes = differences.iter().map(change).collect();
         let generation = self.move_traffic(&next, text).await?;
-        if let (Some(dns), Some(wanted)) = (&self.dns, next.dns.as_ref().filter(|dns| Some(*dns) != self.current.dns.as_ref())) {
+        if let (Some(dns), Some(wanted)) =
+            (&self.dns, next.dns.as_ref().filter(|dns| Some(*dns) != self.current.dns.as_ref()))
+        {
             dns.apply(wanted);
         }
         if next.log.level != self.current.log.level {
@@ -192,13 +194,15 @@ impl Reloader {
     /// Keeps what is in use; tells why, unless the same was told before.
     fn refuse(&self, cause: Cause, hash: String, error: &ConfigError) -> Outcome {
         let faults = faults(error);
-        let known = self.desk.status().failure.as_ref().is_some_and(|known| known.hash == hash && known.faults == faults);
+        let known =
+            self.desk.status().failure.as_ref().is_some_and(|known| known.hash == hash && known.faults == faults);
         if known && cause == Cause::File {
             return Outcome::Refused(faults);
         }
         let count = faults.len();
         let first = faults.first().map_or_else(String::new, |fault| describe(fault));
-        let more = if count > 1 { format!(" (and {} more: `weir status` shows all)", count - 1) } else { String::new() };
+        let more =
+            if count > 1 { format!(" (and {} more: `weir status` shows all)", count - 1) } else { String::new() };
         let message = format!("the configuration is refused, the last good one stays in use: {first}{more}");
         let generation = self.table.load().generation;
         self.events.emit(generation, EventKind::ConfigurationRefused, None, None, message);

@@ -5,6 +5,7 @@
 
 use crate::app::Ended;
 use crate::app::wire::Parts;
+use crate::control::configuration::{self, Cause};
 use crate::lifecycle::Phase;
 use crate::proxy::Workers;
 use anyhow::Context;
@@ -20,24 +21,27 @@ struct Endings {
     interrupt: Signal,
     quit: Signal,
     hangup: Signal,
+    /// Asked to look at the file on SIGHUP.
+    configuration: configuration::Handle,
     user: [Signal; 2],
 }
 
 impl Endings {
-    fn new() -> anyhow::Result<Self> {
+    fn new(configuration: configuration::Handle) -> anyhow::Result<Self> {
         let listen = |kind| signal(kind).context("failed to listen for signals");
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
             quit: listen(SignalKind::quit())?,
             hangup: listen(SignalKind::hangup())?,
+            configuration,
             user: [listen(SignalKind::user_defined1())?, listen(SignalKind::user_defined2())?],
         })
     }
 
     /// Waits for the next one; SIGQUIT asks to stop at once.
     ///
-    /// SIGHUP, SIGUSR1 and SIGUSR2 mean reload, reopen and upgrade elsewhere: habit must not end the process.
+    /// SIGHUP reloads. SIGUSR1 and SIGUSR2 mean reopen and upgrade elsewhere: habit must not end the process.
     async fn next(&mut self) -> Phase {
         let [first, second] = &mut self.user;
         loop {
@@ -45,7 +49,7 @@ impl Endings {
                 _ = self.terminate.recv() => return Phase::Draining,
                 _ = self.interrupt.recv() => return Phase::Draining,
                 _ = self.quit.recv() => return Phase::Stopping,
-                _ = self.hangup.recv() => tracing::warn!("SIGHUP changes nothing: restart to load a new configuration"),
+                _ = self.hangup.recv() => self.configuration.hint(Cause::Signal),
                 _ = first.recv() => tracing::warn!("SIGUSR1 changes nothing: the log goes to standard error"),
                 _ = second.recv() => tracing::warn!("SIGUSR2 changes nothing: restart to run another binary"),
             }
@@ -55,8 +59,8 @@ impl Endings {
 
 /// Serves until a signal, then drains; returns how it ended.
 pub(super) async fn serve(parts: Parts, drain: Duration) -> anyhow::Result<Ended> {
-    let mut endings = Endings::new()?;
-    let Parts { trigger, live, control, dns, admin } = parts;
+    let Parts { trigger, live, control, dns, admin, configuration } = parts;
+    let mut endings = Endings::new(configuration)?;
     let phase = endings.next().await;
     tracing::info!(deadline = ?drain, "draining; a second signal stops at once");
     let workers = live.end().await;

@@ -60,13 +60,21 @@ impl Watch {
         let bell = Arc::new(Bell::default());
         let hear = bell.clone();
         let watcher = INotifyWatcher::new(move |event| hear.hear(event), notify::Config::default());
-        let mut watch = Self { path, bell, watcher: watcher.map_err(|error| cannot_watch(&error)).ok() };
-        watch.take_up();
-        watch
+        match watcher {
+            Ok(watcher) => {
+                let mut watch = Self { path, bell, watcher: Some(watcher) };
+                watch.take_up();
+                watch
+            }
+            Err(error) => {
+                cannot_watch(&error);
+                Self::polling(&path)
+            }
+        }
     }
 
     /// Begins to look at a path's state again and again.
-    pub(super) fn polling(path: &Path) -> Self {
+    fn polling(path: &Path) -> Self {
         Self { path: path.to_owned(), bell: Arc::default(), watcher: None }
     }
 
@@ -126,10 +134,8 @@ impl Watch {
     fn take_up(&mut self) {
         let Some(watcher) = &mut self.watcher else { return };
         let wanted = places(&self.path);
-        let before = std::mem::replace(
-            &mut *self.bell.places.lock().unwrap_or_else(PoisonError::into_inner),
-            wanted.clone(),
-        );
+        let before =
+            std::mem::replace(&mut *self.bell.places.lock().unwrap_or_else(PoisonError::into_inner), wanted.clone());
         // A directory of the same name may be another one by now.
         for directory in before.keys() {
             // An error means that it is gone, and its watch with it.

@@ -5,11 +5,13 @@
 
 use crate::admin::{self, Rates, State};
 use crate::app::live::{Live, Sockets};
-use crate::app::{RunOptions, sockets};
+use crate::app::reload::Reloader;
+use crate::app::{Origin, RunOptions, sockets};
 use crate::config::Loaded;
+use crate::control::configuration;
 use crate::control::discovery::Definitions;
 use crate::control::events::Events;
-use crate::control::gauges::Gauges;
+use crate::control::gauges::{ConfigurationGauges, Gauges};
 use crate::control::plane::Control;
 use crate::dns;
 use crate::lifecycle::{self, Signal, Trigger};
@@ -29,12 +31,13 @@ pub(super) struct Parts {
     pub(super) control: Control,
     pub(super) dns: Option<dns::Server>,
     pub(super) admin: JoinHandle<()>,
+    pub(super) configuration: configuration::Handle,
 }
 
 /// Makes and starts every part.
-pub(super) async fn build(mut loaded: Loaded, options: RunOptions) -> anyhow::Result<Parts> {
-    let available = std::thread::available_parallelism().map_or(1, usize::from);
-    let count = loaded.proxy.workers.unwrap_or(available).max(1);
+pub(super) async fn build(mut loaded: Loaded, origin: Origin, options: RunOptions) -> anyhow::Result<Parts> {
+    let count = worker_count(&loaded);
+    let written = loaded.clone();
     std::fs::create_dir_all(&loaded.control.state)
         .with_context(|| format!("failed to create the state directory {}", loaded.control.state.display()))?;
     let listening = Sockets::bind(&loaded.listeners, count, options)?;
@@ -54,15 +57,12 @@ pub(super) async fn build(mut loaded: Loaded, options: RunOptions) -> anyhow::Re
         listeners: loaded.listeners.clone().into(),
     };
     let events = Events::new(EVENTS);
-    let control = Control::start(&loaded.control, definitions, events, publisher, table.clone(), signal.clone())
+    let mut control = Control::start(&loaded.control, definitions, events, publisher, table.clone(), signal.clone())
         .await
         .context("failed to start the control plane")?;
-    let admin = tokio::spawn(admin::serve(
-        doors,
-        loaded.admin.clone(),
-        state(&loaded, &table, &control, &metrics, &signal)?,
-        signal.clone(),
-    ));
+    let (configuration, desk) = configuration::channel(origin.status(table.load().generation));
+    let state = state(&loaded, &table, &control, (&metrics, &configuration), &signal)?;
+    let admin = tokio::spawn(admin::serve(doors, loaded.admin.clone(), state, signal.clone()));
     let dns = match (names, &loaded.dns) {
         (Some(names), Some(wanted)) => Some(serve_names(names, wanted, &table, &metrics, &signal)?),
         _ => None,
@@ -70,18 +70,45 @@ pub(super) async fn build(mut loaded: Loaded, options: RunOptions) -> anyhow::Re
     let lent = listening.lend(count)?;
     let workers =
         proxy::start(&loaded.proxy, lent, &table, &metrics, access, &signal).context("failed to start workers")?;
-    Ok(Parts { trigger, live: Live::new(listening, workers), control, dns, admin })
+    let live = Live::new(listening, workers);
+    if let Some(discovery) = control.discovery.take() {
+        let reloader = Reloader {
+            current: written,
+            listening: loaded.listeners,
+            live: live.clone(),
+            discovery,
+            registry: control.registry.clone(),
+            dns: dns.as_ref().map(dns::Server::live),
+            events: control.events.clone(),
+            table,
+            desk,
+            reader: origin.reader.clone(),
+        };
+        tokio::spawn(reloader.run(signal));
+    }
+    if let Some(watch) = origin.watch {
+        tokio::spawn(watch.run(configuration.clone()));
+    }
+    Ok(Parts { trigger, live, control, dns, admin, configuration })
+}
+
+/// Returns the number of workers that a configuration asks for: else one for each CPU that the process may use.
+pub(super) fn worker_count(loaded: &Loaded) -> usize {
+    let available = std::thread::available_parallelism().map_or(1, usize::from);
+    loaded.proxy.workers.unwrap_or(available).max(1)
 }
 
 fn state(
     loaded: &Loaded,
     table: &Table,
     control: &Control,
-    metrics: &Metrics,
+    (metrics, configuration): (&Metrics, &configuration::Handle),
     signal: &Signal,
 ) -> anyhow::Result<State> {
     let gauges = Gauges::new(table.clone(), control.events.clone());
     metrics.registry().register(Box::new(gauges)).context("failed to register the table's metrics")?;
+    let reloads = ConfigurationGauges::new(configuration.clone());
+    metrics.registry().register(Box::new(reloads)).context("failed to register the metrics of the configuration")?;
     let rates = Rates::default();
     tokio::spawn(rates.clone().run(table.clone(), signal.clone()));
     Ok(State {
@@ -93,6 +120,7 @@ fn state(
         metrics: metrics.clone(),
         rates,
         node: loaded.control.node_id(),
+        configuration: configuration.clone(),
         signal: signal.clone(),
     })
 }

@@ -30,6 +30,12 @@ pub(super) enum Command {
     Check(CheckArgs),
     /// Print the JSON schema of the configuration file.
     Schema,
+    /// Show which configuration is in use, and everything that is wrong with one that is not.
+    Status,
+    /// Take up the configuration file now, as a whole or not at all; a change of the file does the same by itself.
+    Reload,
+    /// Show what a configuration file would change of what runs; ends with 10 when something would.
+    Diff(DiffArgs),
     /// List the instances with health, load and age.
     Ps(ServiceArgs),
     /// List the services.
@@ -87,6 +93,14 @@ pub(super) struct WorkersArgs {
 pub(super) struct CheckArgs {
     /// The file; when absent, the one that `weir run` would take.
     #[arg(value_name = "FILE")]
+    pub(super) file: Option<PathBuf>,
+}
+
+/// `weir diff`.
+#[derive(Debug, clap::Args)]
+pub(super) struct DiffArgs {
+    /// The file; when absent, the one that the running Weir reads.
+    #[arg(short, long, value_name = "FILE")]
     pub(super) file: Option<PathBuf>,
 }
 

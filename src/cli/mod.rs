@@ -6,6 +6,8 @@
 mod args;
 mod changes;
 mod check;
+mod configuration;
+mod diff;
 mod exec;
 mod failure;
 mod feeds;
@@ -51,6 +53,9 @@ fn dispatch(global: &Global, command: Command) -> (Cow<'static, str>, Result<Exi
         Command::Demo(args) => ("run the demo".into(), run::demo(&args)),
         Command::Check(args) => ("check the configuration".into(), check::check(args.file.as_deref())),
         Command::Schema => ("print the schema".into(), check::schema()),
+        Command::Status => ("show the status".into(), ask(configuration::status(global))),
+        Command::Reload => ("reload the configuration".into(), ask(configuration::reload(global))),
+        Command::Diff(args) => ("compare the configuration".into(), ask_for_code(diff::diff(global, &args))),
         Command::Ps(args) => ("list the instances".into(), ask(lists::ps(global, &args))),
         Command::Services => ("list the services".into(), ask(lists::services(global))),
         Command::Endpoints(args) => ("list the endpoints".into(), ask(lists::endpoints(global, &args))),
@@ -68,9 +73,13 @@ fn dispatch(global: &Global, command: Command) -> (Cow<'static, str>, Result<Exi
 
 /// Runs a command that asks a running Weir, on a runtime of its own.
 fn ask(command: impl Future<Output = Result<()>>) -> Result<ExitCode> {
+    ask_for_code(async { command.await.map(|()| ExitCode::SUCCESS) })
+}
+
+/// As [`ask`], with the exit code of the command.
+fn ask_for_code(command: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
-    runtime.block_on(command)?;
-    Ok(ExitCode::SUCCESS)
+    runtime.block_on(command)
 }
 
 fn completion(shell: clap_complete::Shell) -> Result<ExitCode> {

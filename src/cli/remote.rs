@@ -108,6 +108,19 @@ impl Remote {
         self.whole(method, path, bytes.into()).await.map(|_| ())
     }
 
+    /// Changes or asks for something with a body; the answer is JSON.
+    pub(super) async fn exchange<T: DeserializeOwned>(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T> {
+        let bytes = body.map(serde_json::to_vec).transpose()?.unwrap_or_default();
+        let answer = self.whole(method, path, bytes.into()).await?;
+        serde_json::from_slice(&answer)
+            .map_err(|error| self.foreign(&format!("its answer to {path} is not what this version expects: {error}")))
+    }
+
     /// Asks for a body that does not end by itself.
     pub(super) async fn stream(&mut self, path: &str) -> Result<Incoming> {
         Ok(self.answer(Method::GET, path, Bytes::new()).await?.into_body())

@@ -1,10 +1,10 @@
 //! `weir run` and `weir demo`: load the configuration, then be Weir until a signal.
 
-use crate::app::{self, Ended, RunOptions};
+use crate::app::{self, Ended, Origin, RunOptions};
 use crate::cli::args::{DemoArgs, RunArgs};
 use crate::cli::check;
 use crate::cli::failure::{Code, Failure};
-use crate::config::{self, Environment, Flags, Source};
+use crate::config::{ConfigError, Environment, Flags, Reader, Source};
 use anyhow::Result;
 use std::process::ExitCode;
 
@@ -23,11 +23,15 @@ pub(super) fn demo(args: &DemoArgs) -> Result<ExitCode> {
 
 fn start(source: &Source, workers: Option<u16>, options: RunOptions) -> Result<ExitCode> {
     let flags = Flags { workers: workers.map(usize::from) };
-    let loaded = match config::load(source, &Environment::current(), &flags) {
-        Ok(loaded) => loaded,
+    let read = |reader: Reader| -> Result<_, ConfigError> {
+        let text = reader.read()?;
+        Ok((reader.load(&text)?, Origin::new(reader, &text)))
+    };
+    let (loaded, origin) = match Reader::open(source, Environment::current(), flags).and_then(read) {
+        Ok(read) => read,
         Err(error) => return Ok(check::complain(&error)),
     };
-    match app::run(loaded, options)? {
+    match app::run(loaded, origin, options)? {
         Ended::Drained => Ok(ExitCode::SUCCESS),
         Ended::Forced => Err(Failure::new(Code::Failure, "stopped before everything was drained").into()),
     }

@@ -15,6 +15,10 @@ use tokio::sync::broadcast;
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EventKind {
+    /// Another configuration is in use.
+    ConfigurationApplied,
+    /// A configuration was refused; the last good one stays in use.
+    ConfigurationRefused,
     /// An instance was registered; it waits for its first check or is ready at once.
     InstanceRegistered,
     /// An instance may receive traffic.
@@ -49,7 +53,9 @@ pub enum EventKind {
 
 impl EventKind {
     /// All kinds, in the order of their declaration.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
+        Self::ConfigurationApplied,
+        Self::ConfigurationRefused,
         Self::InstanceRegistered,
         Self::InstanceReady,
         Self::InstanceHealthy,
@@ -70,6 +76,8 @@ impl EventKind {
     /// Returns the name as the API, the log and the CLI show it.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::ConfigurationApplied => "configuration_applied",
+            Self::ConfigurationRefused => "configuration_refused",
             Self::InstanceRegistered => "instance_registered",
             Self::InstanceReady => "instance_ready",
             Self::InstanceHealthy => "instance_healthy",
@@ -200,7 +208,8 @@ fn log(generation: u64, kind: EventKind, service: Option<&ServiceName>, instance
     let service = service.map(tracing::field::display);
     let instance = instance.map(tracing::field::display);
     match kind {
-        EventKind::InstanceUnhealthy
+        EventKind::ConfigurationRefused
+        | EventKind::InstanceUnhealthy
         | EventKind::LeaseExpired
         | EventKind::ReplicaQuarantined
         | EventKind::AcknowledgeLate => {

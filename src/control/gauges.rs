@@ -4,6 +4,7 @@
 //! `telemetry::exposition`. Cost: one pass over the snapshot for each scrape, on the control runtime.
 
 use crate::clock;
+use crate::control::configuration;
 use crate::control::events::{EventKind, Events};
 use crate::table::{Endpoint, Service, Table};
 use prometheus::core::{Collector, Desc};
@@ -54,12 +55,7 @@ impl Gauges {
     /// Makes the collector; register it with `telemetry::Metrics::registry`.
     pub fn new(table: Table, events: Events) -> Self {
         let families = ENDPOINTS.iter().chain(&SERVICES).chain([&REPLICAS, &GENERATION, &ACKNOWLEDGED, &EVENTS]);
-        let descriptions = families
-            .filter_map(|(name, help, labels)| {
-                let labels = labels.iter().map(|label| (*label).to_owned()).collect();
-                Desc::new((*name).to_owned(), (*help).to_owned(), labels, HashMap::new()).ok()
-            })
-            .collect();
+        let descriptions = families.filter_map(describe).collect();
         Self { table, events, descriptions }
     }
 }
@@ -101,6 +97,49 @@ impl Collector for Gauges {
         families.retain(|family| !family.get_metric().is_empty());
         families
     }
+}
+
+/// Reads how reloads went when Prometheus asks.
+#[derive(Debug)]
+pub struct ConfigurationGauges {
+    configuration: configuration::Handle,
+    descriptions: Vec<Desc>,
+}
+
+const RELOADS: Family =
+    ("weir_config_reloads_total", "Reloads of the configuration: applied, unchanged, refused.", &["outcome"]);
+const SUCCESS: Family =
+    ("weir_config_last_success_timestamp_seconds", "When the configuration in use was taken up.", &[]);
+const CURRENT: Family = ("weir_config_current", "Whether the file's text is in use (1) or refused (0).", &[]);
+
+impl ConfigurationGauges {
+    /// Makes the collector; register it with `telemetry::Metrics::registry`.
+    pub fn new(configuration: configuration::Handle) -> Self {
+        Self { configuration, descriptions: [&RELOADS, &SUCCESS, &CURRENT].into_iter().filter_map(describe).collect() }
+    }
+}
+
+impl Collector for ConfigurationGauges {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptions.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let status = self.configuration.status();
+        let counts = self.configuration.counts();
+        let reloads = counts.iter().map(|(outcome, count)| metric(&RELOADS, &[("outcome", outcome)], *count as f64));
+        let current = f64::from(u8::from(status.failure.is_none()));
+        vec![
+            family(&RELOADS, reloads.collect()),
+            family(&SUCCESS, vec![metric(&SUCCESS, &[], status.since_unix_ms as f64 / 1e3)]),
+            family(&CURRENT, vec![metric(&CURRENT, &[], current)]),
+        ]
+    }
+}
+
+fn describe((name, help, labels): &Family) -> Option<Desc> {
+    let labels = labels.iter().map(|label| (*label).to_owned()).collect();
+    Desc::new((*name).to_owned(), (*help).to_owned(), labels, HashMap::new()).ok()
 }
 
 /// Several families that have the same labels.

@@ -49,8 +49,8 @@ pub struct Control {
     pub events: Events,
     /// Why instances are judged as they are.
     pub health: History,
-    /// Takes later configurations.
-    pub discovery: Discovery,
+    /// Takes later configurations; `None` once it was handed to who reloads.
+    pub discovery: Option<Discovery>,
     /// Keeps replicas running.
     pub scheduler: scheduler::Handle,
     /// What survives.
@@ -92,6 +92,7 @@ impl Control {
             resume: BTreeMap::new(),
         });
         discovery.attach(scheduler.clone());
+        let discovery = Some(discovery);
         Ok(Self { registry, events, health, discovery, scheduler, store })
     }
 }

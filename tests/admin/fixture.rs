@@ -77,6 +77,7 @@ pub(crate) async fn start(name: &str) -> Weir {
         history: History::default(),
         metrics: Metrics::new(),
         rates,
+        configuration: configuration(),
         node: NodeId::parse("node-1").unwrap(),
         signal: signal.clone(),
     };
@@ -97,6 +98,20 @@ pub(crate) async fn start(name: &str) -> Weir {
     };
     define(&weir).await;
     weir
+}
+
+/// A configuration that nobody can change.
+fn configuration() -> control::configuration::Handle {
+    let status = control::configuration::Status {
+        file: None,
+        hash: "0".to_owned(),
+        since_unix_ms: 1,
+        cause: control::configuration::Cause::Start,
+        generation: 1,
+        watch: "none",
+        failure: None,
+    };
+    control::configuration::channel(status).0
 }
 
 /// A scheduler with real processes, started through this build's `weir exec`.

@@ -1,0 +1,64 @@
+//! `weir status` and `weir reload`: which configuration is in use, and taking up another.
+
+use crate::admin::{Configuration, Reloaded, Table};
+use crate::cli::diff::line;
+use crate::cli::global::{Format, Global};
+use crate::cli::output;
+use crate::cli::remote::Remote;
+use anyhow::Result;
+use http::Method;
+use serde::Serialize;
+
+/// What `weir status -o json` prints.
+#[derive(Debug, Serialize)]
+struct Status {
+    configuration: Configuration,
+    table: Table,
+}
+
+/// Prints what is in use, and everything that is wrong with what is not.
+pub(super) async fn status(global: &Global) -> Result<()> {
+    let mut remote = Remote::connect(global.addr.as_deref()).await?;
+    let configuration: Configuration = remote.get("/v1/configuration").await?;
+    let table: Table = remote.get("/v1/table").await?;
+    if global.output == Format::Json {
+        return output::json(&Status { configuration, table });
+    }
+    let Configuration { file, hash, since_unix_ms, cause, generation, watch, reloads, failure } = configuration;
+    let file = file.unwrap_or_else(|| "built in".to_owned());
+    let since = output::time(since_unix_ms);
+    let mut text =
+        format!("configuration  {file}, hash {hash}, in use since {since} ({cause}, generation {generation})\n");
+    text.push_str(&format!("changes        noticed by {watch}\n"));
+    let (applied, unchanged, refused) = (reloads.applied, reloads.unchanged, reloads.refused);
+    text.push_str(&format!("reloads        {applied} applied, {unchanged} unchanged, {refused} refused\n"));
+    let behind = table.acknowledgers.iter().filter(|who| who.generation < table.generation && !who.idle);
+    let behind: Vec<&str> = behind.map(|who| who.name.as_str()).collect();
+    let behind = if behind.is_empty() { "everybody".to_owned() } else { format!("all but {}", behind.join(", ")) };
+    let (services, endpoints, generation) = (table.services, table.endpoints, table.generation);
+    text.push_str(&format!(
+        "table          generation {generation}, {services} services, {endpoints} endpoints, loaded by {behind}\n"
+    ));
+    if let Some(failure) = failure {
+        let at = output::time(failure.at_unix_ms);
+        text.push_str(&format!("refused        {at} ({}): the file is not in use\n", failure.cause));
+        for problem in failure.problems {
+            text.push_str(&format!("{problem}\n"));
+        }
+    }
+    Ok(output::write(&text)?)
+}
+
+/// Has the file taken up now; prints what changed.
+pub(super) async fn reload(global: &Global) -> Result<()> {
+    let mut remote = Remote::connect(global.addr.as_deref()).await?;
+    let reloaded: Reloaded = remote.exchange(Method::POST, "/v1/reload", None::<&()>).await?;
+    if global.output == Format::Json {
+        return output::json(&reloaded);
+    }
+    let head = match reloaded.generation {
+        None => "nothing changed\n".to_owned(),
+        Some(generation) => format!("in use, generation {generation}, {} changes\n", reloaded.changes.len()),
+    };
+    Ok(output::write(&reloaded.changes.iter().map(line).fold(head, |text, line| text + &line))?)
+}
