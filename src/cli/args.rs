@@ -11,7 +11,8 @@ use std::path::PathBuf;
 #[derive(Debug, Parser)]
 #[command(name = "weir", version, max_term_width = 100, disable_help_subcommand = true, arg_required_else_help = true)]
 #[command(after_help = "\
-Exit codes: 0 ok, 1 failure, 2 wrong usage or configuration, 3 not found, 4 conflict, 5 forbidden, 6 unreachable.")]
+Exit codes: 0 ok, 1 failure, 2 wrong usage or configuration, 3 not found, 4 conflict, 5 forbidden, 6 unreachable,
+10 diff found changes.")]
 pub(super) struct Args {
     #[command(flatten)]
     pub(super) global: Global,

@@ -17,6 +17,7 @@ mod support;
 
 mod failover;
 mod reaction;
+mod reload;
 mod scaling;
 mod shutdown;
 mod sick;
