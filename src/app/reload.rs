@@ -200,7 +200,7 @@ impl Reloader {
             return Outcome::Refused(faults);
         }
         let count = faults.len();
-        let first = faults.first().map_or_else(String::new, |fault| describe(fault));
+        let first = faults.first().map_or_else(String::new, describe);
         let more =
             if count > 1 { format!(" (and {} more: `weir status` shows all)", count - 1) } else { String::new() };
         let message = format!("the configuration is refused, the last good one stays in use: {first}{more}");
