@@ -11,7 +11,7 @@ use crate::control::history::History;
 use crate::control::probe::Network;
 use crate::control::publisher;
 use crate::control::registry::{Handle, RegistryError};
-use crate::control::runtime::{self, Processes, RuntimeError};
+use crate::control::runtime::{self, Processes, RuntimeError, Runtimes, docker};
 use crate::control::scheduler;
 use crate::control::store::{OpenError, Store};
 use crate::lifecycle::Signal;
@@ -74,6 +74,9 @@ impl Control {
         let (store, _contents) =
             tokio::task::spawn_blocking(move || Store::open(&path)).await.map_err(|_| StartError::Opening)??;
         let processes = Processes::open(runtime::Options::new(&options.state, options.port_range.clone()))?;
+        let events_of_both = processes.events();
+        let docker = docker::Docker::open(docker::Options::new(options, store.id()), events_of_both)?;
+        let runtimes = Runtimes::new(processes, docker);
         let mut rng = Rng::from_os();
         let registry = publisher::spawn(options, events.clone(), publisher, Rng::from_seed(rng.next_u64()));
         let ids = Rng::from_seed(rng.next_u64());
@@ -84,7 +87,7 @@ impl Control {
         discovery.apply(definitions).await?;
         let scheduler = scheduler::spawn(scheduler::Parts {
             registry: registry.clone(),
-            runtime: Arc::new(processes),
+            runtime: Arc::new(runtimes),
             table,
             events: events.clone(),
             node: options.node_id(),

@@ -160,7 +160,13 @@ fn check_image(p: &mut Problems, image: &str) {
 /// A forwarded port accepts connections whether or not the program behind it listens.
 fn check_health(p: &mut Problems, service: &Service, address: model::ContainerAddress) {
     let kind = service.health.as_ref().and_then(|health| health.kind);
-    if address == model::ContainerAddress::Published && kind == Some(ProbeType::Tcp) {
+    if address == model::ContainerAddress::Published && service.health.is_none() {
+        p.add(
+            "run.address",
+            "\"published\" needs [service.health]: the engine accepts connections for a program that is down",
+            "add an http check, or write address = \"container\"",
+        );
+    } else if address == model::ContainerAddress::Published && kind == Some(ProbeType::Tcp) {
         p.add(
             "health.type",
             "\"tcp\" says nothing with run.address = \"published\": the engine accepts for a program that is down",

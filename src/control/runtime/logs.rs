@@ -44,9 +44,13 @@ impl Logs {
             })
             .collect();
         found.sort();
-        let mut logs = Self { folder: folder.to_owned(), ended: found.into_iter().map(|(_, id)| id).collect() };
-        logs.prune();
-        Ok(logs)
+        // Nothing goes yet: some of it may be adopted.
+        Ok(Self { folder: folder.to_owned(), ended: found.into_iter().map(|(_, id)| id).collect() })
+    }
+
+    /// Notes that the instance runs after all: it is adopted.
+    pub(super) fn revive(&mut self, id: &InstanceId) {
+        self.ended.retain(|ended| ended != id.as_str());
     }
 
     /// Notes that the instance has ended; its files go when enough others have ended after it.

@@ -5,7 +5,7 @@
 //! invariant that callers lean on: after `start` succeeded exactly one [`RuntimeEvent::Exited`] follows for that id, and
 //! after `stop` returned nothing of the workload runs.
 //!
-//! `process.rs` runs local processes: `command.rs` turns a definition into an argv, `ports.rs` hands out ports,
+//! `runtimes.rs` picks the runtime of each definition. `docker` runs containers. `process.rs` runs local processes: `command.rs` turns a definition into an argv, `ports.rs` hands out ports,
 //! `spawner.rs` starts the `weir exec` shim, `logs.rs` bounds the files. Next on the path: `control/scheduler/reconcile.rs`.
 
 use crate::model::{InstanceId, RunSpec, ServiceName, Workload};
@@ -20,12 +20,15 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 
 mod command;
+pub mod docker;
 mod logs;
 mod ports;
 mod process;
+mod runtimes;
 mod spawner;
 
 pub use process::{Options, Processes};
+pub use runtimes::Runtimes;
 
 /// What to start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,6 +115,10 @@ pub enum Exit {
     Status(i32),
     /// By this signal.
     Signal(i32),
+    /// By the kernel, for more memory than it may have.
+    OutOfMemory,
+    /// It was restarted, or cut off from its network, by somebody else; its address is no longer its own.
+    Strayed,
     /// Not known: somebody else collected the status.
     Unknown,
 }
@@ -121,6 +128,8 @@ impl fmt::Display for Exit {
         match self {
             Self::Status(status) => write!(f, "exited with status {status}"),
             Self::Signal(signal) => write!(f, "killed by signal {signal}"),
+            Self::OutOfMemory => f.write_str("killed for using more memory than run.memory allows"),
+            Self::Strayed => f.write_str("was restarted or cut off from its network by somebody else"),
             Self::Unknown => f.write_str("ended"),
         }
     }
@@ -149,6 +158,9 @@ pub enum RuntimeError {
         /// What the system said.
         source: io::Error,
     },
+    /// It ended before its start was done; its log has its last words.
+    #[error("it {0} at once")]
+    Ended(Exit),
     /// The runtime has ended.
     #[error("the runtime has ended")]
     Closed,
@@ -160,6 +172,43 @@ impl RuntimeError {
         let doing = doing.into();
         move |source| Self::System { doing, source }
     }
+}
+
+/// What is known of something that a runtime depends on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EngineState {
+    /// Nothing needed it yet.
+    Unused,
+    /// It answers.
+    Reachable,
+    /// It cannot be reached, and why.
+    Away(Arc<str>),
+    /// It does not answer in time, and what was waited for.
+    Stuck(Arc<str>),
+}
+
+impl fmt::Display for EngineState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unused => "unused",
+            Self::Reachable => "reachable",
+            Self::Away(_) => "away",
+            Self::Stuck(_) => "stuck",
+        })
+    }
+}
+
+/// What people see of an engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineStatus {
+    /// Its name.
+    pub name: &'static str,
+    /// How it is.
+    pub state: EngineState,
+    /// Since when, in milliseconds of `clock::now_ms`.
+    pub since_ms: u64,
+    /// Workloads that it is known to run.
+    pub workloads: usize,
 }
 
 /// Starts and stops workloads on this node.
@@ -197,4 +246,12 @@ pub trait Runtime: fmt::Debug + Send + Sync {
     /// Returns the existing log files of an instance, running or ended a while ago: standard output oldest first, then
     /// standard error.
     fn log_paths(&self, id: &InstanceId) -> Vec<PathBuf>;
+
+    /// Returns what is known of the engines that it depends on.
+    fn engines(&self) -> Vec<EngineStatus> {
+        Vec::new()
+    }
+
+    /// Leaves everything that runs to another Weir of the same owner: nothing is removed, stopped or told any more.
+    fn release(&self) {}
 }

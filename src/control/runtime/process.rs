@@ -103,6 +103,13 @@ impl Processes {
     }
 }
 
+impl Processes {
+    /// Returns where events go, for a runtime beside this one.
+    pub fn events(&self) -> broadcast::Sender<RuntimeEvent> {
+        self.shared.events.clone()
+    }
+}
+
 #[async_trait]
 impl Runtime for Processes {
     async fn start(&self, request: StartRequest) -> Result<Started, RuntimeError> {
