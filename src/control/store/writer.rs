@@ -25,6 +25,7 @@ const MAILBOX: usize = 256;
 const RETRY: Duration = Duration::from_secs(1);
 
 /// One change; those of one commit are stored together or not at all.
+#[expect(clippy::large_enum_variant, reason = "a handful at a time, each moved once")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// Writes a revision.
