@@ -251,7 +251,7 @@ pub(super) async fn deregister(
         let detail = format!("instance {id} was not registered over the API: {why}");
         return Err(Problem::new(StatusCode::CONFLICT, "not_registered_here", detail));
     }
-    state.registry.gone(&id, "deregistered").await.map_err(refusal::registry)?;
+    state.registry.deregister(&id).await.map_err(refusal::registry)?;
     Ok(StatusCode::NO_CONTENT)
 }
 

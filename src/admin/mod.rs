@@ -45,4 +45,4 @@ pub use routes::{Route, Routes};
 pub use server::serve;
 pub use services::{Port, Scale, Service, Services};
 pub use state::State;
-pub use status::{Acknowledger, Table};
+pub use status::{Acknowledger, Status, StoreStatus, Table};

@@ -3,6 +3,7 @@
 use crate::admin::Problem;
 use crate::control::registry::RegistryError;
 use crate::control::scheduler::SchedulerError;
+use crate::control::store::StoreError;
 use crate::model::{InstanceId, ServiceName};
 use axum::http::StatusCode;
 
@@ -32,7 +33,18 @@ pub(super) fn registry(error: RegistryError) -> Problem {
             Problem::new(StatusCode::CONFLICT, "duplicate_instance", detail)
         }
         RegistryError::Invalid(why) => Problem::invalid(why),
+        RegistryError::Store(error) => store(error),
         RegistryError::Closed => Problem::stopping(),
+    }
+}
+
+/// The answer for what could not be written down: nothing was changed.
+pub(super) fn store(error: StoreError) -> Problem {
+    let detail = error.to_string();
+    match error {
+        StoreError::Full => Problem::new(StatusCode::INSUFFICIENT_STORAGE, "store_full", detail),
+        StoreError::Failed(_) => Problem::new(StatusCode::INSUFFICIENT_STORAGE, "store_failed", detail),
+        StoreError::Closed => Problem::stopping(),
     }
 }
 

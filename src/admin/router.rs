@@ -28,6 +28,7 @@ pub(super) fn build(state: State, body_bytes: usize) -> Router {
         .routes(route!(configuration::show))
         .routes(route!(configuration::reload))
         .routes(route!(configuration::diff))
+        .routes(route!(status::show))
         .routes(route!(status::table))
         .routes(route!(events::list))
         .routes(route!(status::metrics))

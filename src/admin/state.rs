@@ -3,6 +3,7 @@
 use crate::admin::rates::Rates;
 use crate::control::events::Events;
 use crate::control::history::History;
+use crate::control::store::Store;
 use crate::control::{configuration, registry, scheduler};
 use crate::lifecycle::Signal;
 use crate::model::NodeId;
@@ -30,6 +31,8 @@ pub struct State {
     pub node: NodeId,
     /// Which configuration is in use; takes up another.
     pub configuration: configuration::Handle,
+    /// What survives; `None`: nothing does.
+    pub store: Option<Store>,
     /// How far the end of the process has come.
     pub signal: Signal,
 }

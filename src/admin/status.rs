@@ -1,6 +1,7 @@
 //! Whether this Weir lives and is ready, its metrics, and who has which generation of the table.
 
 use crate::admin::{Problem, State, extract};
+use crate::control;
 use crate::lifecycle::Phase;
 use axum::Json;
 use axum::http::{StatusCode, header};
@@ -8,6 +9,42 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};
+
+/// This Weir as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Status {
+    /// Its version.
+    pub version: String,
+    /// The machine's name.
+    pub node: String,
+    /// The process that serves.
+    pub pid: u32,
+    /// `running`, `draining` or `stopping`.
+    pub lifecycle: String,
+    /// The current generation of the table.
+    pub generation: u64,
+    /// What survives; absent where nothing does.
+    pub store: Option<StoreStatus>,
+}
+
+/// The store: what was committed survives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StoreStatus {
+    /// Its file.
+    pub path: String,
+    /// `ok`, or `failing` after a write that failed: changes are refused until one succeeds.
+    pub state: String,
+    /// Why the last write failed.
+    pub problem: Option<String>,
+    /// Size of the file in bytes.
+    pub file_bytes: u64,
+    /// Records of what happened that could not be written down yet.
+    pub unsaved: usize,
+    /// Transactions since the start.
+    pub commits: u64,
+    /// Transactions that failed since the start.
+    pub failures: u64,
+}
 
 /// The backend table: its generation and who has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -39,6 +76,29 @@ pub struct Acknowledger {
 pub(super) struct Detail {
     /// When present: one line for each condition.
     verbose: Option<String>,
+}
+
+/// Tells how this Weir and its store do.
+#[utoipa::path(get, path = "/v1/status", tag = "status",
+    responses((status = 200, description = "how it does", body = Status)))]
+pub(super) async fn show(state: axum::extract::State<Arc<State>>) -> Json<Status> {
+    let store = state.store.as_ref().map(control::store::Store::status).map(|status| StoreStatus {
+        path: status.path.display().to_string(),
+        state: if status.problem.is_some() { "failing" } else { "ok" }.to_owned(),
+        problem: status.problem.map(|problem| problem.to_string()),
+        file_bytes: status.file_bytes,
+        unsaved: status.unsaved,
+        commits: status.commits,
+        failures: status.failures,
+    });
+    Json(Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        node: state.node.to_string(),
+        pid: std::process::id(),
+        lifecycle: phase_name(state.signal.phase()).to_owned(),
+        generation: state.table.load().generation,
+        store,
+    })
 }
 
 /// Tells the table's generation and who has acknowledged it.

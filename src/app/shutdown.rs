@@ -1,7 +1,7 @@
 //! Signals → an ordered drain with a deadline.
 //!
-//! SIGTERM or SIGINT: readiness off, accept queues emptied, connections end with their next response, workloads stop
-//! when nobody serves from them any more. A second signal, or the deadline, ends what is left at once.
+//! SIGTERM or SIGINT: readiness off, accept queues emptied, connections end with their next response; when nobody serves
+//! from them any more, workloads stop or are left to the next start (`workloads_on_exit`). A second signal, or the deadline, ends what is left at once.
 
 use crate::app::Ended;
 use crate::app::wire::Parts;
@@ -78,12 +78,12 @@ pub(super) async fn serve(parts: Parts, drain: Duration) -> anyhow::Result<Ended
             tracing::error!("workers did not stop in time");
         }
     }
-    // Nobody serves any more, so nothing is in flight at a replica. What a second signal leaves running is killed by the
-    // kernel when the runtime goes.
+    // Nobody serves any more, so nothing is in flight at a replica. What is to end with Weir and a second signal leaves
+    // running is killed by the kernel when the runtime goes.
     tokio::select! {
-        () = control.scheduler.shutdown(), if !hurry => {}
-        () = std::future::ready(()), if hurry => tracing::warn!("killing the replicas at once"),
-        _ = endings.next() => tracing::warn!("killing the replicas that did not stop yet"),
+        () = control.end(), if !hurry => {}
+        () = std::future::ready(()), if hurry => tracing::warn!("waiting for no replica"),
+        _ = endings.next() => tracing::warn!("not waiting for the replicas any more"),
     }
     trigger.raise(Phase::Stopping);
     if let Some(dns) = dns {

@@ -109,6 +109,8 @@ fn state(
     metrics.registry().register(Box::new(gauges)).context("failed to register the table's metrics")?;
     let reloads = ConfigurationGauges::new(configuration.clone());
     metrics.registry().register(Box::new(reloads)).context("failed to register the metrics of the configuration")?;
+    let store = Box::new(control.store.clone());
+    metrics.registry().register(store).context("failed to register the store's metrics")?;
     let rates = Rates::default();
     tokio::spawn(rates.clone().run(table.clone(), signal.clone()));
     Ok(State {
@@ -121,6 +123,7 @@ fn state(
         rates,
         node: loaded.control.node_id(),
         configuration: configuration.clone(),
+        store: Some(control.store.clone()),
         signal: signal.clone(),
     })
 }

@@ -31,7 +31,7 @@ pub(super) enum Command {
     Check(CheckArgs),
     /// Print the JSON schema of the configuration file.
     Schema,
-    /// Show which configuration is in use, and everything that is wrong with one that is not.
+    /// Show which configuration is in use, everything that is wrong with one that is not, and how the store does.
     Status,
     /// Take up the configuration file now, as a whole or not at all; a change of the file does the same by itself.
     Reload,

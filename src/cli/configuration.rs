@@ -1,6 +1,6 @@
 //! `weir status` and `weir reload`: which configuration is in use, and taking up another.
 
-use crate::admin::{Configuration, Reloaded, Table};
+use crate::admin::{self, Configuration, Reloaded, Table};
 use crate::cli::diff::line;
 use crate::cli::global::{Format, Global};
 use crate::cli::output;
@@ -14,6 +14,7 @@ use serde::Serialize;
 struct Status {
     configuration: Configuration,
     table: Table,
+    store: Option<admin::StoreStatus>,
 }
 
 /// Prints what is in use, and everything that is wrong with what is not.
@@ -21,8 +22,9 @@ pub(super) async fn status(global: &Global) -> Result<()> {
     let mut remote = Remote::connect(global.addr.as_deref()).await?;
     let configuration: Configuration = remote.get("/v1/configuration").await?;
     let table: Table = remote.get("/v1/table").await?;
+    let admin::Status { store, .. } = remote.get("/v1/status").await?;
     if global.output == Format::Json {
-        return output::json(&Status { configuration, table });
+        return output::json(&Status { configuration, table, store });
     }
     let Configuration { file, hash, since_unix_ms, cause, generation, watch, reloads, failure } = configuration;
     let file = file.unwrap_or_else(|| "built in".to_owned());
@@ -39,6 +41,9 @@ pub(super) async fn status(global: &Global) -> Result<()> {
     text.push_str(&format!(
         "table          generation {generation}, {services} services, {endpoints} endpoints, loaded by {behind}\n"
     ));
+    if let Some(store) = store {
+        text.push_str(&describe(store));
+    }
     if let Some(failure) = failure {
         let at = output::time(failure.at_unix_ms);
         text.push_str(&format!("refused        {at} ({}): the file is not in use\n", failure.cause));
@@ -47,6 +52,14 @@ pub(super) async fn status(global: &Global) -> Result<()> {
         }
     }
     Ok(output::write(&text)?)
+}
+
+fn describe(store: admin::StoreStatus) -> String {
+    let admin::StoreStatus { path, state, problem, file_bytes, unsaved, commits, failures } = store;
+    let how = problem.unwrap_or(state);
+    format!(
+        "store          {path} ({file_bytes} bytes): {how}; {commits} writes, {failures} failed, {unsaved} records unsaved\n"
+    )
 }
 
 /// Has the file taken up now; prints what changed.

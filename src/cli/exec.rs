@@ -23,9 +23,9 @@ const NOT_FOUND: u8 = 127;
 /// Flags of `weir exec`.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct ExecArgs {
-    /// Process id of the Weir that starts this; when it has ended, nothing is run
+    /// Process id of the Weir that starts this: the program ends with it; absent, the program outlives it
     #[arg(long)]
-    pub(super) parent: u32,
+    pub(super) parent: Option<u32>,
     /// Program and arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub(super) command: Vec<OsString>,
@@ -43,8 +43,10 @@ pub(super) fn run(args: &ExecArgs) -> ExitCode {
     ExitCode::from(if error.kind() == std::io::ErrorKind::NotFound { NOT_FOUND } else { CANNOT_EXECUTE })
 }
 
-fn set_up(parent: u32) -> std::io::Result<()> {
-    process::die_with_parent(parent)?;
+fn set_up(parent: Option<u32>) -> std::io::Result<()> {
+    if let Some(parent) = parent {
+        process::die_with_parent(parent)?;
+    }
     process::new_session()?;
     process::forbid_core_dumps()?;
     // Without it a set-user-ID program would also lose the death signal (prctl(2)).

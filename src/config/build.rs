@@ -10,7 +10,7 @@ use crate::config::loaded::Loaded;
 use crate::config::relations::{self, Index};
 use crate::control::Options as ControlOptions;
 use crate::dns::Options as DnsOptions;
-use crate::model::{NodeId, parse_label};
+use crate::model::{self, NodeId, parse_label};
 use crate::proxy::{Limits as ProxyLimits, Options as ProxyOptions, Timeouts as ProxyTimeouts};
 use crate::spec::{Address, Duration, KeyPath, Problem, Problems, Service, Size};
 use crate::telemetry::{Format, LogOptions};
@@ -79,6 +79,7 @@ fn collect<D, M>(
 struct NodeValues {
     name: Option<NodeId>,
     ports: RangeInclusive<u16>,
+    on_exit: model::OnExit,
 }
 
 /// What `[node]` says to the data plane: workers and pinning.
@@ -95,14 +96,12 @@ fn read_node(p: &mut Problems, node: &Node) -> (NodeValues, Workers) {
     if *ports.start() < 1024 {
         p.add("node.port_range", "begins below 1024", "those ports belong to the system: begin at 1024 or above");
     }
-    if node.workloads_on_exit == Some(OnExit::Keep) {
-        p.add(
-            "node.workloads_on_exit",
-            "\"keep\" needs a durable store, which this version does not have",
-            "write \"stop\", or leave it out: replicas end with Weir",
-        );
-    }
-    (NodeValues { name, ports }, (workers, node.pin))
+    let on_exit = match node.workloads_on_exit {
+        None => model::OnExit::default(),
+        Some(OnExit::Keep) => model::OnExit::Keep,
+        Some(OnExit::Stop) => model::OnExit::Stop,
+    };
+    (NodeValues { name, ports, on_exit }, (workers, node.pin))
 }
 
 fn read_state(p: &mut Problems, file: &File, environment: &Environment) -> PathBuf {
@@ -134,6 +133,7 @@ fn read_control(
         node: node.name,
         state: state.to_owned(),
         port_range: node.ports,
+        on_exit: node.on_exit,
         publish_interval: time(
             p,
             "control.publish_interval",

@@ -63,7 +63,7 @@ pub struct Node {
     /// Ports handed to replicas; default `20000-29999`. Variable `WEIR_NODE_PORT_RANGE`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port_range: Option<Range>,
-    /// What happens to replicas when Weir ends; default `stop`. `keep` needs a durable store and is refused in this version.
+    /// What happens to replicas when Weir ends; default `keep`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workloads_on_exit: Option<OnExit>,
 }
@@ -72,11 +72,10 @@ pub struct Node {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnExit {
-    /// They are stopped.
-    Stop,
-    /// They run on and are adopted at the next start: refused in this version.
-    #[schemars(skip)]
+    /// They run on and are adopted at the next start.
     Keep,
+    /// They are stopped; the kernel kills processes when Weir is killed.
+    Stop,
 }
 
 /// The admin API.

@@ -8,7 +8,7 @@ use crate::config::file::{
 use crate::config::forward;
 use crate::config::loaded::Loaded;
 use crate::dns::Options as DnsOptions;
-use crate::model::{ListenerProtocol, ListenerSpec, PortSpec, RouteSpec, ServiceName};
+use crate::model::{self, ListenerProtocol, ListenerSpec, PortSpec, RouteSpec, ServiceName};
 use crate::proxy::Options as ProxyOptions;
 use crate::spec::{Address, Listener, Range, Route, Service, Size};
 use crate::telemetry::{Format, LogOptions};
@@ -22,7 +22,10 @@ impl Loaded {
                 workers: self.proxy.workers,
                 pin: self.proxy.pin,
                 port_range: Some(Range::new(self.control.port_range.clone())),
-                workloads_on_exit: Some(OnExit::Stop),
+                workloads_on_exit: Some(match self.control.on_exit {
+                    model::OnExit::Keep => OnExit::Keep,
+                    model::OnExit::Stop => OnExit::Stop,
+                }),
             }),
             admin: Some(self.write_admin()),
             dns: self.dns.as_ref().map(write_dns),

@@ -41,6 +41,10 @@ pub enum EventKind {
     ServiceRemoved,
     /// The scheduler starts a replica.
     ReplicaStarting,
+    /// A replica of an earlier Weir is taken up.
+    ReplicaAdopted,
+    /// A replica of an earlier Weir is stopped: nobody wants it.
+    ReplicaOrphaned,
     /// A replica exited.
     ReplicaExited,
     /// A service's replicas exit too often; no more are started for a while.
@@ -53,7 +57,7 @@ pub enum EventKind {
 
 impl EventKind {
     /// All kinds, in the order of their declaration.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::ConfigurationApplied,
         Self::ConfigurationRefused,
         Self::InstanceRegistered,
@@ -67,6 +71,8 @@ impl EventKind {
         Self::ServiceDefined,
         Self::ServiceRemoved,
         Self::ReplicaStarting,
+        Self::ReplicaAdopted,
+        Self::ReplicaOrphaned,
         Self::ReplicaExited,
         Self::ReplicaQuarantined,
         Self::Scaled,
@@ -89,6 +95,8 @@ impl EventKind {
             Self::ServiceDefined => "service_defined",
             Self::ServiceRemoved => "service_removed",
             Self::ReplicaStarting => "replica_starting",
+            Self::ReplicaAdopted => "replica_adopted",
+            Self::ReplicaOrphaned => "replica_orphaned",
             Self::ReplicaExited => "replica_exited",
             Self::ReplicaQuarantined => "replica_quarantined",
             Self::Scaled => "scaled",

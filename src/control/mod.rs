@@ -20,6 +20,7 @@ pub mod registry;
 pub mod rollout;
 pub mod runtime;
 pub mod scheduler;
+pub mod standing;
 pub mod store;
 pub mod withdraw;
 

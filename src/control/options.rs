@@ -1,6 +1,6 @@
 //! Typed options of the control plane.
 
-use crate::model::NodeId;
+use crate::model::{NodeId, OnExit};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,6 +14,8 @@ pub struct Options {
     pub state: PathBuf,
     /// Ports handed to processes.
     pub port_range: RangeInclusive<u16>,
+    /// What becomes of replicas when Weir ends.
+    pub on_exit: OnExit,
     /// Publishes follow each other at least this far apart; removals are never delayed.
     pub publish_interval: Duration,
     /// Lease of a registration that names none.
@@ -71,6 +73,7 @@ impl Default for Options {
             node: None,
             state: PathBuf::from("/var/lib/weir"),
             port_range: 20_000..=29_999,
+            on_exit: OnExit::default(),
             publish_interval: Duration::from_millis(5),
             default_lease: Duration::from_secs(30),
             gone_listed: Duration::from_secs(60),

@@ -1,7 +1,8 @@
 //! The control plane as one piece: started once by `app/wire.rs`, on the control runtime.
 //!
-//! Starts the registry with its publisher, the health supervisor, the configuration's contribution, and the scheduler on
-//! the process runtime; hands out the handles that the admin API uses. Owns no decision. Invariant: when it has started, the first table is published.
+//! Opens the store, takes up what an earlier Weir left running, then starts the registry with its publisher, the health
+//! supervisor, the configuration's contribution, and the scheduler; hands out the handles that the admin API uses. Owns no
+//! decision. Invariant: when it has started, a table is published that has every endpoint which served before.
 
 use crate::control::Options;
 use crate::control::discovery::{Definitions, Discovery};
@@ -11,17 +12,25 @@ use crate::control::history::History;
 use crate::control::probe::Network;
 use crate::control::publisher;
 use crate::control::registry::{Handle, RegistryError};
-use crate::control::runtime::{self, Processes, RuntimeError, Runtimes, docker};
-use crate::control::scheduler;
-use crate::control::store::{OpenError, Store};
+use crate::control::runtime::{self, Processes, Running, Runtime, RuntimeError, Runtimes, docker};
+use crate::control::scheduler::{self, Inheritance, Orphan};
+use crate::control::standing::Standing;
+use crate::control::store::{Contents, OpenError, Store};
 use crate::lifecycle::Signal;
+use crate::model::{NodeId, OnExit, ServiceName};
 use crate::rng::Rng;
 use crate::table::{self, Table};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The store's file in the state directory.
 const STORE_FILE: &str = "weir.redb";
+/// Looks at a store that another process holds: one that was killed lets go within milliseconds.
+const LOCK_TRIES: usize = 20;
+/// Pause between them.
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why the control plane did not start.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +64,7 @@ pub struct Control {
     pub scheduler: scheduler::Handle,
     /// What survives.
     pub store: Store,
+    on_exit: OnExit,
 }
 
 impl Control {
@@ -70,34 +80,101 @@ impl Control {
         table: Table,
         signal: Signal,
     ) -> Result<Self, StartError> {
-        let path = options.state.join(STORE_FILE);
-        let (store, _contents) =
-            tokio::task::spawn_blocking(move || Store::open(&path)).await.map_err(|_| StartError::Opening)??;
-        let processes = Processes::open(runtime::Options::new(&options.state, options.port_range.clone()))?;
-        let events_of_both = processes.events();
-        let docker = docker::Docker::open(docker::Options::new(options, store.id()), events_of_both)?;
-        let runtimes = Runtimes::new(processes, docker);
+        let (store, contents) = open_store(&options.state.join(STORE_FILE)).await?;
+        let processes = Processes::open(runtime::Options {
+            owner: store.id().to_owned(),
+            on_exit: options.on_exit,
+            ..runtime::Options::new(&options.state, options.port_range.clone())
+        })?;
+        let docker = docker::Docker::open(docker::Options::new(options, store.id()), processes.events())?;
+        let runtime: Arc<dyn Runtime> = Arc::new(Runtimes::new(processes, docker));
+        let running = runtime.adopt(&scheduler::known(&contents)).await?;
         let mut rng = Rng::from_os();
         let registry = publisher::spawn(options, events.clone(), publisher, Rng::from_seed(rng.next_u64()));
+        let registry = registry.durable(store.clone());
+        let mut discovery = Discovery::new(registry.clone(), table.clone(), events.clone(), options.node_id());
+        discovery.apply(definitions).await?;
+        let inheritance = inherit(&registry, &contents, running, &options.node_id()).await;
+        tokio::spawn(Standing::new(registry.clone(), store.clone(), &contents).run());
         let ids = Rng::from_seed(rng.next_u64());
         let supervisor = Supervisor::new(registry.clone(), Arc::new(Network), options.max_probes, rng);
         let health = supervisor.history();
         tokio::spawn(supervisor.run(signal));
-        let mut discovery = Discovery::new(registry.clone(), table.clone(), events.clone(), options.node_id());
-        discovery.apply(definitions).await?;
         let scheduler = scheduler::spawn(scheduler::Parts {
             registry: registry.clone(),
-            runtime: Arc::new(runtimes),
+            runtime,
             table,
             events: events.clone(),
             node: options.node_id(),
             rng: ids,
             resume: BTreeMap::new(),
+            store: Some(store.clone()),
+            inheritance,
         });
         discovery.attach(scheduler.clone());
-        let discovery = Some(discovery);
-        Ok(Self { registry, events, health, discovery, scheduler, store })
+        let (discovery, on_exit) = (Some(discovery), options.on_exit);
+        Ok(Self { registry, events, health, discovery, scheduler, store, on_exit })
     }
+
+    /// Ends the control plane for good: workloads are stopped where `workloads_on_exit` says so, else left running.
+    pub async fn end(&self) {
+        if self.on_exit == OnExit::Stop {
+            self.scheduler.shutdown().await;
+        }
+        self.stop().await;
+    }
+
+    /// Ends the control plane, leaves every workload as it is and closes the store, so that another Weir can take over.
+    ///
+    /// The last table stays published: who serves from it goes on. Waits for what is being started, milliseconds.
+    pub async fn stop(&self) {
+        self.scheduler.release().await;
+        self.store.close().await;
+    }
+}
+
+/// Opens the store; waits a moment for a Weir that is just ending.
+async fn open_store(path: &Path) -> Result<(Store, Contents), StartError> {
+    let mut tries = 0;
+    loop {
+        let path = path.to_owned();
+        let opened = tokio::task::spawn_blocking(move || Store::open(&path)).await.map_err(|_| StartError::Opening)?;
+        tries += 1;
+        match opened {
+            Err(OpenError::Locked { .. }) if tries < LOCK_TRIES => tokio::time::sleep(LOCK_PAUSE).await,
+            opened => return Ok(opened?),
+        }
+    }
+}
+
+/// Brings what an earlier Weir left into the registry; returns what the scheduler takes up.
+async fn inherit(registry: &Handle, contents: &Contents, running: Vec<Running>, node: &NodeId) -> Inheritance {
+    let specs = registry.specs().await;
+    let is_run = |name: &ServiceName| specs.iter().any(|spec| spec.name == *name && spec.run.is_some());
+    let mut inheritance = scheduler::inherit(contents, running, is_run);
+    if let Err(error) = registry.adopt(scheduler::registrations(contents, &inheritance.kept, node)).await {
+        tracing::warn!(%error, "not everything fits the definitions of now");
+    }
+    let mut kept = Vec::new();
+    for replica in std::mem::take(&mut inheritance.kept) {
+        let Running { id, service, .. } = &replica.running;
+        match registry.instance(id).await {
+            Some(_) => kept.push(replica),
+            None => inheritance.orphans.push(Orphan {
+                id: id.clone(),
+                service: service.clone(),
+                why: "it does not fit its service's definition any more",
+            }),
+        }
+    }
+    inheritance.kept = kept;
+    // Endpoints of the configuration that were drained by hand.
+    for id in contents.drains.iter().filter(|id| !contents.replicas.contains_key(*id)) {
+        if registry.withdraw(id, "drained by hand").await.is_err() {
+            registry.forget(id).await;
+        }
+    }
+    inheritance
 }
 
 #[cfg(test)]

@@ -231,6 +231,16 @@ pub struct ServiceSpec {
     pub revision: u64,
 }
 
+/// What becomes of replicas when Weir ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnExit {
+    /// They run on and are adopted at the next start.
+    #[default]
+    Keep,
+    /// They are stopped; the kernel kills them when Weir is killed.
+    Stop,
+}
+
 /// An address where traffic enters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenerSpec {

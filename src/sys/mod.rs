@@ -281,7 +281,7 @@ pub mod datagram {
 pub mod process {
     use std::fs;
     use std::io;
-    use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+    use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
     use tokio::io::Interest;
     use tokio::io::unix::AsyncFd;
 
@@ -339,6 +339,21 @@ pub mod process {
             // An error means the reactor is gone.
             let _ = self.0.readable().await;
         }
+    }
+
+    /// Returns true until the process of the handle has ended. Never blocks.
+    pub fn is_alive(handle: impl AsFd) -> bool {
+        let fd = handle.as_fd();
+        let mut polled = [rustix::event::PollFd::from_borrowed_fd(fd, rustix::event::PollFlags::IN)];
+        rustix::event::poll(&mut polled, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 })) == Ok(0)
+    }
+
+    /// Kills the one process of the handle, whatever has become of its number.
+    ///
+    /// # Errors
+    /// `ESRCH` when it has ended, `EPERM` when it may not be signalled.
+    pub fn kill_by_handle(handle: impl AsFd) -> io::Result<()> {
+        Ok(rustix::process::pidfd_send_signal(handle, rustix::process::Signal::KILL)?)
     }
 
     fn number(signal: Signal) -> libc::c_int {

@@ -79,6 +79,7 @@ pub(crate) async fn start(name: &str) -> Weir {
         rates,
         configuration: configuration(),
         node: NodeId::parse("node-1").unwrap(),
+        store: None,
         signal: signal.clone(),
     };
     let listeners = admin::bind(&options).unwrap();
@@ -126,6 +127,8 @@ fn scheduler(directory: &Path, registry: &registry::Handle, table: &Table, event
         node: NodeId::parse("node-1").unwrap(),
         rng: Rng::from_os(),
         resume: Default::default(),
+        store: None,
+        inheritance: scheduler::Inheritance::default(),
     })
 }
 

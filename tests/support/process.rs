@@ -1,10 +1,12 @@
 //! Weir as a process: a temporary folder, free ports, a configuration, and its command line.
 
 use super::http::{Answer, Raw};
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 use tokio::process::{Child, Command};
@@ -15,9 +17,15 @@ pub const WEIR: &str = match option_env!("CARGO_BIN_EXE_weir") {
     None => "weir",
 };
 
-/// Returns an address on loopback that nobody uses now.
+/// Returns an address on loopback that nobody uses now, each time another one.
 pub fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        if GIVEN.lock().unwrap().insert(address.port()) {
+            return address;
+        }
+    }
 }
 
 /// Returns a range of ports for replicas that no other test of this process uses.
@@ -106,7 +114,7 @@ impl Weir {
         let folder = Folder::new(name);
         let (http, dns, admin) = (free_address(), free_address(), free_address());
         let text = format!(
-            "[node]\nport_range = \"{}\"\n\n[store]\npath = \"{}\"\n\n[admin]\nlisten = \"{admin}\"\n\n[dns]\nlisten = [\"{dns}\"]\n
+            "[node]\nworkloads_on_exit = \"stop\"\nport_range = \"{}\"\n\n[store]\npath = \"{}\"\n\n[admin]\nlisten = \"{admin}\"\n\n[dns]\nlisten = [\"{dns}\"]\n
 [[listener]]\nname = \"web\"\naddress = \"{http}\"\n\n{services}",
             port_range(),
             folder.0.join("state").display(),

@@ -7,7 +7,7 @@ use anyhow::Context;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -59,9 +59,10 @@ pub fn run(args: WhoamiArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-#[expect(clippy::print_stdout, reason = "tells the user of a command where it listens")]
+/// Tells the user of a command where it listens.
 fn say_listening(instance: &str, address: SocketAddr) {
-    println!("{instance} listening on {address}");
+    // Standard output may be a log file on a full disk: that is no reason not to serve.
+    let _ = writeln!(io::stdout(), "{instance} listening on {address}");
 }
 
 /// Returns the host name with the process id.

@@ -7,7 +7,7 @@
 use crate::balance::EndpointStats;
 use crate::clock;
 use crate::control::Options;
-use crate::control::registry::{Command, Done, Effects, Handle, Listing, RegistryError, Rules, State};
+use crate::control::registry::{Command, Done, Effects, Handle, Listing, Registration, RegistryError, Rules, State};
 use crate::model::{Instance, InstanceId, ServiceName, ServiceSpec};
 use crate::rng::Rng;
 use std::sync::Arc;
@@ -60,6 +60,8 @@ pub(super) enum Query {
     Instance(InstanceId, oneshot::Sender<Option<Arc<Instance>>>),
     Service(ServiceName, oneshot::Sender<Option<Listing>>),
     Specs(oneshot::Sender<Vec<Arc<ServiceSpec>>>),
+    /// Whether a registration would be accepted, and complete.
+    Check(Box<Registration>, oneshot::Sender<Result<Registration, RegistryError>>),
 }
 
 /// The state with its mailbox.
@@ -137,6 +139,7 @@ impl Actor {
             Query::Instance(id, reply) => drop(reply.send(self.state.instance(&id))),
             Query::Service(name, reply) => drop(reply.send(self.state.service(&name))),
             Query::Specs(reply) => drop(reply.send(self.state.specs())),
+            Query::Check(registration, reply) => drop(reply.send(self.state.check(*registration))),
         }
     }
 }

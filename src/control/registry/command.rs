@@ -1,6 +1,7 @@
 //! What can be asked of the registry, and what an accepted command leads to: plain values.
 
 use crate::control::events::EventKind;
+use crate::control::store::StoreError;
 use crate::model::{
     Instance, InstanceId, ListenerSpec, NodeId, RouteSpec, ServiceName, ServiceSpec, Source, Transition, Workload,
 };
@@ -33,6 +34,17 @@ pub struct Registration {
     pub node: NodeId,
 }
 
+/// An instance that an earlier Weir knew and that is still there.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Adopted {
+    /// What it is; with its id.
+    pub registration: Registration,
+    /// It served when last heard of, so it serves at once; it is checked at once too.
+    pub ready: bool,
+    /// It was drained by hand.
+    pub drained: bool,
+}
+
 /// Changes that become visible in one publish: what a configuration contributes.
 #[derive(Debug, Clone, Default)]
 pub struct Contribution {
@@ -46,6 +58,8 @@ pub struct Contribution {
     pub withdraw: Vec<InstanceId>,
     /// Instances to register.
     pub register: Vec<Registration>,
+    /// Instances to take over from an earlier Weir.
+    pub adopt: Vec<Adopted>,
     /// New routes, when they changed.
     pub routes: Option<Arc<[RouteSpec]>>,
     /// New listeners, when they changed.
@@ -70,6 +84,9 @@ pub enum RegistryError {
     /// The request contradicts itself or the service.
     #[error("{0}")]
     Invalid(String),
+    /// It could not be written down, so it was not done.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The registry ended.
     #[error("the registry has ended")]
     Closed,

@@ -2,8 +2,10 @@
 
 use crate::balance::EndpointStats;
 use crate::control::registry::actor::{Answer, Message, Query};
-use crate::control::registry::{Command, Contribution, Done, Registration, RegistryError};
-use crate::model::{Instance, InstanceId, ServiceName, ServiceSpec, Transition};
+use crate::control::registry::durable::{Drain, Durable};
+use crate::control::registry::{Adopted, Command, Contribution, Done, Registration, RegistryError};
+use crate::control::store::Store;
+use crate::model::{Instance, InstanceId, ServiceName, ServiceSpec, Source, Transition};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -33,11 +35,17 @@ pub struct Withdrawn {
 pub struct Handle {
     mailbox: mpsc::Sender<Message>,
     notices: broadcast::Sender<ServiceName>,
+    durable: Option<Durable>,
 }
 
 impl Handle {
     pub(super) fn new(mailbox: mpsc::Sender<Message>, notices: broadcast::Sender<ServiceName>) -> Self {
-        Self { mailbox, notices }
+        Self { mailbox, notices, durable: None }
+    }
+
+    /// Returns a handle that writes down what comes over the API before it is done.
+    pub fn durable(&self, store: Store) -> Self {
+        Self { durable: Some(Durable::new(store)), ..self.clone() }
     }
 
     /// Carries out a configuration's changes in one publish; returns its generation.
@@ -64,12 +72,75 @@ impl Handle {
         self.contribute(Contribution { undefine: vec![name.clone()], ..Contribution::default() }).await
     }
 
-    /// Registers an instance: starting, or ready when there is nothing to check.
+    /// Takes over what an earlier Weir knew, in one publish; returns its generation.
+    ///
+    /// # Errors
+    /// The first refusal; the other parts are carried out all the same. [`RegistryError::Closed`] when the registry ended.
+    pub async fn adopt(&self, adopt: Vec<Adopted>) -> Result<u64, RegistryError> {
+        self.contribute(Contribution { adopt, ..Contribution::default() }).await
+    }
+
+    /// Registers an instance: starting, or ready when there is nothing to check. Over the API it is durable when this
+    /// returns, and comes back after a restart with one full lease.
     ///
     /// # Errors
     /// [`RegistryError::UnknownService`], [`RegistryError::Duplicate`], [`RegistryError::Invalid`],
-    /// [`RegistryError::Closed`].
+    /// [`RegistryError::Store`], [`RegistryError::Closed`].
     pub async fn register(&self, registration: Registration) -> Result<Instance, RegistryError> {
+        match (&self.durable, registration.source) {
+            (Some(durable), Source::Api) => durable.register(self, registration).await,
+            _ => self.register_now(registration).await,
+        }
+    }
+
+    /// Deregisters an instance that came over the API; durable when this returns.
+    ///
+    /// # Errors
+    /// [`RegistryError::UnknownInstance`], [`RegistryError::Store`], [`RegistryError::Closed`].
+    pub async fn deregister(&self, id: &InstanceId) -> Result<(), RegistryError> {
+        match &self.durable {
+            Some(durable) => durable.deregister(self, id).await,
+            None => self.gone(id, "deregistered").await.map(|_| ()),
+        }
+    }
+
+    /// Drains an instance that nobody stops; durable when this returns, until [`Handle::undo_drain`].
+    ///
+    /// # Errors
+    /// [`RegistryError::UnknownInstance`], [`RegistryError::Expired`], [`RegistryError::Store`],
+    /// [`RegistryError::Closed`].
+    pub async fn drain(&self, id: &InstanceId) -> Result<(), RegistryError> {
+        if let Some(durable) = &self.durable {
+            durable.mark_drain(self, id, Drain::Set).await?;
+        }
+        self.withdraw(id, "drained by hand").await.map(|_| ())
+    }
+
+    /// Undoes [`Handle::drain`].
+    ///
+    /// # Errors
+    /// As [`Handle::drain`].
+    pub async fn undo_drain(&self, id: &InstanceId) -> Result<(), RegistryError> {
+        if let Some(durable) = &self.durable {
+            durable.mark_drain(self, id, Drain::Undone).await?;
+        }
+        self.restore(id).await.map(|_| ())
+    }
+
+    /// Forgets what is stored of an instance, unless it is registered by now.
+    pub(crate) async fn forget(&self, id: &InstanceId) {
+        if let Some(durable) = &self.durable {
+            durable.forget(self, id).await;
+        }
+    }
+
+    /// Asks whether a registration would be accepted; returns it complete.
+    pub(super) async fn check(&self, registration: Registration) -> Result<Registration, RegistryError> {
+        let answer = self.query(|reply| Query::Check(Box::new(registration), reply)).await;
+        answer.ok_or(RegistryError::Closed)?
+    }
+
+    pub(super) async fn register_now(&self, registration: Registration) -> Result<Instance, RegistryError> {
         match self.command(Command::Register(registration)).await?.done {
             Done::Registered(instance) => Ok(Arc::unwrap_or_clone(instance)),
             _ => Err(RegistryError::Closed),

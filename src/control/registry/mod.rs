@@ -3,12 +3,13 @@
 //! One task owns all of it. Everybody else holds a [`Handle`]: a command goes through a bounded mailbox to the actor,
 //! `State::apply` turns it into effects without I/O, and `control::publisher` makes them visible. Invariants: one writer;
 //! a mutation is answered after the publish that carries it; an instance moves only down its list of states, but for an
-//! undone drain and a revived lease; instances of a service keep the order of their registration. Next on the path:
+//! undone drain and a revived lease; what came over the API is in the store before it is answered (`durable.rs`); instances of a service keep the order of their registration. Next on the path:
 //! `publisher.rs`.
 
 mod actor;
 mod admission;
 mod command;
+mod durable;
 mod entry;
 mod handle;
 mod state;
@@ -17,7 +18,7 @@ mod timers;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use command::{Contribution, Registration, RegistryError};
+pub use command::{Adopted, Contribution, Registration, RegistryError};
 pub use handle::{Handle, Listing, Withdrawn};
 
 pub(crate) use actor::{Actor, Answer, Step, Waiter, channel};

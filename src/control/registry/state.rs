@@ -9,7 +9,7 @@ use crate::control::registry::admission::{self, lease_of};
 use crate::control::registry::entry::{Departure, Entry};
 use crate::control::registry::timers::Timers;
 use crate::control::registry::{
-    Command, Contribution, Done, Draft, Effects, Listing, NO_LONGER_LISTED, Registration, RegistryError,
+    Adopted, Command, Contribution, Done, Draft, Effects, Listing, NO_LONGER_LISTED, Registration, RegistryError,
 };
 use crate::model::{Instance, InstanceId, InstanceState, ServiceName, ServiceSpec, Source, Transition, Verdict};
 use crate::rng::Rng;
@@ -67,7 +67,7 @@ impl State {
         let mut effects = Effects::default();
         let outcome = match command {
             Command::Contribute(contribution) => self.contribute(contribution, now_ms, &mut effects),
-            Command::Register(registration) => self.register(registration, now_ms, &mut effects),
+            Command::Register(registration) => self.register(registration, None, now_ms, &mut effects),
             Command::Renew(id) => self.renew(&id, now_ms, &mut effects),
             Command::Gone { id, reason } => self.gone(&id, &reason, now_ms, &mut effects),
             Command::Withdraw { id, reason } => self.withdraw(&id, &reason, &mut effects),
@@ -101,7 +101,10 @@ impl State {
             self.define(spec, effects);
         }
         for registration in contribution.register {
-            note(self.register(registration, now_ms, effects));
+            note(self.register(registration, None, now_ms, effects));
+        }
+        for adopted in contribution.adopt {
+            note(self.adopt(adopted, now_ms, effects));
         }
         effects.routes = contribution.routes;
         effects.listeners = contribution.listeners;
@@ -152,7 +155,37 @@ impl State {
         Ok(Done::Applied)
     }
 
-    fn register(&mut self, registration: Registration, now_ms: u64, effects: &mut Effects) -> Outcome {
+    /// Checks a registration without carrying it out; returns it complete.
+    pub(crate) fn check(&self, registration: Registration) -> Result<Registration, RegistryError> {
+        let group = self.groups.get(&registration.service);
+        let spec = &group.ok_or_else(|| RegistryError::UnknownService(registration.service.clone()))?.spec;
+        let mut registration = admission::check(registration, spec)?;
+        registration.lease = lease_of(&registration, self.rules.default_lease)?;
+        let known = registration.id.as_ref().and_then(|id| self.instance(id));
+        match known.filter(|instance| instance.state != InstanceState::Gone) {
+            Some(instance) => Err(RegistryError::Duplicate(instance.id.clone())),
+            None => Ok(registration),
+        }
+    }
+
+    /// Registers what an earlier Weir knew, as it was.
+    fn adopt(&mut self, adopted: Adopted, now_ms: u64, effects: &mut Effects) -> Outcome {
+        let Adopted { registration, ready, drained } = adopted;
+        let done = self.register(registration, ready.then_some(InstanceState::Ready), now_ms, effects)?;
+        if let (true, Done::Registered(instance)) = (drained, &done) {
+            self.withdraw(&instance.id.clone(), "drained by hand", effects)?;
+        }
+        Ok(done)
+    }
+
+    /// Registers an instance; `first` is the state that it starts in when that is known.
+    fn register(
+        &mut self,
+        registration: Registration,
+        first: Option<InstanceState>,
+        now_ms: u64,
+        effects: &mut Effects,
+    ) -> Outcome {
         let group = self.groups.get(&registration.service);
         let spec = group.ok_or_else(|| RegistryError::UnknownService(registration.service.clone()))?.spec.clone();
         let registration = admission::check(registration, &spec)?;
@@ -170,8 +203,12 @@ impl State {
             return Err(RegistryError::Invalid(format!("the registry is full: it holds {MAX_INSTANCES} instances")));
         }
         let id = registration.id.clone().unwrap_or_else(|| self.free_id(&registration.service));
-        let first = admission::first_state(&spec, &registration.ports);
-        let entry = Entry::new(id, registration, first, lease, now_ms);
+        let was_ready = first == Some(InstanceState::Ready);
+        let first = first.unwrap_or_else(|| admission::first_state(&spec, &registration.ports));
+        let mut entry = Entry::new(id, registration, first, lease, now_ms);
+        if was_ready {
+            entry.judge(Verdict::Unknown, "served before Weir was started again");
+        }
         Ok(Done::Registered(self.insert(entry, effects)))
     }
 

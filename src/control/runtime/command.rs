@@ -4,7 +4,7 @@
 //! any other `${…}` stays as written, for a shell that the definition may name. The environment is an allow-list
 //! (threats: a secret in Weir's own environment must not reach replicas).
 
-use crate::control::runtime::{RuntimeError, StartRequest};
+use crate::control::runtime::{RuntimeError, StartRequest, procfs};
 use crate::sys::process;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -50,26 +50,39 @@ pub(super) fn expand(request: &StartRequest, ports: &[u16], weir: &Path) -> Expa
     Expanded { words: request.run.command.iter().map(|word| replace(word, &variables)).collect(), environment }
 }
 
-/// Turns a request with its ports into what is executed.
+/// Turns a request with its ports into what is executed; its environment is marked as `owner`'s, whatever is written.
 ///
 /// # Errors
 /// [`RuntimeError::Definition`] when the program does not exist, cannot be executed, or others could replace it.
 pub(super) fn resolve(
     request: &StartRequest,
     ports: &[u16],
-    weir: &Path,
+    (weir, owner): (&Path, &str),
     inherited: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Resolved, RuntimeError> {
     let Expanded { words, environment: own } = expand(request, ports, weir);
     let mut environment: BTreeMap<String, OsString> =
         INHERITED.iter().filter_map(|name| Some(((*name).to_owned(), inherited(name)?))).collect();
     environment.extend(own.into_iter().map(|(name, value)| (name, value.into())));
+    environment.extend(marks(request, ports, owner).map(|(name, value)| (name.to_owned(), value.into())));
     let mut words = words.into_iter();
     let program = words.next().filter(|program| !program.is_empty());
     let program = program.ok_or_else(|| RuntimeError::Definition("the command is empty".to_owned()))?;
     let path = environment.get("PATH").cloned().unwrap_or_else(|| DEFAULT_PATH.into());
     let program = find_program(&program, request.run.directory.as_deref(), &path)?;
     Ok(Resolved { program, arguments: words.collect(), environment })
+}
+
+/// Returns the variables by which a later Weir finds the process.
+fn marks(request: &StartRequest, ports: &[u16], owner: &str) -> impl Iterator<Item = (&'static str, String)> {
+    let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+    let marks = [
+        (procfs::OWNER, owner.to_owned()),
+        (procfs::INSTANCE, request.id.to_string()),
+        (procfs::SERVICE, request.service.to_string()),
+        (procfs::PORTS, ports.join(",")),
+    ];
+    marks.into_iter()
 }
 
 /// Returns the values of `${…}`.
@@ -166,7 +179,7 @@ mod tests {
     }
 
     fn resolved(request: &StartRequest) -> Result<Resolved, RuntimeError> {
-        resolve(request, &[20_001, 20_002], Path::new("/opt/weir"), |name| {
+        resolve(request, &[20_001, 20_002], (Path::new("/opt/weir"), "0123abcd"), |name| {
             let parent = [("PATH", "/usr/bin:/bin"), ("HOME", "/root"), ("SECRET", "x"), ("WEIR_ADDR", "y")];
             parent.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value))
         })
@@ -176,7 +189,7 @@ mod tests {
     fn replaces_known_names_in_arguments_and_environment() {
         let request = request(
             &["sh", "--port=${PORT}", "${PORT_MY_ADMIN}${PORT_HTTP}", "${INSTANCE}", "${WEIR}", "${HOME} ${", "$PORT"],
-            &[("URL", "http://x:${PORT}/"), ("PORT_X", "1")],
+            &[("URL", "http://x:${PORT}/"), ("PORT_X", "1"), ("WEIR_OWNER", "mine"), ("WEIR_PORTS", "1")],
         );
         let resolved = resolved(&request).unwrap();
         assert!(resolved.program.ends_with("bin/sh"), "{:?}", resolved.program);
@@ -193,6 +206,8 @@ mod tests {
             ("PORT_X", "1"),
             ("URL", "http://x:20001/"),
             ("WEIR_INSTANCE", "web-abcdef"),
+            ("WEIR_OWNER", "0123abcd"),
+            ("WEIR_PORTS", "20001,20002"),
             ("WEIR_SERVICE", "web"),
         ];
         let expected: BTreeMap<String, OsString> =

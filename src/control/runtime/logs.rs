@@ -109,7 +109,13 @@ pub(super) fn rotate(folder: &Path, id: &InstanceId) -> io::Result<()> {
 
 fn rotate_stream(files: &[PathBuf; FILES], most_bytes: u64) -> io::Result<()> {
     let [current, newest, ..] = files;
-    if !fs::metadata(current).is_ok_and(|metadata| metadata.len() > most_bytes) {
+    let is_large = || fs::metadata(current).is_ok_and(|metadata| metadata.len() > most_bytes);
+    if !is_large() {
+        return Ok(());
+    }
+    // While one Weir hands over to the next, both look after the files.
+    let writer = OpenOptions::new().write(true).open(current)?;
+    if writer.try_lock().is_err() || !is_large() {
         return Ok(());
     }
     for pair in files.windows(2).skip(1).rev() {
@@ -121,7 +127,7 @@ fn rotate_stream(files: &[PathBuf; FILES], most_bytes: u64) -> io::Result<()> {
     }
     // `fs::copy` keeps the mode, so the copy is for this user only too.
     fs::copy(current, newest)?;
-    OpenOptions::new().write(true).open(current)?.set_len(0)
+    writer.set_len(0)
 }
 
 #[cfg(test)]

@@ -19,15 +19,19 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::broadcast;
 
+mod claim;
 mod command;
 pub mod docker;
+mod group;
 mod logs;
 mod ports;
 mod process;
+mod procfs;
 mod runtimes;
 mod spawner;
 
 pub use process::{Options, Processes};
+pub use procfs::{Birth, birth};
 pub use runtimes::Runtimes;
 
 /// What to start.

@@ -47,6 +47,11 @@ impl Ports {
         Some(found)
     }
 
+    /// Reserves ports that an adopted process has, in the range or not.
+    pub(super) fn hold(&mut self, ports: &[u16]) {
+        self.reserved.extend(ports);
+    }
+
     /// Gives ports back.
     pub(super) fn release(&mut self, ports: &[u16]) {
         for port in ports {
@@ -92,6 +97,12 @@ mod tests {
         assert_eq!(ports.reserve(1, |_| true).unwrap(), again[..1]);
         all.sort_unstable();
         assert_eq!(all, [100, 101, 102, 103, 104]);
+
+        let mut ports = Ports::new(&(100..=102), &mut Rng::from_seed(1));
+        ports.hold(&[101, 7]);
+        let mut rest = ports.reserve(2, |_| true).unwrap();
+        rest.sort_unstable();
+        assert_eq!((rest, ports.reserve(1, |_| true)), (vec![100, 102], None));
 
         let mut ports = Ports::new(&(100..=104), &mut Rng::from_seed(1));
         let first = ports.reserve(1, |_| true).unwrap();

@@ -2,21 +2,26 @@
 //!
 //! A process is watched through its pidfd: the task wakes within a scheduler tick of the exit, kills what is left of the
 //! process group and tells. Numbers of processes are reused by the kernel, so signals are sent and children collected
-//! under one lock: no signal can reach a stranger. The exit is told before the ports are free again; the next start takes
-//! other ports anyway (`ports.rs`).
+//! under one lock: no signal can reach a stranger. An adopted process is somebody else's child: its pidfd is asked before
+//! each signal, and how it ended is not known. The exit is told before the ports are free again; the next start takes
+//! other ports anyway (`ports.rs`). `claim.rs` decides what is adopted.
 
+use crate::control::runtime::claim::{self, Claim, Claims};
 use crate::control::runtime::command::resolve;
+use crate::control::runtime::group;
 use crate::control::runtime::logs::{self, Logs};
 use crate::control::runtime::ports::{Ports, is_free};
+use crate::control::runtime::procfs::{self, Stat};
 use crate::control::runtime::spawner::{self, Job, Spawned, Spawner};
 use crate::control::runtime::{Exit, Known, Running, Runtime, RuntimeError, RuntimeEvent, StartRequest, Started};
-use crate::model::{InstanceId, Workload};
+use crate::model::{InstanceId, OnExit, Workload};
 use crate::sys::process::{self, Signal, Watch};
 use crate::{clock, rng::Rng};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, ExitStatus};
@@ -28,8 +33,9 @@ use tokio::sync::{broadcast, watch};
 const EVENTS: usize = 256;
 /// Time between looks at the sizes of log files.
 const ROTATE_INTERVAL: Duration = Duration::from_secs(1);
-/// Time between looks at whether a stopped process's group is empty.
-const GROUP_INTERVAL: Duration = Duration::from_millis(10);
+/// Looks for a process that was being started when Weir died, and the pause between them: it leads its session within
+/// microseconds of its fork.
+const CLAIMS: (usize, Duration) = (25, Duration::from_millis(20));
 
 /// Options of the process runtime.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,14 +48,19 @@ pub struct Options {
     pub logs: PathBuf,
     /// Ports handed to processes.
     pub port_range: RangeInclusive<u16>,
+    /// Marks what is started here, so that a later Weir on the same store finds it: the store's id.
+    pub owner: String,
+    /// What becomes of processes when the runtime is dropped or Weir is killed.
+    pub on_exit: OnExit,
 }
 
 impl Options {
-    /// Returns the options of a Weir with this state folder and port range.
+    /// Returns the options of a Weir with this state folder and port range, whose processes end with it.
     pub fn new(state: &std::path::Path, port_range: RangeInclusive<u16>) -> Self {
         let own = PathBuf::from("/proc/self/exe");
         let weir = std::env::current_exe().unwrap_or_else(|_| own.clone());
-        Self { shim: own, weir, logs: state.join("logs"), port_range }
+        let logs = state.join("logs");
+        Self { shim: own, weir, logs, port_range, owner: String::new(), on_exit: OnExit::Stop }
     }
 }
 
@@ -80,9 +91,28 @@ struct State {
 struct Record {
     running: Running,
     pid: u32,
+    /// Set for one that is not our child.
+    adopted: Option<Adopted>,
     /// Until when the group may go on although its leader has ended; set by a stop.
     end_by: Option<Instant>,
     exit: watch::Receiver<Option<Exit>>,
+}
+
+/// What stands in for being the parent.
+#[derive(Debug)]
+struct Adopted {
+    handle: OwnedFd,
+    stat: Stat,
+}
+
+impl Record {
+    /// Signals the process and its group, unless the number may be a stranger's by now.
+    fn signal(&self, signal: Signal) {
+        if self.adopted.as_ref().is_none_or(|adopted| process::is_alive(&adopted.handle)) {
+            // It may have ended this moment; the watching task says so.
+            let _ = process::signal_child(self.pid, signal);
+        }
+    }
 }
 
 impl Processes {
@@ -93,7 +123,8 @@ impl Processes {
     pub fn open(options: Options) -> Result<Self, RuntimeError> {
         let doing = format!("make the log folder {}", options.logs.display());
         let logs = Logs::open(&options.logs).map_err(RuntimeError::system(doing))?;
-        let spawner = Spawner::start(options.shim.clone()).map_err(RuntimeError::system("start a thread"))?;
+        let spawner =
+            Spawner::start(options.shim.clone(), options.on_exit).map_err(RuntimeError::system("start a thread"))?;
         let ports = Ports::new(&options.port_range, &mut Rng::from_os());
         let state = Mutex::new(State { ports, logs, running: BTreeMap::new() });
         let (events, _) = broadcast::channel(EVENTS);
@@ -116,7 +147,8 @@ impl Runtime for Processes {
         let shared = &self.shared;
         let reservation = Reservation::take(shared, &request)?;
         let options = &shared.options;
-        let resolved = resolve(&request, &reservation.ports, &options.weir, |name| std::env::var_os(name))?;
+        let who = (options.weir.as_path(), options.owner.as_str());
+        let resolved = resolve(&request, &reservation.ports, who, |name| std::env::var_os(name))?;
         let job = Job {
             id: request.id.clone(),
             resolved,
@@ -133,9 +165,7 @@ impl Runtime for Processes {
             }
         };
         let ports = reservation.keep();
-        let pid = child.id();
-        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let started = Started { workload: Workload::Process(pid), address, ports };
+        let started = started(child.id(), ports);
         let running = Running {
             id: request.id,
             service: request.service,
@@ -144,7 +174,7 @@ impl Runtime for Processes {
             slot: request.slot,
             started: started.clone(),
         };
-        shared.follow(running, child, watch);
+        shared.follow(running, watch, Held::Child(child));
         Ok(started)
     }
 
@@ -162,9 +192,18 @@ impl Runtime for Processes {
         ended.ok().flatten().ok_or(RuntimeError::Closed)
     }
 
-    async fn adopt(&self, _known: &[Known]) -> Result<Vec<Running>, RuntimeError> {
-        // Processes still end with the Weir that started them.
-        Ok(Vec::new())
+    async fn adopt(&self, known: &[Known]) -> Result<Vec<Running>, RuntimeError> {
+        let claims = self.shared.claims(known).await?;
+        for stray in &claims.strays {
+            tracing::warn!(pid = stray.pid, "killing what an ended replica left behind");
+            group::kill(stray);
+        }
+        let mut adopted = Vec::new();
+        for claim in claims.claims {
+            let known = known.iter().find(|known| known.id == claim.id);
+            adopted.extend(self.shared.take_up(claim, known)?);
+        }
+        Ok(adopted)
     }
 
     async fn list(&self) -> Result<Vec<Running>, RuntimeError> {
@@ -185,11 +224,63 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records a started process and watches it in a task of its own.
-    fn follow(self: &Arc<Self>, running: Running, child: Child, watch: Watch) {
+    /// Looks at what runs until everything that was being started has become somebody.
+    async fn claims(&self, known: &[Known]) -> Result<Claims, RuntimeError> {
+        let records: Vec<claim::Record> = known.iter().filter_map(record_of).collect();
+        let (owner, boot) = (self.options.owner.clone(), procfs::boot());
+        let (most, pause) = CLAIMS;
+        let look = move || claim::claim(&records, &procfs::scan(&owner), &boot);
+        let look = Arc::new(look);
+        for _ in 1..most {
+            let look = look.clone();
+            let claims = tokio::task::spawn_blocking(move || look()).await.map_err(|_| RuntimeError::Closed)?;
+            if !claims.is_unsettled {
+                return Ok(claims);
+            }
+            tokio::time::sleep(pause).await;
+        }
+        tokio::task::spawn_blocking(move || look()).await.map_err(|_| RuntimeError::Closed)
+    }
+
+    /// Watches a process of an earlier Weir; `None` when it has ended meanwhile.
+    fn take_up(self: &Arc<Self>, claim: Claim, known: Option<&Known>) -> Result<Option<Running>, RuntimeError> {
+        let Claim { id, leader: stat, service, ports, .. } = claim;
+        let Ok(handle) = process::open_handle(stat.pid) else { return Ok(None) };
+        // Asked after the handle was opened: the handle is of this very process.
+        if procfs::stat(stat.pid).is_none_or(|now| now.start_ticks != stat.start_ticks || now.is_zombie) {
+            return Ok(None);
+        }
+        let recorded = known.and_then(|known| known.started.as_ref());
+        let ports = recorded.map_or(ports, |started| started.ports.clone());
+        let Some(service) = known.map(|known| known.service.clone()).or(service) else { return Ok(None) };
+        let watched = handle.try_clone().and_then(Watch::register);
+        let watch = watched.map_err(RuntimeError::system("watch an adopted process"))?;
+        let running = Running {
+            id: id.clone(),
+            service,
+            revision: known.map_or(0, |known| known.revision),
+            fingerprint: known.map_or(0, |known| known.fingerprint),
+            slot: known.map_or(0, |known| known.slot),
+            started: started(stat.pid, ports.clone()),
+        };
+        {
+            let mut state = self.lock();
+            state.ports.hold(&ports);
+            state.logs.revive(&id);
+        }
+        self.follow(running.clone(), watch, Held::Adopted(Adopted { handle, stat }));
+        Ok(Some(running))
+    }
+
+    /// Records a running process and watches it in a task of its own.
+    fn follow(self: &Arc<Self>, running: Running, watch: Watch, held: Held) {
         let (exited, exit) = watch::channel(None);
         let id = running.id.clone();
-        let record = Record { running, pid: child.id(), end_by: None, exit };
+        let (pid, adopted, child) = match held {
+            Held::Child(child) => (child.id(), None, Some(child)),
+            Held::Adopted(adopted) => (adopted.stat.pid, Some(adopted), None),
+        };
+        let record = Record { running, pid, adopted, end_by: None, exit };
         self.lock().running.insert(id.clone(), record);
         let shared = Arc::downgrade(self);
         tokio::spawn(async move {
@@ -203,27 +294,28 @@ impl Shared {
         let mut state = self.lock();
         let record = state.running.get_mut(id).ok_or_else(|| RuntimeError::NotRunning(id.clone()))?;
         record.end_by = Some(clock::now() + grace);
-        // It may have ended this moment; the watching task says so.
-        let _ = process::signal_child(record.pid, Signal::Terminate);
+        record.signal(Signal::Terminate);
         Ok(record.exit.clone())
     }
 
     fn kill(&self, id: &InstanceId) {
         if let Some(record) = self.lock().running.get(id) {
-            // As above.
-            let _ = process::signal_child(record.pid, Signal::Kill);
+            record.signal(Signal::Kill);
         }
     }
 
-    /// Collects the child under the lock, so that nobody signals its number afterwards.
-    fn take_ended(&self, id: &InstanceId, child: &mut Child) -> (Exit, Option<Record>) {
+    /// Collects a child under the lock, so that nobody signals its number afterwards.
+    fn take_ended(&self, id: &InstanceId, child: Option<&mut Child>) -> (Exit, Option<Record>) {
         let mut state = self.lock();
         let record = state.running.remove(id);
-        if record.as_ref().is_none_or(|record| record.end_by.is_none()) {
-            // The number is the group's until the child is collected. Usually nobody is left in it.
-            let _ = process::signal_child(child.id(), Signal::Kill);
-        }
-        let exit = child.try_wait().ok().flatten().map_or(Exit::Unknown, exit_of);
+        let by_itself = record.as_ref().is_none_or(|record| record.end_by.is_none());
+        let exit = child.map_or(Exit::Unknown, |child| {
+            if by_itself {
+                // The number is the group's until the child is collected. Usually nobody is left in it.
+                let _ = process::signal_child(child.id(), Signal::Kill);
+            }
+            child.try_wait().ok().flatten().map_or(Exit::Unknown, exit_of)
+        });
         state.logs.retire(id);
         (exit, record)
     }
@@ -231,10 +323,12 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
+        if self.options.on_exit == OnExit::Keep {
+            return;
+        }
         // The kernel kills the leaders when the spawner thread ends; what they have started would live on.
         for record in self.lock().running.values() {
-            // It may have ended this moment; it is not collected, so the number is still its own.
-            let _ = process::signal_child(record.pid, Signal::Kill);
+            record.signal(Signal::Kill);
         }
     }
 }
@@ -245,32 +339,43 @@ fn exit_of(status: ExitStatus) -> Exit {
 }
 
 /// Tells of the end of a process and cleans up after it.
-async fn collect(shared: Weak<Shared>, id: InstanceId, mut child: Child, exited: watch::Sender<Option<Exit>>) {
+async fn collect(shared: Weak<Shared>, id: InstanceId, mut child: Option<Child>, exited: watch::Sender<Option<Exit>>) {
     let Some(shared) = shared.upgrade() else { return };
-    let (exit, record) = shared.take_ended(&id, &mut child);
-    let end_by = record.as_ref().and_then(|record| record.end_by);
+    let (exit, record) = shared.take_ended(&id, child.as_mut());
     // Nobody may be listening.
     let _ = shared.events.send(RuntimeEvent::Exited { id, exit });
-    if let Some(end_by) = end_by {
-        end_group(child.id(), end_by).await;
-    }
-    if let Some(record) = record {
-        shared.lock().ports.release(&record.running.started.ports);
+    if let Some(Record { running, pid, adopted, end_by, .. }) = record {
+        match adopted {
+            Some(adopted) => group::end_adopted(adopted.stat, end_by).await,
+            None => {
+                if let Some(end_by) = end_by {
+                    group::end(pid, end_by).await;
+                }
+            }
+        }
+        shared.lock().ports.release(&running.started.ports);
     }
     exited.send_replace(Some(exit));
 }
 
-/// Waits until the group of an ended leader is empty, then kills the rest: children that a shell left to finish.
-async fn end_group(leader: u32, end_by: Instant) {
-    let empty = async {
-        while process::group_exists(leader) {
-            tokio::time::sleep(GROUP_INTERVAL).await;
-        }
+fn started(pid: u32, ports: Vec<u16>) -> Started {
+    Started { workload: Workload::Process(pid), address: IpAddr::V4(Ipv4Addr::LOCALHOST), ports }
+}
+
+/// Returns what is known of a process; `None` for a container.
+fn record_of(known: &Known) -> Option<claim::Record> {
+    let process = match known.started.as_ref().map(|started| &started.workload) {
+        Some(Workload::Container(_)) => return None,
+        Some(Workload::Process(pid)) => known.birth.clone().map(|birth| (*pid, birth)),
+        None => None,
     };
-    if tokio::time::timeout_at(end_by.into(), empty).await.is_err() {
-        // The last member may have ended this moment.
-        let _ = process::signal_group(leader, Signal::Kill);
-    }
+    Some(claim::Record { id: known.id.clone(), process })
+}
+
+/// What is watched.
+enum Held {
+    Child(Child),
+    Adopted(Adopted),
 }
 
 /// Ports that go back unless the process was started.

@@ -1,13 +1,14 @@
 //! The thread that starts processes.
 //!
-//! The kernel sends a death signal when the *thread* that started the child ends (prctl(2)), so children are started by
-//! one thread that lives exactly as long as the runtime: when the runtime is dropped, or Weir is killed, the thread is
-//! gone and so are the children. It also keeps fork and exec, which block, away from the control thread.
+//! The kernel sends a death signal when the *thread* that started the child ends (prctl(2)), so children that are to end
+//! with Weir are started by one thread that lives exactly as long as the runtime: when the runtime is dropped, or Weir is
+//! killed, the thread is gone and so are the children. Others get no death signal. The thread also keeps fork and exec,
+//! which block, away from the control thread.
 
 use crate::control::runtime::RuntimeError;
 use crate::control::runtime::command::Resolved;
 use crate::control::runtime::logs;
-use crate::model::InstanceId;
+use crate::model::{InstanceId, OnExit};
 use crate::sys::process::{self, Signal};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -50,15 +51,15 @@ pub(super) struct Spawner {
 }
 
 impl Spawner {
-    /// Starts the thread; `shim` is the program that knows `exec`.
+    /// Starts the thread; `shim` is the program that knows `exec`, `on_exit` says whether children end with Weir.
     ///
     /// # Errors
     /// When the system has no thread left.
-    pub(super) fn start(shim: PathBuf) -> io::Result<Self> {
+    pub(super) fn start(shim: PathBuf, on_exit: OnExit) -> io::Result<Self> {
         let (jobs, queue) = mpsc::sync_channel::<(Job, Reply)>(QUEUE);
         std::thread::Builder::new().name("spawner".to_owned()).spawn(move || {
             while let Ok((job, reply)) = queue.recv() {
-                if let Err(Ok(abandoned)) = reply.send(spawn(&shim, &job)) {
+                if let Err(Ok(abandoned)) = reply.send(spawn(&shim, on_exit, &job)) {
                     reap(abandoned.child);
                 }
             }
@@ -80,12 +81,15 @@ impl Spawner {
     }
 }
 
-fn spawn(shim: &PathBuf, job: &Job) -> Result<Spawned, RuntimeError> {
+fn spawn(shim: &PathBuf, on_exit: OnExit, job: &Job) -> Result<Spawned, RuntimeError> {
     let (stdout, stderr) = logs::create(&job.logs, &job.id)
         .map_err(RuntimeError::system(format!("open log files in {}", job.logs.display())))?;
     let mut command = Command::new(shim);
-    command.args(["exec", "--parent", &std::process::id().to_string(), "--"]);
-    command.arg(&job.resolved.program).args(&job.resolved.arguments);
+    command.arg("exec");
+    if on_exit == OnExit::Stop {
+        command.args(["--parent", &std::process::id().to_string()]);
+    }
+    command.arg("--").arg(&job.resolved.program).args(&job.resolved.arguments);
     command.env_clear().envs(&job.resolved.environment);
     command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
     if let Some(directory) = &job.directory {

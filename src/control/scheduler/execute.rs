@@ -1,16 +1,22 @@
 //! Single actions, each in a task of its own: start and register; withdraw, drain, stop; tell of an end.
 //!
-//! A task works on copies and reports one [`Done`]; it decides nothing. Failures that nobody can act on are logged.
+//! A task works on copies and reports one [`Done`]; it decides nothing. Failures that nobody can act on are logged. Each
+//! start is written down as an intent before and as what runs after, so that a later Weir finds it whenever this one dies;
+//! a full disk stops no repair: then the marks in the process's environment must do.
 
 use crate::control::events::Events;
 use crate::control::registry::{self, Registration, RegistryError};
-use crate::control::runtime::{Runtime, RuntimeError, StartRequest};
+use crate::control::runtime::{Birth, Runtime, RuntimeError, StartRequest, Started, birth};
+use crate::control::store::{Change, ReplicaRecord, Store, WorkloadRecord};
 use crate::control::withdraw::{DrainOutcome, drained};
-use crate::model::{InstanceId, NodeId, ServiceName, Source};
+use crate::model::{InstanceId, NodeId, ServiceName, Source, Workload};
 use crate::table::Table;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+
+/// Wait after SIGTERM for a replica whose definition nobody knows any more.
+const ORPHAN_GRACE: Duration = Duration::from_secs(10);
 
 /// What a task reports.
 #[derive(Debug)]
@@ -52,21 +58,33 @@ pub(super) struct Tools {
     pub(super) table: Table,
     pub(super) events: Events,
     pub(super) node: NodeId,
+    /// Where replicas are written down; `None`: nowhere.
+    pub(super) store: Option<Store>,
     /// True once nothing is to be waited for: Weir ends.
     pub(super) hurry: watch::Receiver<bool>,
 }
 
 impl Tools {
-    /// Starts a replica and registers it.
+    /// Starts a replica, writes it down and registers it.
     pub(super) async fn start(self, request: StartRequest) -> Done {
         let (id, service, revision) = (request.id.clone(), request.service.clone(), request.revision);
+        let intent = intent(&request);
+        self.note(vec![Change::PutReplica(id.clone(), intent.clone())]).await;
         let started = match self.runtime.start(request).await {
             Ok(started) => started,
             Err(error) => {
+                self.forget(&id).await;
                 let can_retry = !matches!(error, RuntimeError::Definition(_));
                 return Done::Unstarted { service, id, why: error.to_string(), can_retry };
             }
         };
+        let birth = match started.workload {
+            Workload::Process(pid) => birth(pid),
+            Workload::Container(_) => None,
+        };
+        if let Some(record) = complete(intent, &started, birth) {
+            self.note(vec![Change::PutReplica(id.clone(), record)]).await;
+        }
         let registration = Registration {
             id: Some(id.clone()),
             service: service.clone(),
@@ -84,6 +102,7 @@ impl Tools {
             Err(error) => {
                 // The service was removed meanwhile, or the registry is full: nobody would ever use it.
                 self.end(&id, Duration::ZERO).await;
+                self.forget(&id).await;
                 Done::Unstarted { service, id, why: error.to_string(), can_retry: true }
             }
         }
@@ -108,6 +127,7 @@ impl Tools {
         }
         self.end(&id, grace).await;
         self.gone(&id, &reason).await;
+        self.forget(&id).await;
         Done::Stopped(service, id)
     }
 
@@ -115,13 +135,40 @@ impl Tools {
     pub(super) async fn shut_down(self, service: ServiceName, id: InstanceId, grace: Duration) -> Done {
         self.end(&id, grace).await;
         self.gone(&id, "weir ends").await;
+        self.forget(&id).await;
         Done::Stopped(service, id)
     }
 
     /// Tells the registry that an instance has ended.
     pub(super) async fn tell(self, id: InstanceId, reason: String) -> Done {
         self.gone(&id, &reason).await;
+        self.forget(&id).await;
         Done::Told
+    }
+
+    /// Stops what an earlier Weir left and nobody wants: it is in no table.
+    pub(super) async fn stop_orphan(self, id: InstanceId) -> Done {
+        self.end(&id, ORPHAN_GRACE).await;
+        self.forget(&id).await;
+        Done::Told
+    }
+
+    /// Forgets replicas that ended while no Weir ran.
+    pub(super) async fn forget_all(self, ids: Vec<InstanceId>) -> Done {
+        self.note(ids.into_iter().flat_map(forgotten).collect()).await;
+        Done::Told
+    }
+
+    /// Forgets what is written of a replica of which nothing runs.
+    async fn forget(&self, id: &InstanceId) {
+        self.note(forgotten(id.clone()).into()).await;
+    }
+
+    /// Writes down what has happened; when that cannot be done now, the store keeps it until it can, and says so.
+    async fn note(&self, changes: Vec<Change>) {
+        if let Some(store) = &self.store {
+            let _ = store.note(changes).await;
+        }
     }
 
     /// Its service was removed with all instances: waits at least until every acknowledger knows.
@@ -146,4 +193,34 @@ impl Tools {
             Err(error) => tracing::warn!(instance = %id, %error, "failed to deregister"),
         }
     }
+}
+
+fn forgotten(id: InstanceId) -> [Change; 3] {
+    [Change::DropReplica(id.clone()), Change::DropReady(id.clone()), Change::DropDrain(id)]
+}
+
+/// Returns what is written before a start.
+fn intent(request: &StartRequest) -> ReplicaRecord {
+    ReplicaRecord {
+        service: request.service.to_string(),
+        revision: request.revision,
+        fingerprint: request.fingerprint,
+        slot: request.slot,
+        workload: None,
+        address: None,
+        ports: Vec::new(),
+    }
+}
+
+/// Returns what is written after it; `None` when it has ended already.
+fn complete(intent: ReplicaRecord, started: &Started, birth: Option<Birth>) -> Option<ReplicaRecord> {
+    let workload = match &started.workload {
+        Workload::Process(pid) => {
+            let (start_ticks, boot) = birth?;
+            WorkloadRecord::Process { pid: *pid, start_ticks, boot: boot.to_string() }
+        }
+        Workload::Container(id) => WorkloadRecord::Container(id.to_string()),
+    };
+    let (address, ports) = (Some(started.address), started.ports.clone());
+    Some(ReplicaRecord { workload: Some(workload), address, ports, ..intent })
 }

@@ -4,7 +4,9 @@ use crate::control::events::Events;
 use crate::control::registry::{self, RegistryError};
 use crate::control::rollout::Progress;
 use crate::control::runtime::Runtime;
+use crate::control::scheduler::Inheritance;
 use crate::control::scheduler::reconcile::Reconciler;
+use crate::control::store::Store;
 use crate::model::{InstanceId, NodeId, ServiceName, ServiceSpec};
 use crate::rng::Rng;
 use crate::table::Table;
@@ -92,6 +94,10 @@ pub struct Parts {
     pub rng: Rng,
     /// What an earlier Weir knew.
     pub resume: BTreeMap<ServiceName, Resume>,
+    /// Where replicas are written down; `None`: nowhere, and nothing of them survives.
+    pub store: Option<Store>,
+    /// What an earlier Weir left.
+    pub inheritance: Inheritance,
 }
 
 /// What the task is asked.
@@ -105,6 +111,7 @@ pub(super) enum Request {
     Drain(InstanceId, bool, oneshot::Sender<Result<Owner, SchedulerError>>),
     Status(oneshot::Sender<Vec<ServiceStatus>>),
     Shutdown(oneshot::Sender<()>),
+    Release(oneshot::Sender<()>),
 }
 
 /// Whose an instance is.
@@ -176,7 +183,7 @@ impl Handle {
     pub async fn drain(&self, id: &InstanceId) -> Result<(), SchedulerError> {
         match self.ask(|reply| Request::Drain(id.clone(), true, reply)).await?? {
             Owner::Scheduler => Ok(()),
-            Owner::Others => Ok(self.registry.withdraw(id, "drained by hand").await.map(|_| ())?),
+            Owner::Others => Ok(self.registry.drain(id).await?),
         }
     }
 
@@ -187,7 +194,7 @@ impl Handle {
     pub async fn undo_drain(&self, id: &InstanceId) -> Result<(), SchedulerError> {
         match self.ask(|reply| Request::Drain(id.clone(), false, reply)).await?? {
             Owner::Scheduler => Ok(()),
-            Owner::Others => Ok(self.registry.restore(id).await.map(|_| ())?),
+            Owner::Others => Ok(self.registry.undo_drain(id).await?),
         }
     }
 
@@ -206,6 +213,13 @@ impl Handle {
     pub async fn shutdown(&self) {
         // An error means that it has ended already.
         let _ = self.ask(Request::Shutdown).await;
+    }
+
+    /// Ends the scheduler and leaves every workload as it is: a later Weir takes them up. Returns when nothing is being
+    /// started any more.
+    pub async fn release(&self) {
+        // An error means that it has ended already.
+        let _ = self.ask(Request::Release).await;
     }
 
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, SchedulerError> {

@@ -11,7 +11,9 @@ use crate::control::runtime::{Exit, RuntimeEvent, StartRequest};
 use crate::control::scheduler::execute::{Done, StopRequest, Tools};
 use crate::control::scheduler::handle::{MAX_REPLICAS, Owner, Request};
 use crate::control::scheduler::service::{Base, Ended, Service};
-use crate::control::scheduler::{Action, Next, Parts, Phase, Resume, Rollouts, SchedulerError, Start, Stop};
+use crate::control::scheduler::{
+    Action, Inheritance, Next, Parts, Phase, Resume, Rollouts, SchedulerError, Start, Stop,
+};
 use crate::model::{InstanceId, ServiceName, Source};
 use crate::rng::Rng;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -53,6 +55,8 @@ pub(super) struct Reconciler {
     resume: BTreeMap<ServiceName, Resume>,
     /// Told how rollouts stand.
     progress: watch::Sender<Rollouts>,
+    /// What an earlier Weir left, until it is taken up.
+    inheritance: Inheritance,
     rng: Rng,
 }
 
@@ -66,10 +70,10 @@ enum By {
 impl Reconciler {
     /// Subscribes to registry and runtime; nothing is missed between this and `run`.
     pub(super) fn new(parts: Parts, requests: mpsc::Receiver<Request>, progress: watch::Sender<Rollouts>) -> Self {
-        let Parts { registry, runtime, table, events, node, rng, resume } = parts;
+        let Parts { registry, runtime, table, events, node, rng, store, inheritance, resume } = parts;
         let (hurry, hurried) = watch::channel(false);
         let (notices, exits) = (registry.watch(), runtime.watch());
-        let tools = Tools { registry, runtime, table, events, node, hurry: hurried };
+        let tools = Tools { registry, runtime, table, events, node, store, hurry: hurried };
         Self {
             tools,
             requests,
@@ -85,6 +89,7 @@ impl Reconciler {
             launching: 0,
             resume,
             progress,
+            inheritance,
             rng,
         }
     }
@@ -92,10 +97,16 @@ impl Reconciler {
     /// Runs until it is shut down or nobody can ask any more.
     pub(super) async fn run(mut self) {
         self.look_at_all().await;
+        self.take_up().await;
         loop {
             self.act();
             match self.wake().await {
                 Wake::Request(None) => return,
+                Wake::Request(Some(Request::Release(reply))) => {
+                    self.release().await;
+                    let _ = reply.send(());
+                    return;
+                }
                 Wake::Request(Some(Request::Shutdown(reply))) => {
                     self.shut_down().await;
                     // Nobody may be waiting any more.
@@ -111,6 +122,42 @@ impl Reconciler {
                 Wake::Time => self.mark_due(),
             }
         }
+    }
+
+    /// Takes up what an earlier Weir left, stops what nobody wants.
+    async fn take_up(&mut self) {
+        let Inheritance { kept, orphans, missing } = std::mem::take(&mut self.inheritance);
+        let now_ms = clock::now_ms();
+        for kept in &kept {
+            let (id, name) = (kept.running.id.clone(), kept.running.service.clone());
+            let Some(service) = self.services.get_mut(&name) else { continue };
+            service.take_up(kept, now_ms);
+            self.owners.insert(id.clone(), name.clone());
+            let message = format!("replica {} of {name} runs on from before", kept.running.slot + 1);
+            self.emit(EventKind::ReplicaAdopted, &name, Some(id), message);
+        }
+        for orphan in orphans {
+            self.emit(EventKind::ReplicaOrphaned, &orphan.service, Some(orphan.id.clone()), orphan.to_string());
+            self.tasks.spawn(self.tools.clone().stop_orphan(orphan.id));
+        }
+        self.tasks.spawn(self.tools.clone().forget_all(missing));
+        if !kept.is_empty() {
+            // What the registry says of them, and who ended between then and now.
+            self.look_at_all().await;
+            self.look_for_exits().await;
+        }
+    }
+
+    /// Ends without touching a workload: waits for what is being started, abandons stops that wait for who uses it.
+    async fn release(&mut self) {
+        while self.launching > 0 {
+            match self.tasks.join_next().await {
+                Some(Ok(Done::Started(..) | Done::Unstarted { .. })) => self.launching -= 1,
+                Some(_) => {}
+                None => return,
+            }
+        }
+        self.tasks.abort_all();
     }
 
     /// Waits for the next thing to look at; exits first, because a dead endpoint hurts.
@@ -234,7 +281,7 @@ impl Reconciler {
                 let running = self.services.values().filter(|service| service.is_run());
                 let _ = reply.send(running.map(|service| service.status(now_ms)).collect());
             }
-            Request::Shutdown(_) => debug_assert!(false, "`run` answers it"),
+            Request::Shutdown(_) | Request::Release(_) => debug_assert!(false, "`run` answers it"),
         }
     }
 

@@ -7,7 +7,7 @@ use crate::control::registry::Listing;
 use crate::control::rollout::{Counts, Phase as RolloutPhase, Progress, Rollout, Targets, View, held, targets};
 use crate::control::runtime::Exit;
 use crate::control::scheduler::{
-    Action, Desired, Ending, Next, Phase, Plan, Replica, Restarts, Resume, ServiceStatus, Stop, plan,
+    Action, Desired, Ending, Kept, Next, Phase, Plan, Replica, Restarts, Resume, ServiceStatus, Stop, plan,
 };
 use crate::model::{InstanceId, InstanceState, RunSpec, ServiceName, ServiceSpec, Strategy, Verdict};
 use crate::spec::fingerprint;
@@ -346,6 +346,14 @@ impl Service {
     pub(super) fn launch(&mut self, id: InstanceId, slot: u32, fingerprint: u64, now_ms: u64) {
         let phase = Phase::Launching;
         self.replicas.insert(id.clone(), Replica { id, slot, fingerprint, phase, since_ms: now_ms, drain: false });
+    }
+
+    /// Takes up a replica of an earlier Weir.
+    pub(super) fn take_up(&mut self, kept: &Kept, now_ms: u64) {
+        let phase = if kept.ready { Phase::Ready } else { Phase::Starting };
+        let (id, slot, fingerprint) = (kept.running.id.clone(), kept.running.slot, kept.running.fingerprint);
+        let replica = Replica { id: id.clone(), slot, fingerprint, phase, since_ms: now_ms, drain: kept.drained };
+        self.replicas.insert(id, replica);
     }
 
     /// Moves a replica to another phase.

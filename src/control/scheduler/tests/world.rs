@@ -5,7 +5,7 @@ use crate::control::events::{EventKind, Events};
 use crate::control::publisher;
 use crate::control::registry::{self, tests::check, tests::spec};
 use crate::control::runtime::{Exit, Known, Running, Runtime, RuntimeError, RuntimeEvent, StartRequest, Started};
-use crate::control::scheduler::{Handle, Parts, Resume, ServiceStatus, spawn};
+use crate::control::scheduler::{Handle, Inheritance, Parts, Resume, ServiceStatus, spawn};
 use crate::model::{
     Instance, InstanceId, InstanceState, NodeId, RunSpec, ServiceName, ServiceSpec, Transition, Verdict, Workload,
 };
@@ -193,6 +193,8 @@ impl World {
             node: NodeId::parse("here").unwrap(),
             rng: Rng::from_seed(2),
             resume: BTreeMap::from([(web(), Resume { stable, pin })]),
+            store: None,
+            inheritance: Inheritance::default(),
         });
         Self { puppets, registry, scheduler, table, events }
     }

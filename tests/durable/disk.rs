@@ -1,0 +1,144 @@
+//! A full or read-only disk: writes are refused with a reason, nothing acknowledged is lost, traffic goes on.
+
+use crate::node::{LIMIT, Node, web};
+use crate::support::eventually;
+use serde_json::json;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A small file system of its own, gone at the end.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(path: &Path, size: &str) -> Self {
+        fs::create_dir_all(path).unwrap();
+        let disk = Self(path.to_owned());
+        disk.run(&["mount", "-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]);
+        disk
+    }
+
+    fn run(&self, command: &[&str]) {
+        let status = Command::new(command[0]).args(&command[1..]).arg(&self.0).status().unwrap();
+        assert!(status.success(), "{command:?} {}: these tests mount a tmpfs, which needs root", self.0.display());
+    }
+
+    /// Takes all room but this many octets.
+    fn fill(&self) {
+        let mut file = fs::File::options().create(true).append(true).open(self.0.join("filler")).unwrap();
+        while file.write_all(&[0; 4096]).is_ok() {}
+        while file.write_all(&[0; 1]).is_ok() {}
+    }
+
+    fn clear(&self) {
+        fs::remove_file(self.0.join("filler")).unwrap();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+fn registration(number: usize) -> serde_json::Value {
+    json!({"id": format!("ext-{number}"), "service": "ext", "address": "127.0.0.1", "ports": [9], "lease": "1h"})
+}
+
+const EXTERNAL: &str = "[[service]]\nname = \"ext\"\n\n";
+
+/// Registers until one is refused; returns how many were acknowledged, and the refusal.
+async fn register_until_refused(node: &Node, first: usize) -> (usize, serde_json::Value) {
+    for number in first..first + 20_000 {
+        match node.api("POST", "/v1/instances", Some(registration(number))).await {
+            (201, _) => {}
+            (507, problem) => return (number, problem),
+            other => panic!("{other:?}\n{}", node.log()),
+        }
+    }
+    panic!("never refused");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_refuses_writes_keeps_what_was_acknowledged_and_recovers() {
+    let mut node = Node::new("full", "keep", &format!("{EXTERNAL}{}", web(2)));
+    let disk = Disk::mount(&node.state, "8m");
+    node.start().await;
+    let before = node.settled("web", 2).await;
+    // A file that is opened again gives back what it had set aside; so the disk is filled and the store written in turns.
+    let (mut acknowledged, mut refused) = (0, 0);
+    for _ in 0..5 {
+        disk.fill();
+        let (number, problem) = register_until_refused(&node, acknowledged).await;
+        (acknowledged, refused) = (number, refused + 1);
+        assert_eq!((&problem["code"], &problem["status"]), (&json!("store_full"), &json!(507)));
+        assert!(problem["detail"].as_str().unwrap().contains("disk of the store is full"), "{problem}");
+        assert!(!node.instances().await.contains_key(&format!("ext-{number}")), "what was refused was not done");
+        assert_eq!(node.get().await, 200, "traffic goes on");
+    }
+    println!("acknowledged on the full disk: {acknowledged}, refused: {refused}");
+
+    // A replica that dies is replaced all the same.
+    let (victim, pid) = before.iter().next().unwrap();
+    assert!(Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap().success());
+    let after = eventually("a replacement", LIMIT, || async {
+        let after = node.settled("web", 2).await;
+        (!after.contains_key(victim)).then_some(after)
+    })
+    .await;
+    disk.clear();
+    eventually("the store is written again", LIMIT, || async {
+        let (_, status) = node.api("GET", "/v1/status", None).await;
+        (status["store"]["state"] == "ok" && status["store"]["unsaved"] == 0).then_some(())
+    })
+    .await;
+    let status = node.cli(&["status"]).await;
+    assert!(status.out.contains(": ok; ") && status.out.contains("weir.redb ("), "{status:?}");
+    assert_eq!(node.api("POST", "/v1/instances", Some(registration(acknowledged))).await.0, 201);
+    let metrics = node.metrics().await;
+    for name in
+        ["weir_store_failures_total{reason=\"full\"}", "weir_store_commit_seconds_count", "weir_store_file_bytes"]
+    {
+        assert!(metrics.contains(name), "{name} is not in\n{metrics}");
+    }
+
+    node.kill().await;
+    node.start().await;
+    let all = node.instances().await;
+    let there = (0..=acknowledged).filter(|number| all.contains_key(&format!("ext-{number}"))).count();
+    assert_eq!(there, acknowledged + 1, "every acknowledged registration is there");
+    assert_eq!(node.settled("web", 2).await, after);
+    assert_eq!(node.replicas(), after, "also what was started while the disk was full is adopted");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_on_a_full_disk_serves() {
+    let mut node = Node::new("full-start", "keep", &format!("{EXTERNAL}{}", web(2)));
+    let disk = Disk::mount(&node.state, "8m");
+    node.start().await;
+    let before = node.settled("web", 2).await;
+    disk.fill();
+    let (acknowledged, _) = register_until_refused(&node, 0).await;
+    node.kill().await;
+    node.start().await;
+    assert_eq!(node.settled("web", 2).await, before);
+    assert_eq!(node.get().await, 200);
+    let all = node.instances().await;
+    assert!((0..acknowledged).all(|number| all.contains_key(&format!("ext-{number}"))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_on_a_read_only_disk_is_refused_at_the_start_by_name() {
+    let mut node = Node::new("read-only", "keep", &web(1));
+    let disk = Disk::mount(&node.state, "16m");
+    node.start().await;
+    node.settled("web", 1).await;
+    assert_eq!(node.cli(&["scale", "web", "0"]).await.code, 0);
+    eventually("nothing runs", LIMIT, || async { node.members().is_empty().then_some(()) }).await;
+    node.kill().await;
+    disk.run(&["mount", "-o", "remount,ro"]);
+    let refused = node.second().await;
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.err.contains("weir.redb") && refused.err.contains("Read-only file system"), "{refused:?}");
+}

@@ -1,0 +1,268 @@
+//! A Weir on a folder that stays: started, killed and started again. What runs is read from `/proc`, not asked of Weir.
+
+use crate::support::process::{Finished, Folder, WEIR, free_address, port_range, weir};
+use crate::support::{eventually, http::Raw};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+use tokio::process::{Child, Command};
+
+/// Longest wait for anything that takes milliseconds on an idle machine.
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+
+/// The folder, the addresses, and the process while it runs.
+pub(crate) struct Node {
+    pub(crate) folder: Folder,
+    pub(crate) state: PathBuf,
+    pub(crate) http: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    ports: String,
+    on_exit: &'static str,
+    child: Option<Child>,
+}
+
+impl Node {
+    /// Makes the folder and writes the configuration; does not start it.
+    pub(crate) fn new(name: &str, on_exit: &'static str, services: &str) -> Self {
+        let folder = Folder::new(name);
+        let state = folder.0.join("state");
+        let (http, admin, ports) = (free_address(), free_address(), port_range());
+        let node = Self { folder, state, http, admin, ports, on_exit, child: None };
+        node.configure(services);
+        node
+    }
+
+    /// Writes the configuration with these services; read at the next start or reload.
+    pub(crate) fn configure(&self, services: &str) {
+        let text = format!(
+            "[node]\nworkloads_on_exit = \"{}\"\nport_range = \"{}\"\nworkers = 1\n\n[store]\npath = \"{}\"\n\n[admin]\nlisten = \"{}\"\nsocket = \"off\"\n
+[[listener]]\nname = \"web\"\naddress = \"{}\"\n\n{services}",
+            self.on_exit, self.ports, self.state.display(), self.admin, self.http,
+        );
+        // As an editor does: nobody sees half of it.
+        let part = self.folder.write("weir.toml.part", &text);
+        fs::rename(part, self.file()).unwrap();
+    }
+
+    pub(crate) fn file(&self) -> PathBuf {
+        self.folder.0.join("weir.toml")
+    }
+
+    /// Starts it and waits until it is ready.
+    pub(crate) async fn start(&mut self) {
+        self.spawn();
+        self.ready().await;
+    }
+
+    /// Starts it without waiting.
+    pub(crate) fn spawn(&mut self) {
+        let log = fs::File::options().create(true).append(true).open(self.folder.0.join("log")).unwrap();
+        let child = Command::new(WEIR)
+            .args([Path::new("run"), Path::new("--config"), &self.file()])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn();
+        self.child = Some(child.unwrap());
+    }
+
+    /// Waits until `/readyz` says 200; panics with the log when Weir ends or it takes too long.
+    pub(crate) async fn ready(&mut self) {
+        let deadline = Instant::now() + LIMIT;
+        while !matches!(self.status("/readyz").await, Some(200)) {
+            if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().unwrap()) {
+                panic!("weir ended with {status}:\n{}", self.log());
+            }
+            assert!(Instant::now() < deadline, "weir is not ready:\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn status(&self, path: &str) -> Option<u16> {
+        let mut raw = Raw::connect(self.admin).await.ok()?;
+        raw.send(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).await;
+        raw.try_answer(false).await.ok().map(|answer| answer.status)
+    }
+
+    /// Kills every process of Weir itself, the keeper and the one that serves, at once; returns when they are gone.
+    pub(crate) async fn kill(&mut self) {
+        let mut child = self.child.take().unwrap();
+        let pids = self.own();
+        assert!(!pids.is_empty(), "weir does not run");
+        // Stopped first, so that nobody starts anybody again in between.
+        for signal in ["-STOP", "-KILL"] {
+            let pids = pids.iter().map(u32::to_string);
+            Command::new("kill").arg(signal).args(pids).stderr(Stdio::null()).status().await.unwrap();
+        }
+        child.wait().await.unwrap();
+        eventually("weir's processes are gone", LIMIT, || async {
+            pids.iter().all(|pid| !is_alive(*pid)).then_some(())
+        })
+        .await;
+    }
+
+    /// Ends it by SIGTERM; returns its exit code.
+    pub(crate) async fn terminate(&mut self) -> i32 {
+        let mut child = self.child.take().unwrap();
+        let pid = child.id().unwrap().to_string();
+        Command::new("kill").args(["-TERM", &pid]).status().await.unwrap();
+        let status = tokio::time::timeout(LIMIT, child.wait()).await.expect("weir ends").unwrap();
+        status.code().unwrap_or(-1)
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.folder.0.join("log")).unwrap_or_default()
+    }
+
+    /// Processes of Weir itself: they have its configuration on their command line and are nobody's replica.
+    pub(crate) fn own(&self) -> Vec<u32> {
+        let file = self.file().display().to_string();
+        let is_own = |pid: &u32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.split(|byte| *byte == 0).any(|word| word == file.as_bytes()) && is_alive(*pid)
+        };
+        pids().into_iter().filter(is_own).collect()
+    }
+
+    /// Processes of replicas by instance: standard output is the log file in the state folder. Grandchildren too.
+    pub(crate) fn members(&self) -> BTreeMap<String, BTreeSet<u32>> {
+        let logs = self.state.join("logs");
+        let mut found: BTreeMap<String, BTreeSet<u32>> = BTreeMap::new();
+        for pid in pids() {
+            let Ok(target) = fs::read_link(format!("/proc/{pid}/fd/1")) else { continue };
+            let Some(name) = target.strip_prefix(&logs).ok().and_then(|name| name.to_str()) else { continue };
+            if let Some((id, _)) = name.split_once(".stdout.log").filter(|_| is_alive(pid)) {
+                found.entry(id.to_owned()).or_default().insert(pid);
+            }
+        }
+        found
+    }
+
+    /// The leader of each running replica; panics when one instance runs twice.
+    pub(crate) fn replicas(&self) -> BTreeMap<String, u32> {
+        let leads = |pid: &u32| session(*pid) == Some(*pid);
+        let leaders = self.members().into_iter().map(|(id, pids)| {
+            let leaders: Vec<u32> = pids.into_iter().filter(leads).collect();
+            assert_eq!(leaders.len(), 1, "{id} has {leaders:?}");
+            (id, leaders[0])
+        });
+        leaders.collect()
+    }
+
+    /// Asks its admin API; returns status and JSON, status 0 when there was no answer.
+    pub(crate) async fn api(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
+        let Ok(mut raw) = Raw::connect(self.admin).await else { return (0, Value::Null) };
+        let body = body.map(|body| body.to_string()).unwrap_or_default();
+        let length = body.len();
+        raw.send(&format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n\
+             Content-Length: {length}\r\n\r\n{body}"
+        ))
+        .await;
+        match raw.try_answer(method == "HEAD").await {
+            Ok(answer) => (answer.status, serde_json::from_slice(&answer.body).unwrap_or(Value::Null)),
+            Err(_) => (0, Value::Null),
+        }
+    }
+
+    /// Its metrics as text.
+    pub(crate) async fn metrics(&self) -> String {
+        let mut raw = Raw::connect(self.admin).await.unwrap();
+        raw.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
+        String::from_utf8(raw.try_answer(false).await.unwrap().body).unwrap()
+    }
+
+    /// The instances that Weir lists and that are not gone, by id.
+    pub(crate) async fn instances(&self) -> BTreeMap<String, Value> {
+        let (status, list) = self.api("GET", "/v1/instances", None).await;
+        assert_eq!(status, 200, "{}", self.log());
+        let all = list["instances"].as_array().cloned().unwrap_or_default();
+        let living = all.into_iter().filter(|instance| instance["state"] != "gone");
+        living.map(|instance| (instance["id"].as_str().unwrap().to_owned(), instance)).collect()
+    }
+
+    /// Waits until exactly `count` instances of a service are listed, all ready, and returns the processes by instance.
+    pub(crate) async fn settled(&self, service: &str, count: usize) -> BTreeMap<String, u32> {
+        let what = format!("{count} ready instances of {service}");
+        eventually(&what, LIMIT, || async {
+            let all = self.instances().await;
+            let of: Vec<&Value> = all.values().filter(|instance| instance["service"] == service).collect();
+            let ready = of.iter().filter(|instance| instance["state"] == "ready").count();
+            (ready == count && of.len() == count).then(|| {
+                let pid = |one: &&Value| Some((one["id"].as_str()?.to_owned(), one["pid"].as_u64()? as u32));
+                of.iter().filter_map(pid).collect()
+            })
+        })
+        .await
+    }
+
+    /// One request through the proxy; returns the status, 0 when there was no answer.
+    pub(crate) async fn get(&self) -> u16 {
+        let Ok(mut raw) = Raw::connect(self.http).await else { return 0 };
+        raw.send("GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
+        raw.try_answer(false).await.map_or(0, |answer| answer.status)
+    }
+
+    /// Runs a command of its command line against it.
+    pub(crate) async fn cli(&self, arguments: &[&str]) -> Finished {
+        let address = self.admin.to_string();
+        weir(&[&["--addr", &address], arguments].concat()).await
+    }
+
+    /// Runs `weir run` on the same configuration to its end: it must not get far.
+    pub(crate) async fn second(&self) -> Finished {
+        weir(&["run", "--config", &self.file().display().to_string()]).await
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // Whatever the test did: nothing of it stays. All of these were started by this node.
+        let own = self.own().into_iter();
+        for pid in own.chain(self.members().into_values().flatten()) {
+            let _ = std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).stderr(Stdio::null()).status();
+        }
+        // A replica that was being started when Weir went.
+        for pid in self.members().into_values().flatten() {
+            let _ = std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).stderr(Stdio::null()).status();
+        }
+    }
+}
+
+fn pids() -> Vec<u32> {
+    let entries = fs::read_dir("/proc").unwrap();
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+}
+
+fn stat(pid: u32) -> Option<Vec<String>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = text.rsplit_once(") ")?;
+    Some(rest.split(' ').map(str::to_owned).collect())
+}
+
+/// Returns true while the process exists and is no zombie.
+pub(crate) fn is_alive(pid: u32) -> bool {
+    stat(pid).is_some_and(|fields| fields[0] != "Z")
+}
+
+fn session(pid: u32) -> Option<u32> {
+    stat(pid)?[3].parse().ok()
+}
+
+/// A service of `weir whoami` behind the listener, with quick checks.
+pub(crate) fn web(replicas: usize) -> String {
+    format!("[[route]]\nname = \"web\"\nservice = \"web\"\n\n{}", service("web", replicas))
+}
+
+/// A service of `weir whoami`, with quick checks.
+pub(crate) fn service(name: &str, replicas: usize) -> String {
+    format!(
+        "[[service]]\nname = \"{name}\"\nreplicas = {replicas}\ndns_ttl = \"1s\"\ndrain_timeout = \"5s\"\n
+[service.run]\ncommand = [\"${{WEIR}}\", \"whoami\", \"--listen\", \"127.0.0.1:${{PORT}}\"]\n
+[service.health]\ntype = \"http\"\npath = \"/health\"\ninterval = \"500ms\"\n\n"
+    )
+}
