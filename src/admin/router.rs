@@ -2,7 +2,8 @@
 
 use crate::admin::guard::{self, BodyLimit};
 use crate::admin::{
-    Problem, State, configuration, endpoints, events, instances, logs, openapi, routes, services, status,
+    Problem, State, configuration, endpoints, events, explain, instances, logs, openapi, routes, scale, services,
+    status,
 };
 use axum::Router;
 use axum::http::StatusCode;
@@ -16,7 +17,7 @@ pub(super) fn build(state: State, body_bytes: usize) -> Router {
     let (router, document) = OpenApiRouter::with_openapi(openapi::document())
         .routes(route!(services::list))
         .routes(route!(services::show))
-        .routes(route!(services::scale))
+        .routes(route!(scale::show, services::scale, scale::undo))
         .routes(route!(instances::list, instances::register))
         .routes(route!(instances::show, instances::deregister))
         .routes(route!(instances::history))
@@ -29,6 +30,7 @@ pub(super) fn build(state: State, body_bytes: usize) -> Router {
         .routes(route!(configuration::reload))
         .routes(route!(configuration::diff))
         .routes(route!(status::show))
+        .routes(route!(explain::show))
         .routes(route!(status::table))
         .routes(route!(events::list))
         .routes(route!(status::metrics))

@@ -154,7 +154,7 @@ fn row(rates: &Reading, service: &table::Service, status: Option<&ServiceStatus>
     }
 }
 
-fn policy_name(policy: Policy) -> &'static str {
+pub(super) fn policy_name(policy: Policy) -> &'static str {
     match policy {
         Policy::ExpectedDelay => "expected-delay",
         Policy::RoundRobin => "round-robin",

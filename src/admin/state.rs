@@ -1,6 +1,7 @@
 //! What handlers answer from: handles into the control plane, and the table.
 
 use crate::admin::rates::Rates;
+use crate::control::autoscale;
 use crate::control::events::Events;
 use crate::control::history::History;
 use crate::control::store::Store;
@@ -19,6 +20,8 @@ pub struct State {
     pub registry: registry::Handle,
     /// Wanted replicas, drains, logs of replicas.
     pub scheduler: scheduler::Handle,
+    /// The newest decisions of the autoscaler.
+    pub autoscaler: autoscale::Handle,
     /// The last verdicts of each instance.
     pub history: History,
     /// What control did.

@@ -8,6 +8,7 @@ use crate::app::live::{Live, Sockets};
 use crate::app::reload::Reloader;
 use crate::app::{Origin, RunOptions, sockets};
 use crate::config::Loaded;
+use crate::control::autoscale::{self, ScaleGauges};
 use crate::control::configuration;
 use crate::control::discovery::Definitions;
 use crate::control::events::Events;
@@ -111,12 +112,14 @@ fn state(
     metrics.registry().register(Box::new(reloads)).context("failed to register the metrics of the configuration")?;
     let store = Box::new(control.store.clone());
     metrics.registry().register(store).context("failed to register the store's metrics")?;
+    let autoscaler = autoscaler(table, control, metrics)?;
     let rates = Rates::default();
     tokio::spawn(rates.clone().run(table.clone(), signal.clone()));
     Ok(State {
         table: table.clone(),
         registry: control.registry.clone(),
         scheduler: control.scheduler.clone(),
+        autoscaler,
         history: control.health.clone(),
         events: control.events.clone(),
         metrics: metrics.clone(),
@@ -126,6 +129,20 @@ fn state(
         store: Some(control.store.clone()),
         signal: signal.clone(),
     })
+}
+
+/// Starts the autoscaler and shows its metrics.
+fn autoscaler(table: &Table, control: &Control, metrics: &Metrics) -> anyhow::Result<autoscale::Handle> {
+    let autoscaler = autoscale::spawn(autoscale::Parts {
+        table: table.clone(),
+        metrics: metrics.clone(),
+        scheduler: control.scheduler.clone(),
+        registry: control.registry.clone(),
+        events: control.events.clone(),
+    });
+    let gauges = ScaleGauges::new(autoscaler.clone());
+    metrics.registry().register(Box::new(gauges)).context("failed to register the autoscaler's metrics")?;
+    Ok(autoscaler)
 }
 
 fn serve_names(

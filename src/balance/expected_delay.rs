@@ -7,6 +7,7 @@
 //!
 //! The outstanding count is the endpoint's shared one: on one machine every worker is the same balancer.
 
+use crate::balance::Candidate;
 use crate::balance::picker::Round;
 use crate::rng::Rng;
 
@@ -108,14 +109,19 @@ impl Tokens {
 
     fn offer(&self, round: &Round<'_>, index: usize, place: Option<usize>) -> Offer {
         let Some(candidate) = round.candidates.get(index) else { return Offer::NONE };
+        let (score, in_flight, answered_ms) = self.score(index, candidate, round.now_ms);
+        Offer { index, place, score, in_flight, answered_ms }
+    }
+
+    /// Returns the expected delay of a candidate in microseconds, its requests in flight, and when it last answered.
+    pub(crate) fn score(&self, index: usize, candidate: &Candidate, now_ms: u64) -> (f64, u32, u64) {
         let in_flight = candidate.stats.in_flight();
         let (latency, error, answered_ms) = match self.averages.get(index).copied().flatten() {
-            Some(average) => (fade(&average, self.mean_us, round.now_ms), average.error, average.at_ms),
+            Some(average) => (fade(&average, self.mean_us, now_ms), average.error, average.at_ms),
             None => (self.mean_us, 0.0, 0),
         };
         let work = (f64::from(in_flight) + 1.0) / f64::from(candidate.weight.max(1));
-        let score = work * latency.max(1.0) * (1.0 + ERROR_PENALTY * error);
-        Offer { index, place, score, in_flight, answered_ms }
+        (work * latency.max(1.0) * (1.0 + ERROR_PENALTY * error), in_flight, answered_ms)
     }
 }
 

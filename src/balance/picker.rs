@@ -81,6 +81,17 @@ impl Local {
         self.serials.is_empty()
     }
 
+    /// Exports the expected delay of each candidate to its counters, for people; the candidates must be the ones that it
+    /// followed last. O(n): for a coarse tick, not for a request.
+    pub fn export(&self, candidates: &[Candidate], now_ms: u64) {
+        if self.serials.len() != candidates.len() {
+            return;
+        }
+        for (index, candidate) in candidates.iter().enumerate() {
+            candidate.stats.set_delay_us(self.tokens.score(index, candidate, now_ms).0 as u32);
+        }
+    }
+
     /// Feeds the latency of an answered request, in microseconds; returns the average now.
     pub fn observe(&mut self, serial: u64, latency_us: u64, failed: bool, now_ms: u64) -> Option<u32> {
         let index = self.serials.iter().position(|&s| s == serial)?;
@@ -115,6 +126,18 @@ impl Picker {
                 Round { fail_open: true, ..round }.pick(local, rng)
             }
             found => found,
+        }
+    }
+
+    /// Returns what the policy compares a candidate by, least first: milliseconds of expected delay, as a worker last
+    /// exported them, or requests per weight with the next one; `None` for policies that go in turn.
+    pub fn score(&self, candidate: &Candidate) -> Option<f64> {
+        match self.policy {
+            Policy::ExpectedDelay => Some(f64::from(candidate.stats.delay_us()) / 1000.0),
+            Policy::LeastRequest | Policy::PowerOfTwo => {
+                Some((f64::from(candidate.stats.in_flight()) + 1.0) / f64::from(candidate.weight.max(1)))
+            }
+            Policy::RoundRobin | Policy::Weighted => None,
         }
     }
 

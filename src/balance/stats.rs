@@ -23,6 +23,8 @@ pub struct EndpointStats {
     failures: AtomicU64,
     /// Last latency average that a worker exported, in microseconds; for people, not for picking.
     latency_us: AtomicU32,
+    /// Last expected delay that a worker exported, in microseconds; for people.
+    delay_us: AtomicU32,
     /// Until when a DNS answer that named the endpoint may be cached.
     named_until_ms: AtomicU64,
     serial: u64,
@@ -43,6 +45,7 @@ impl EndpointStats {
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             latency_us: AtomicU32::new(0),
+            delay_us: AtomicU32::new(0),
             named_until_ms: AtomicU64::new(0),
             serial: NEXT_SERIAL.fetch_add(1, Ordering::Relaxed),
         }
@@ -106,6 +109,11 @@ impl EndpointStats {
         self.ejected_until_ms.load(Ordering::Relaxed) > now_ms
     }
 
+    /// Returns how long passive ejection still holds, in milliseconds; 0: it does not.
+    pub fn ejected_for_ms(&self, now_ms: u64) -> u64 {
+        self.ejected_until_ms.load(Ordering::Relaxed).saturating_sub(now_ms)
+    }
+
     /// Exports a worker's latency average for people, in microseconds.
     pub fn set_latency_us(&self, latency_us: u32) {
         self.latency_us.store(latency_us, Ordering::Relaxed);
@@ -114,6 +122,16 @@ impl EndpointStats {
     /// Returns the last exported latency average in microseconds; 0 before the first.
     pub fn latency_us(&self) -> u32 {
         self.latency_us.load(Ordering::Relaxed)
+    }
+
+    /// Exports the expected delay by which a worker last compared the endpoint, in microseconds.
+    pub fn set_delay_us(&self, delay_us: u32) {
+        self.delay_us.store(delay_us, Ordering::Relaxed);
+    }
+
+    /// Returns the last exported expected delay in microseconds; 0 before the first.
+    pub fn delay_us(&self) -> u32 {
+        self.delay_us.load(Ordering::Relaxed)
     }
 
     /// Notes that a DNS answer which names the endpoint may be cached until `until_ms`; called before it is sent.

@@ -47,6 +47,8 @@ pub(super) enum Command {
     Events(EventsArgs),
     /// Change how many replicas of a service run.
     Scale(ScaleArgs),
+    /// Show where a request would go, or with `explain scale SERVICE` why there are so many replicas.
+    Explain(ExplainArgs),
     /// Take an instance out of service without losing a request.
     Drain(DrainArgs),
     /// Look a name up in Weir's DNS.
@@ -126,8 +128,42 @@ pub(super) struct EventsArgs {
 pub(super) struct ScaleArgs {
     /// The service, as `name` or `namespace/name`.
     pub(super) service: String,
-    /// The wanted number of replicas.
-    pub(super) replicas: u32,
+    /// The wanted number of replicas, or `auto`: give it back to the autoscaler, else to the definition.
+    #[arg(value_parser = wanted)]
+    pub(super) replicas: Wanted,
+}
+
+/// A number of replicas by hand, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// So many.
+    Replicas(u32),
+    /// As the autoscaler or the definition says.
+    Auto,
+}
+
+fn wanted(text: &str) -> Result<Wanted, String> {
+    match text {
+        "auto" => Ok(Wanted::Auto),
+        number => number.parse().map(Wanted::Replicas).map_err(|_| "write a number, or `auto`".to_owned()),
+    }
+}
+
+/// `weir explain`.
+#[derive(Debug, clap::Args)]
+pub(super) struct ExplainArgs {
+    /// The request's method, such as GET; or `scale`.
+    pub(super) method: String,
+    /// The request's URL, such as http://app.example.com:8080/api; or the service.
+    #[arg(value_name = "URL")]
+    pub(super) target: String,
+}
+
+impl ExplainArgs {
+    /// Whether a service's number of replicas is asked for.
+    pub(super) fn is_scale(&self) -> bool {
+        self.method == "scale"
+    }
 }
 
 /// `weir drain`.

@@ -9,6 +9,7 @@ mod check;
 mod configuration;
 mod diff;
 mod exec;
+mod explain;
 mod failure;
 mod feeds;
 mod global;
@@ -62,6 +63,9 @@ fn dispatch(global: &Global, command: Command) -> (Cow<'static, str>, Result<Exi
         Command::Events(args) => ("show the events".into(), ask(feeds::events(global, &args))),
         Command::Exec(args) => ("run the program".into(), Ok(exec::run(&args))),
         Command::Scale(args) => (format!("scale {}", args.service).into(), ask(changes::scale(global, &args))),
+        Command::Explain(args) => {
+            (format!("explain {} {}", args.method, args.target).into(), ask(explain::explain(global, &args)))
+        }
         Command::Drain(args) => (format!("drain {}", args.instance).into(), ask(changes::drain(global, &args))),
         Command::Logs(args) => (format!("show the log of {}", args.instance).into(), ask(feeds::logs(global, &args))),
         Command::Resolve(args) => (format!("resolve {}", args.name()).into(), ask(resolve::resolve(global, &args))),

@@ -4,6 +4,7 @@
 //! into the next snapshot; [`health`] judges instances, [`discovery`] feeds what the configuration lists, [`withdraw`]
 //! knows when an endpoint is used by nobody any more. Nothing here carries traffic. [`plane`] starts all of it.
 
+pub mod autoscale;
 mod check;
 pub mod configuration;
 pub mod discovery;

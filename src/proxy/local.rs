@@ -101,6 +101,13 @@ impl Locals {
         self.by_slot.get_mut(slot)?.as_deref_mut()
     }
 
+    /// Exports how picking compares the endpoints of each service, for people.
+    pub(crate) fn export(&self, now_ms: u64) {
+        for local in self.by_slot.iter().flatten() {
+            local.balance.export(&local.service.candidates, now_ms);
+        }
+    }
+
     /// Forgets services that are gone.
     pub(crate) fn retain(&mut self, stays: impl Fn(&LocalService) -> bool) {
         for place in &mut self.by_slot {

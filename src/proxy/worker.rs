@@ -247,6 +247,7 @@ async fn sweep_loop(worker: Rc<Worker>) {
         turns = turns.wrapping_add(1);
         if turns.is_multiple_of(5) {
             worker.pool.borrow_mut().sweep(now_ms);
+            worker.locals.borrow().export(now_ms);
         }
     }
 }

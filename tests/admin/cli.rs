@@ -17,7 +17,7 @@ async fn run(mut command: Command) -> Output {
 }
 
 /// Runs a command against a served API; returns exit code, standard output and error.
-async fn ask(api: &Weir, args: &[&str]) -> (i32, String, String) {
+pub(crate) async fn ask(api: &Weir, args: &[&str]) -> (i32, String, String) {
     let mut command = weir(args);
     command.env("WEIR_ADDR", format!("unix:{}", api.socket.display()));
     seen(run(command).await)

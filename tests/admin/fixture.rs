@@ -9,11 +9,11 @@ use std::time::Duration;
 use weir::admin::{self, Rates, State};
 use weir::control::events::Events;
 use weir::control::history::History;
-use weir::control::{self, publisher, registry, runtime, scheduler};
+use weir::control::{self, autoscale, publisher, registry, runtime, scheduler};
 use weir::lifecycle::{self, Phase, Trigger};
 use weir::model::{
-    InstanceId, Limits, ListenerSpec, NodeId, Outliers, Policy, PortSpec, Protocol, RolloutSpec, RouteSpec, RunSpec,
-    ServiceName, ServiceSpec, Timeouts, Transition, Verdict,
+    HealthCheck, InstanceId, Limits, ListenerSpec, NodeId, Objective, Outliers, Policy, PortSpec, Probe, Protocol,
+    RolloutSpec, RouteSpec, RunSpec, ScalePolicy, ScaleSpec, ServiceName, ServiceSpec, Timeouts, Transition, Verdict,
 };
 use weir::rng::Rng;
 use weir::table::names::Names;
@@ -40,6 +40,44 @@ impl Weir {
     pub(crate) async fn passes(&self, id: &str) {
         let first = Transition { from: Verdict::Unknown, to: Verdict::Healthy };
         self.registry.report(&InstanceId::parse(id).unwrap(), first, "passed its first check").await.unwrap();
+    }
+
+    /// Gives `staging/api` active checks, so that verdicts count; nobody makes them here.
+    pub(crate) async fn check_api(&self) {
+        let mut spec = spec("staging/api");
+        let second = Duration::from_secs(1);
+        spec.health = Some(HealthCheck {
+            probe: Probe::Tcp,
+            port: 0,
+            interval: second,
+            fast_interval: second,
+            timeout: second,
+            rise: 2,
+            fall: 3,
+        });
+        self.registry.define(Arc::new(spec)).await.unwrap();
+    }
+
+    /// Says that an instance failed its checks.
+    pub(crate) async fn fails(&self, id: &str) {
+        let transition = Transition { from: Verdict::Healthy, to: Verdict::Unhealthy };
+        self.registry.report(&InstanceId::parse(id).unwrap(), transition, "failed its checks").await.unwrap();
+    }
+
+    /// Gives `jobs` bounds within which it is scaled.
+    pub(crate) async fn scale_jobs(&self, min: u32, max: u32) {
+        let mut spec = jobs();
+        spec.replicas = min;
+        spec.limits.concurrency = Some(16);
+        spec.scale = Some(ScaleSpec {
+            min,
+            max,
+            policy: ScalePolicy::Objective,
+            objective: Objective { quantile_ppm: 990_000, latency: Duration::from_millis(500) },
+            stabilization_window: Duration::from_secs(20),
+            max_stabilization_window: Duration::from_secs(300),
+        });
+        self.registry.define(Arc::new(spec)).await.unwrap();
     }
 
     /// Ends the API and waits for it.
@@ -69,13 +107,24 @@ pub(crate) async fn start(name: &str) -> Weir {
     let registry = publisher::spawn(&control::Options::default(), events.clone(), writer, Rng::from_seed(1));
     let rates = Rates::default();
     tokio::spawn(rates.clone().run(table.clone(), signal.clone()));
+    let scheduler = scheduler(&directory, &registry, &table, &events);
+    let metrics = Metrics::new();
+    let autoscaler = autoscale::spawn(autoscale::Parts {
+        table: table.clone(),
+        metrics: metrics.clone(),
+        scheduler: scheduler.clone(),
+        registry: registry.clone(),
+        events: events.clone(),
+    });
+    metrics.registry().register(Box::new(autoscale::ScaleGauges::new(autoscaler.clone()))).unwrap();
     let state = State {
         table: table.clone(),
         registry: registry.clone(),
-        scheduler: scheduler(&directory, &registry, &table, &events),
+        scheduler,
+        autoscaler,
         events,
         history: History::default(),
-        metrics: Metrics::new(),
+        metrics,
         rates,
         configuration: configuration(),
         node: NodeId::parse("node-1").unwrap(),

@@ -5,6 +5,7 @@ mod changes;
 mod cli;
 mod client;
 mod events;
+mod explain;
 mod fixture;
 mod resources;
 mod safety;

@@ -201,7 +201,8 @@ async fn every_route_is_in_the_openapi_document_and_every_entry_is_served() {
             assert!(answer.status != 405 && !answer.body.contains("unknown_path"), "{method} {path}: {answer:?}");
         }
     }
-    let served = "GET /v1/services, GET /v1/services/{name}, POST /v1/services/{name}/scale, GET /v1/instances, \
+    let served = "GET /v1/services, GET /v1/services/{name}, POST /v1/services/{name}/scale, \
+        GET /v1/services/{name}/scale, DELETE /v1/services/{name}/scale, GET /v1/explain, GET /v1/instances, \
         POST /v1/instances, GET /v1/instances/{id}, DELETE /v1/instances/{id}, POST /v1/instances/{id}/renew, \
         POST /v1/instances/{id}/drain, DELETE /v1/instances/{id}/drain, GET /v1/instances/{id}/logs, \
         GET /v1/instances/{id}/history, \

@@ -15,6 +15,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod autoscale;
 mod failover;
 mod reaction;
 mod reload;
