@@ -139,7 +139,18 @@ pub(crate) fn check_path(problems: &mut Problems, key: &str, path: &str, query: 
         problems.add(key, "must not hold a query", "routes match by path only: leave out what follows \"?\"");
     } else if !query && path.split('/').any(|segment| segment == "." || segment == "..") {
         problems.add(key, "must not hold \".\" or \"..\" segments", "write the path that they lead to");
+    } else if !query && (path.contains("//") || path.split('%').skip(1).any(|escape| !is_normal(escape))) {
+        let hint = "requests are routed by one form of their path: no \"//\", and only what needs it is percent-encoded, in upper case";
+        problems.add(key, "is a form that no request is routed by", hint);
     }
+}
+
+/// Returns whether what follows a `%` is an escape that routed paths may have: upper case, and of an octet that needs it.
+fn is_normal(escape: &str) -> bool {
+    let value = escape.get(..2).filter(|digits| digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'A'..=b'F')));
+    value.and_then(|digits| u8::from_str_radix(digits, 16).ok()).is_some_and(|value| {
+        !value.is_ascii_alphanumeric() && !matches!(value, b'-' | b'.' | b'_' | b'~' | b'/' | b'\\' | 0)
+    })
 }
 
 #[cfg(test)]
@@ -182,7 +193,7 @@ mod tests {
 
     #[test]
     fn refuses_paths_that_no_request_has() {
-        for path in ["", "api", "/a b", "/a?x", "/a#x", "/ä", "/a/../b"] {
+        for path in ["", "api", "/a b", "/a?x", "/a#x", "/ä", "/a/../b", "/a//b", "/%61", "/%c3%a4", "/%2F", "/%zz"] {
             assert_eq!(messages(&route(None, Some(path))).len(), 1, "{path}");
         }
     }

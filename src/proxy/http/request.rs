@@ -3,6 +3,7 @@
 use crate::clock;
 use crate::http1::framing::{self, Body, Form, Framing};
 use crate::http1::head::{self, Kind, RequestLine, Version};
+use crate::http1::path;
 use crate::http1::reject::Reject;
 use crate::http1::rewrite::{self, Forwarding};
 use crate::proxy::error::ProxyError;
@@ -253,7 +254,12 @@ impl Building<'_> {
     fn request(&mut self) -> Result<(Request, Framing), (ProxyError, bool)> {
         let Self { worker, down, bytes, line, fields } = *self;
         let refuse = |reject: Reject| (ProxyError::Refused(reject), false);
-        let authority = rewrite::authority(bytes, &line, fields).map_err(refuse)?;
+        let mut authority = rewrite::authority(bytes, &line, fields).map_err(refuse)?;
+        // Routing and the endpoint see the same path.
+        let normal = path::normalise(authority.target).map_err(refuse)?;
+        if let Some(target) = &normal {
+            authority.target = target;
+        }
         let framing = framing::request_body(bytes, fields, line.version).map_err(refuse)?;
         if line.version > Version::Http10 {
             self.check_expectation().map_err(refuse)?;
