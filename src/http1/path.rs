@@ -84,11 +84,7 @@ fn is_overlong(first: u8, rest: &[u8]) -> bool {
         [b'%', digits @ ..] => escaped(digits),
         _ => None,
     };
-    match (first, second) {
-        (0xC0 | 0xC1, Some(0x80..=0xBF)) => true,
-        (0xE0, Some(0x80..=0x9F)) | (0xF0, Some(0x80..=0x8F)) => true,
-        _ => false,
-    }
+    matches!((first, second), (0xC0 | 0xC1, Some(0x80..=0xBF)) | (0xE0, Some(0x80..=0x9F)) | (0xF0, Some(0x80..=0x8F)))
 }
 
 /// Returns a segment without its parameters, when those could hide a dot segment.
