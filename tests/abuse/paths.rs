@@ -26,7 +26,7 @@ async fn an_endpoint_gets_the_path_that_was_routed_rfc3986_6_2_2() {
     ] {
         assert_eq!(ask(&proxy, sent).await, 200, "{sent}");
         let received = backend.received_text();
-        let last = received.lines().filter(|line| line.starts_with("GET ")).next_back().unwrap();
+        let last = received.lines().rfind(|line| line.starts_with("GET ")).unwrap();
         assert_eq!(last, format!("GET {seen} HTTP/1.1"), "{sent}");
     }
 }
