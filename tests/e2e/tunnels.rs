@@ -2,7 +2,7 @@
 
 use crate::support;
 use crate::support::http::Raw;
-use crate::support::process::Weir;
+use crate::support::process::{Weir, free_address};
 use crate::web::{SETTLED, alone, service};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -82,7 +82,33 @@ async fn download(target: SocketAddr, length: u64, pace: u64, hurry: Arc<AtomicB
     }
 }
 
-async fn streams_survive_scalings(scalings: usize, length: u64, pace: u64) {
+/// What happens around the streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// Another service is scaled.
+    Scaling,
+    /// The configuration changes: limits of the streams' own service, a route, a listener, and back.
+    Reload,
+}
+
+/// Changes the file and waits until it is in use.
+async fn reload(weir: &Weir, base: &str, turn: usize) {
+    let change = match turn % 4 {
+        0 => "\n[[route]]\nname = \"extra\"\npath = \"/extra\"\nservice = \"web\"\n".to_owned(),
+        1 => String::new(),
+        2 => format!("\n[[listener]]\nname = \"extra\"\naddress = \"{}\"\n", free_address()),
+        _ => "\n[[service]]\nname = \"new\"\n[[service.endpoint]]\naddress = \"127.0.0.1:9\"\n".to_owned(),
+    };
+    let own = base
+        .replace("[[service]]\nname = \"web\"\n", &format!("[[service]]\nname = \"web\"\nretries = {}\n", turn % 5));
+    std::fs::write(weir.folder.0.join("weir.toml"), format!("{own}{change}")).unwrap();
+    support::eventually("the file is in use", SETTLED, || async {
+        (weir.cli(&["diff"]).await.code == 0).then_some(())
+    })
+    .await;
+}
+
+async fn streams_survive(what: Turn, turns: usize, length: u64, pace: u64) {
     let _alone = alone().await;
     let route = "[[route]]\nname = \"web\"\nservice = \"web\"\n\n";
     let toml = format!("{route}{}{}", service("web", 2, "/dev/null"), service("other", 1, "/dev/null"));
@@ -93,11 +119,17 @@ async fn streams_survive_scalings(scalings: usize, length: u64, pace: u64) {
     let echoes = Arc::new(AtomicU64::new(0));
     let socket = tokio::spawn(websocket(weir.http, stop.clone(), echoes.clone()));
     let bytes = tokio::spawn(download(weir.http, length, pace, stop.clone()));
-    for turn in 0..scalings {
+    let base = std::fs::read_to_string(weir.folder.0.join("weir.toml")).unwrap();
+    for turn in 0..turns {
         let replicas = if turn % 2 == 0 { 3 } else { 1 };
-        let finished = weir.cli(&["scale", "other", &replicas.to_string()]).await;
-        assert_eq!(finished.code, 0, "{finished:?}");
-        weir.settled("other", replicas, SETTLED).await;
+        match what {
+            Turn::Reload => reload(&weir, &base, turn).await,
+            Turn::Scaling => {
+                let finished = weir.cli(&["scale", "other", &replicas.to_string()]).await;
+                assert_eq!(finished.code, 0, "{finished:?}");
+                weir.settled("other", replicas, SETTLED).await;
+            }
+        }
         let seen = echoes.load(Ordering::SeqCst);
         support::eventually("echoes go on", Duration::from_secs(10), || async {
             assert!(!socket.is_finished(), "the WebSocket ended\n{}", weir.log());
@@ -109,20 +141,31 @@ async fn streams_survive_scalings(scalings: usize, length: u64, pace: u64) {
     let (echoes, longest_echo) = (echoes.load(Ordering::SeqCst), socket.await.unwrap());
     let longest_read = support::within("the download", Duration::from_secs(120), bytes).await.unwrap();
     println!(
-        "{scalings} scalings of another service: {echoes} echoes, longest wait {longest_echo:?}; {length} octets, longest wait {longest_read:?}"
+        "{turns} times {what:?}: {echoes} echoes, longest wait {longest_echo:?}; {length} octets, longest wait {longest_read:?}"
     );
-    assert!(echoes >= 4 * scalings as u64 && longest_echo < GAP && longest_read < GAP);
+    assert!(echoes >= 4 * turns as u64 && longest_echo < GAP && longest_read < GAP);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_websocket_and_a_download_survive_the_scaling_of_another_service() {
-    streams_survive_scalings(4, 32 << 20, 16 << 20).await;
+    streams_survive(Turn::Scaling, 4, 32 << 20, 16 << 20).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_websocket_and_a_download_survive_reloads() {
+    streams_survive(Turn::Reload, 4, 32 << 20, 16 << 20).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long: 100 reloads and 1 GiB; run by tests/run --long"]
+async fn a_websocket_and_a_download_of_1_gib_survive_100_reloads() {
+    streams_survive(Turn::Reload, 100, 1 << 30, 16 << 20).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "long: 100 scalings and 1 GiB; run by tests/run --long"]
 async fn a_websocket_and_a_download_of_1_gib_survive_100_scalings() {
-    streams_survive_scalings(100, 1 << 30, 16 << 20).await;
+    streams_survive(Turn::Scaling, 100, 1 << 30, 16 << 20).await;
 }
 
 #[tokio::test]
