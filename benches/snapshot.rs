@@ -10,7 +10,7 @@
 //! Promises: at most twice the time of cloning 10,000 `Arc`s in the same run; acknowledged by every worker within 5 ms
 //! while they are busy.
 
-#[path = "proxy_http/cpu.rs"]
+#[path = "support/proxies/cpu.rs"]
 mod cpu;
 #[path = "support/mod.rs"]
 mod support;

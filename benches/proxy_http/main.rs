@@ -9,22 +9,31 @@
 //!
 //! `cargo bench --bench proxy_http -- [options]`; see `benches/README.md` for the method and `--help` for the options.
 
+#[path = "../support/proxies/cpu.rs"]
 mod cpu;
+#[path = "../support/proxies/load.rs"]
 mod load;
+#[path = "../support/proxies/message.rs"]
 mod message;
 mod peers;
+#[path = "../support/proxies/process.rs"]
+mod process;
+#[path = "../support/proxies/relay.rs"]
 mod relay;
+#[path = "../support/proxies/report.rs"]
 mod report;
+#[path = "../support/proxies/rounds.rs"]
+mod rounds;
 
-use load::{Load, Shape, Stretch};
+use load::{Load, Shape};
 use message::Kind;
-use peers::{Peer, Setting};
-use report::{Cell, Cells};
+use peers::Setting;
+use process::Peer;
+use report::Cells;
+use rounds::{Method, rounds};
 use std::error::Error;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
-use weir::clock;
 
 const HELP: &str = "usage: cargo bench --bench proxy_http -- [options]
 
@@ -154,7 +163,7 @@ fn relays(arguments: &[String]) -> Result<(), Box<dyn Error>> {
 /// Runs every scenario; false when there were errors or a limit was missed.
 fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
     let names: Vec<&str> = options.peers.iter().map(String::as_str).collect();
-    peers::install(&names)?;
+    process::install(&names)?;
     weir::sys::thread::pin(options.cpus[1])?;
     let folder = Folder(std::env::temp_dir().join(format!("weir-proxy-http-{}", std::process::id())));
     std::fs::create_dir_all(&folder.0)?;
@@ -169,7 +178,7 @@ fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
     };
     let mut running = Vec::new();
     for name in names {
-        let peer = Peer::start(name, &setting)?;
+        let peer = peers::start(name, &setting)?;
         verify(&mut load, &peer, options.fields)?;
         running.push(peer);
     }
@@ -180,10 +189,15 @@ fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
     println!(
         "cost: CPU time of the peer's processes per request, lower quartile of the quiet rounds; * marks a dropped round"
     );
+    let (rounds_wanted, seconds, cpus) = (options.rounds, options.seconds, options.cpus);
+    let method = Method { rounds: rounds_wanted, seconds, max_other: options.max_other / 100.0, cpus };
     let mut good = true;
     for wanted in &options.scenarios {
         let scenario = SCENARIOS.iter().find(|s| s.name == wanted).ok_or(format!("no scenario {wanted}"))?;
-        let cells = rounds(&mut load, &running, scenario, options)?;
+        let peers: Vec<&Peer> = running.iter().filter(|peer| peer.closes || !scenario.close).collect();
+        let shape =
+            Shape { kind: scenario.kind, connections: options.connections, close: scenario.close, rate: options.rate };
+        let cells: Cells = rounds(&mut load, &peers, (shape, scenario.listener), &method)?;
         let title = format!("{}: {}", scenario.name, scenario.title);
         let quartiles = report::print(&title, &cells, options.max_other / 100.0);
         good &= cells.iter().all(|(_, rounds)| rounds.iter().all(|cell| cell.errors == 0));
@@ -219,18 +233,7 @@ impl Drop for Folder {
 fn verify(load: &mut Load, peer: &Peer, fields: bool) -> Result<(), Box<dyn Error>> {
     let shape = Shape { kind: Kind::Tiny, connections: 1, close: false, rate: None };
     for target in peer.listen {
-        // A peer that checks its endpoints first refuses for a moment after it listens.
-        let deadline = clock::now() + Duration::from_secs(10);
-        loop {
-            let stretch = load.run(target, shape, Duration::from_millis(50))?;
-            if stretch.requests > 0 && stretch.errors == 0 {
-                break;
-            }
-            if clock::now() > deadline {
-                let Stretch { requests, errors, .. } = stretch;
-                return Err(format!("{} answers wrongly: {requests} answers, {errors} errors", peer.name).into());
-            }
-        }
+        rounds::answers(load, peer, target, shape)?;
     }
     let head = String::from_utf8_lossy(&load.last_head).to_ascii_lowercase();
     for field in ["x-forwarded-for:", "x-forwarded-proto:", "x-forwarded-host:", "x-request-id:", "via:"] {
@@ -239,47 +242,4 @@ fn verify(load: &mut Load, peer: &Peer, fields: bool) -> Result<(), Box<dyn Erro
         }
     }
     Ok(())
-}
-
-fn rounds(load: &mut Load, peers: &[Peer], scenario: &Scenario, options: &Options) -> Result<Cells, Box<dyn Error>> {
-    let peers: Vec<&Peer> = peers.iter().filter(|peer| peer.closes || !scenario.close).collect();
-    let mut cells: Cells = peers.iter().map(|peer| (peer.name, Vec::new())).collect();
-    for round in 0..options.rounds * 3 {
-        // Another order in each round: nobody always follows the same neighbour.
-        for step in 0..peers.len() {
-            let place = (round + step) % peers.len();
-            let cell = measure(load, peers[place], scenario, options)?;
-            cells[place].1.push(cell);
-        }
-        let max = options.max_other / 100.0;
-        let enough = |rounds: &[Cell]| rounds.iter().filter(|cell| cell.quiet(max)).count() >= options.rounds;
-        if cells.iter().all(|(_, rounds)| enough(rounds)) {
-            break;
-        }
-    }
-    Ok(cells)
-}
-
-fn measure(load: &mut Load, peer: &Peer, scenario: &Scenario, options: &Options) -> Result<Cell, Box<dyn Error>> {
-    let shape =
-        Shape { kind: scenario.kind, connections: options.connections, close: scenario.close, rate: options.rate };
-    let target = peer.listen[scenario.listener];
-    // Connections and caches get warm; then everything sleeps, so that the scheduler's counters are exact.
-    load.run(target, shape, Duration::from_millis(60))?;
-    load.idle(Duration::from_millis(10))?;
-    let pids = cpu::tree(peer.pid());
-    let own = [std::process::id()];
-    let (peer_before, own_before, busy_before, start) =
-        (cpu::run_ns(&pids), cpu::run_ns(&own), cpu::busy_ns(), clock::now());
-    let stretch = load.run(target, shape, Duration::from_secs_f64(options.seconds))?;
-    load.idle(Duration::from_millis(5))?;
-    let (peer_after, own_after, busy_after) = (cpu::run_ns(&pids), cpu::run_ns(&own), cpu::busy_ns());
-    let wall = (clock::now() - start).as_secs_f64();
-    let (peer_ns, own_ns) = (peer_after - peer_before, own_after - own_before);
-    let share = |cpu: usize, explained: u64| {
-        let busy = busy_after.get(cpu).copied().unwrap_or(0) - busy_before.get(cpu).copied().unwrap_or(0);
-        busy.saturating_sub(explained) as f64 / 1e9 / wall
-    };
-    let other = [share(options.cpus[0], peer_ns), share(options.cpus[1], own_ns)];
-    Ok(Cell::new(&stretch, peer_ns, other))
 }

@@ -4,24 +4,11 @@
 //! same fields added to each request: `X-Forwarded-For`, `-Proto`, `-Host`, `X-Request-Id` and `Via`. Each peer listens
 //! twice: one endpoint behind the first address, two behind the second.
 
+use crate::process::{Peer, free_address, program};
 use std::fs;
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
-use weir::clock;
-
-/// A peer that runs.
-pub(crate) struct Peer {
-    pub(crate) name: &'static str,
-    /// Where it listens: for one endpoint and for two.
-    pub(crate) listen: [SocketAddr; 2],
-    /// Whether it can answer one request per connection.
-    pub(crate) closes: bool,
-    child: Child,
-    folder: PathBuf,
-}
+use std::net::SocketAddr;
+use std::path::Path;
 
 /// What a peer is started with.
 pub(crate) struct Setting<'a> {
@@ -33,106 +20,19 @@ pub(crate) struct Setting<'a> {
     pub(crate) weir: &'a Path,
 }
 
-impl Peer {
-    /// Starts a peer by name and waits until it listens.
-    pub(crate) fn start(name: &str, setting: &Setting<'_>) -> io::Result<Self> {
-        let folder = setting.folder.join(name);
-        fs::create_dir_all(&folder)?;
-        let listen = [free_address()?, free_address()?];
-        let (name, closes, command) = match name {
-            "nginx" => ("nginx", true, nginx(&folder, listen, setting)?),
-            "haproxy" => ("haproxy", true, haproxy(&folder, listen, setting)?),
-            "relay" => ("relay", false, relay(listen, setting)?),
-            "weir" => ("weir", true, weir_command(&folder, listen, setting)?),
-            other => return Err(io::Error::other(format!("no peer is called {other}"))),
-        };
-        let log = fs::File::create(folder.join("log"))?;
-        let child = Command::new("taskset")
-            .args(["-c", &setting.cpu.to_string()])
-            .args(command)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()?;
-        let mut peer = Self { name, listen, closes, child, folder };
-        peer.wait()?;
-        Ok(peer)
-    }
-
-    /// Returns its process id.
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    fn wait(&mut self) -> io::Result<()> {
-        let deadline = clock::now() + Duration::from_secs(15);
-        for address in self.listen {
-            while TcpStream::connect(address).is_err() {
-                if self.child.try_wait()?.is_some() || clock::now() > deadline {
-                    let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
-                    return Err(io::Error::other(format!("{} does not listen on {address}:\n{log}", self.name)));
-                }
-                std::thread::park_timeout(Duration::from_millis(20));
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        // SIGTERM, so that a master ends its workers; SIGKILL for what stays.
-        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
-        let deadline = clock::now() + Duration::from_secs(5);
-        while clock::now() < deadline {
-            if !matches!(self.child.try_wait(), Ok(None)) {
-                return;
-            }
-            std::thread::park_timeout(Duration::from_millis(20));
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Installs the packages of peers that are missing, where that is possible.
-pub(crate) fn install(names: &[&str]) -> io::Result<()> {
-    let programs = [("nginx", "nginx-light"), ("haproxy", "haproxy")];
-    let missing: Vec<&str> = programs
-        .iter()
-        .filter(|(program, _)| names.contains(program) && program_path(program).is_none())
-        .map(|(_, package)| *package)
-        .collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    println!("installing {}", missing.join(" "));
-    // A package must not start its service: the policy is in place only while it is installed.
-    let script = format!(
-        "set -e; export DEBIAN_FRONTEND=noninteractive; policy=/usr/sbin/policy-rc.d; \
-         if [ ! -e $policy ]; then printf '#!/bin/sh\\nexit 101\\n' >$policy; chmod +x $policy; trap 'rm -f '$policy EXIT; fi; \
-         apt-get update -qq; apt-get install -y -qq --no-install-recommends {}",
-        missing.join(" ")
-    );
-    let status = Command::new("sh").args(["-c", &script]).status()?;
-    if status.success() { Ok(()) } else { Err(io::Error::other(format!("please install {}", missing.join(" ")))) }
-}
-
-fn program_path(program: &str) -> Option<PathBuf> {
-    ["/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin"]
-        .iter()
-        .map(|folder| Path::new(folder).join(program))
-        .find(|path| path.exists())
-}
-
-fn program(name: &str) -> io::Result<String> {
-    let path = program_path(name).ok_or_else(|| io::Error::other(format!("{name} is not installed")))?;
-    Ok(path.to_string_lossy().into_owned())
-}
-
-/// Returns an address that nobody uses now.
-pub(crate) fn free_address() -> io::Result<SocketAddr> {
-    TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0)))?.local_addr()
+/// Starts a peer by name and waits until it listens.
+pub(crate) fn start(name: &str, setting: &Setting<'_>) -> io::Result<Peer> {
+    let folder = setting.folder.join(name);
+    fs::create_dir_all(&folder)?;
+    let listen = [free_address()?, free_address()?];
+    let (name, closes, command) = match name {
+        "nginx" => ("nginx", true, nginx(&folder, listen, setting)?),
+        "haproxy" => ("haproxy", true, haproxy(&folder, listen, setting)?),
+        "relay" => ("relay", false, relay(listen, setting)?),
+        "weir" => ("weir", true, weir_command(&folder, listen, setting)?),
+        other => return Err(io::Error::other(format!("no peer is called {other}"))),
+    };
+    Peer::spawn(name, (folder, &setting.cpu.to_string()), listen, closes, command)
 }
 
 /// Returns the endpoints behind each of the two listeners.

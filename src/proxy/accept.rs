@@ -199,12 +199,14 @@ fn admit(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, entry: &Rc<En
         ListenerProtocol::Http => {
             let trusted = spec.trusted_proxies.iter().any(|(network, length)| contains(*network, *length, peer));
             let connection = connection::serve(open, worker.clone(), stream, (peer, trusted), entry.clone());
-            tokio::task::spawn_local(connection)
+            if let Some(connection) = connection {
+                tokio::task::spawn_local(connection);
+            }
         }
         ListenerProtocol::Tcp { .. } => {
-            tokio::task::spawn_local(tcp::forward(open, worker.clone(), stream, peer, spec))
+            tokio::task::spawn_local(tcp::forward(open, worker.clone(), stream, peer, spec));
         }
-    };
+    }
 }
 
 /// Returns whether a network of the given prefix length holds the address.

@@ -7,15 +7,19 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use tokio::net::TcpStream;
 
-/// Serves a connection to its end. `open` counts it; the peer comes with whether it is a trusted proxy.
-pub(crate) async fn serve(open: Open, worker: Rc<Worker>, stream: TcpStream, peer: (IpAddr, bool), entry: Rc<Entry>) {
+/// Returns the future that serves a connection to its end. `open` counts it; the peer comes with whether it is a trusted
+/// proxy. `None`: the connection is gone already.
+pub(crate) fn serve(
+    open: Open,
+    worker: Rc<Worker>,
+    stream: TcpStream,
+    peer: (IpAddr, bool),
+    entry: Rc<Entry>,
+) -> Option<h1::Connection> {
     // Small answers must not wait for the client's delayed acknowledgement.
-    if stream.set_nodelay(true).is_err() {
-        return;
-    }
-    let mut down = Downstream::new(stream, peer, entry, worker.timers.register());
-    h1::serve(&worker, &mut down).await;
-    drop(open);
+    stream.set_nodelay(true).ok()?;
+    let down = Downstream::new(stream, peer, entry, worker.timers.register());
+    Some(h1::Connection::new(open, worker, down))
 }
 
 #[cfg(test)]
@@ -35,7 +39,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     /// Every open connection, idle or not, holds one of these.
-    const MAX_FUTURE_BYTES: usize = 4096;
+    const MAX_FUTURE_BYTES: usize = 256;
     /// And every open TCP stream one of these.
     const MAX_STREAM_BYTES: usize = 1024;
 
@@ -60,7 +64,7 @@ mod tests {
         };
         let entry = Rc::new(Entry::new(Arc::new(spec)));
         let future = serve(Open::new(&worker), worker.clone(), stream, peer, entry);
-        let size = size_of_val(&future);
+        let size = size_of_val(&future.unwrap());
         assert!(size <= MAX_FUTURE_BYTES, "{size} octets");
     }
 

@@ -14,6 +14,7 @@ use crate::proxy::timer::{Timers, ms};
 use crate::rng::Rng;
 use crate::table::{Reader, Table};
 use crate::telemetry::{AccessLog, Metrics, Shard};
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,6 +23,8 @@ use tokio::sync::Notify;
 
 /// Buffers kept for reuse by one worker.
 const MAX_BUFFERS: usize = 256;
+/// Of what requests are served in, some 2 KiB each: about as many as are under way at once on a busy worker.
+const MAX_SPARES: usize = 256;
 /// A buffer that grew beyond this is given back to the allocator.
 const MAX_BUFFER_BYTES: usize = 128 * 1024;
 
@@ -50,6 +53,8 @@ pub(crate) struct Worker {
     pub(crate) access: Option<AccessLog>,
     scratch: Cell<Option<Box<Scratch>>>,
     buffers: RefCell<Vec<Vec<u8>>>,
+    /// What requests are served in and is free now; of a type that only the protocol engine knows.
+    spares: RefCell<Vec<Box<dyn Any>>>,
     pub(crate) open: Cell<usize>,
     /// When the drain began; 0 before.
     draining_ms: Cell<u64>,
@@ -77,6 +82,7 @@ impl Worker {
             access: shared.access.clone(),
             scratch: Cell::new(None),
             buffers: RefCell::default(),
+            spares: RefCell::default(),
             open: Cell::new(0),
             draining_ms: Cell::new(0),
             changed: Notify::new(),
@@ -103,6 +109,19 @@ impl Worker {
         if buffer.capacity() > 0 && buffer.capacity() <= MAX_BUFFER_BYTES && buffers.len() < MAX_BUFFERS {
             buffer.clear();
             buffers.push(buffer);
+        }
+    }
+
+    /// Takes what a request was served in before, if there is one.
+    pub(crate) fn take_spare(&self) -> Option<Box<dyn Any>> {
+        self.spares.borrow_mut().pop()
+    }
+
+    /// Gives it back for the next request.
+    pub(crate) fn give_spare(&self, spare: Box<dyn Any>) {
+        let mut spares = self.spares.borrow_mut();
+        if spares.len() < MAX_SPARES {
+            spares.push(spare);
         }
     }
 

@@ -418,6 +418,9 @@ async fn rotate_logs(shared: Weak<Shared>) {
         let ids: Vec<_> = shared.lock().running.keys().cloned().collect();
         let folder = shared.options.logs.clone();
         drop(shared);
+        if ids.is_empty() {
+            continue;
+        }
         let rotated = tokio::task::spawn_blocking(move || {
             ids.iter().filter_map(|id| Some((id.clone(), logs::rotate(&folder, id).err()?))).collect::<Vec<_>>()
         });

@@ -1,13 +1,19 @@
 //! A client's HTTP/1.1 connection: head, exchange, and again while it stays open.
+//!
+//! A future by hand, so that what an idle connection holds is little: its socket and its deadline. What a request needs
+//! lives in an [`Exchange`], which the worker lends for as long as the request takes; so a warm connection allocates
+//! nothing. Rare things are boxed.
 
 use crate::proxy::http::exchange::{self, Next};
-use crate::proxy::http::request::{self, Head, Wait};
+use crate::proxy::http::request::{self, Head, Request, Wait};
 use crate::proxy::http::{Downstream, respond};
 use crate::proxy::scratch::poll_read;
-use crate::proxy::state::Worker;
+use crate::proxy::state::{Open, Worker};
+use std::cell::Cell;
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use tokio::io::AsyncWriteExt;
 
 /// After an answer that closes, so many octets are read and thrown away, so that the answer is not lost to a reset.
@@ -15,42 +21,164 @@ const LINGER_BYTES: usize = 64 * 1024;
 /// And for so long.
 const LINGER_MS: u64 = 2000;
 
-/// Serves the connection to its end.
-pub(crate) async fn serve(worker: &Rc<Worker>, down: &mut Downstream) {
-    let mut first = true;
-    loop {
-        let mut wait = Wait::new(worker, down, first);
-        first = false;
-        let next = match poll_fn(|cx| request::poll_head(worker, down, &mut wait, cx)).await {
-            Head::Request(request) => exchange::handle(worker, down, request).await,
-            Head::Answer(refusal) => respond::refuse(worker, down, &refusal).await,
-            Head::Closed => return,
-        };
+/// One client's connection; the future that its task runs.
+pub(crate) struct Connection {
+    worker: Rc<Worker>,
+    state: State,
+    /// Counts the connection as open.
+    _open: Open,
+}
+
+enum State {
+    /// Waits for a head.
+    Idle { down: Downstream, wait: Wait },
+    /// A request is under way; the connection is lent to it.
+    Busy(Box<Exchange>),
+    /// An answer of Weir's own, or the end of the connection.
+    Rare(Pin<Box<dyn Future<Output = Finished>>>),
+    /// Nothing is left.
+    Over,
+}
+
+/// The connection after something that it was lent to.
+struct Finished {
+    down: Downstream,
+    next: Next,
+}
+
+impl Connection {
+    pub(crate) fn new(open: Open, worker: Rc<Worker>, down: Downstream) -> Self {
+        let wait = Wait::new(&worker, &down, true);
+        Self { worker, state: State::Idle { down, wait }, _open: open }
+    }
+
+    /// Goes on after a request or an answer.
+    fn after(&self, Finished { down, next }: Finished) -> State {
         match next {
-            Next::Keep => {}
-            Next::Close => return,
-            Next::Linger => return linger(worker, down).await,
+            Next::Keep => State::Idle { wait: Wait::new(&self.worker, &down, false), down },
+            Next::Close => State::Over,
+            Next::Linger => State::Rare(Box::pin(linger(self.worker.clone(), down))),
+        }
+    }
+
+    fn begin(&self, down: Downstream, head: Head) -> State {
+        match head {
+            Head::Closed => State::Over,
+            Head::Request(request) => {
+                let spare = self.worker.take_spare().and_then(|spare| spare.downcast::<Exchange>().ok());
+                let exchange = spare.unwrap_or_else(Exchange::new);
+                exchange.begin(self.worker.clone(), down, request);
+                State::Busy(exchange)
+            }
+            Head::Answer(refusal) => {
+                let (worker, mut down) = (self.worker.clone(), down);
+                State::Rare(Box::pin(async move {
+                    let next = respond::refuse(&worker, &mut down, &refusal).await;
+                    Finished { down, next }
+                }))
+            }
         }
     }
 }
 
-/// Closes in a way that lets the client read the answer: our side first, then wait for its end (RFC 9112 §9.6).
-async fn linger(worker: &Worker, down: &mut Downstream) {
-    if down.stream.shutdown().await.is_err() {
-        return;
-    }
-    down.deadline.set(LINGER_MS);
-    let mut left = LINGER_BYTES;
-    poll_fn(|cx| {
+impl Future for Connection {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
         loop {
-            let read = worker.with_scratch(|scratch| poll_read(&mut down.stream, cx, &mut scratch.input));
-            match read {
-                Poll::Ready(Ok(n)) if n > 0 && n <= left => left -= n,
-                Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending if down.deadline.poll_expired(cx) => return Poll::Ready(()),
-                Poll::Pending => return Poll::Pending,
-            }
+            let next = match &mut this.state {
+                State::Over => return Poll::Ready(()),
+                State::Idle { down, wait } => match request::poll_head(&this.worker, down, wait, cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(head) => {
+                        let State::Idle { down, .. } = std::mem::replace(&mut this.state, State::Over) else {
+                            return Poll::Ready(());
+                        };
+                        this.begin(down, head)
+                    }
+                },
+                State::Busy(exchange) => match exchange.poll(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(finished) => {
+                        if let State::Busy(exchange) = std::mem::replace(&mut this.state, State::Over) {
+                            this.worker.give_spare(exchange);
+                        }
+                        this.after(finished)
+                    }
+                },
+                State::Rare(future) => match future.as_mut().poll(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(finished) => this.after(finished),
+                },
+            };
+            this.state = next;
         }
-    })
-    .await;
+    }
+}
+
+/// What one request at a time is served in; serves the next when it is done with one, of whatever connection.
+pub(crate) struct Exchange {
+    desk: Rc<Desk>,
+    work: Pin<Box<dyn Future<Output = ()>>>,
+}
+
+/// Where work is handed in and out.
+#[derive(Default)]
+struct Desk {
+    job: Cell<Option<Job>>,
+    finished: Cell<Option<Finished>>,
+}
+
+struct Job {
+    worker: Rc<Worker>,
+    down: Downstream,
+    request: Request,
+}
+
+impl Exchange {
+    fn new() -> Box<Self> {
+        let desk = Rc::new(Desk::default());
+        Box::new(Self { work: Box::pin(serve(desk.clone())), desk })
+    }
+
+    fn begin(&self, worker: Rc<Worker>, down: Downstream, request: Request) {
+        self.desk.job.set(Some(Job { worker, down, request }));
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Finished> {
+        // It never ends: it waits for the next request, for which nobody needs to wake it.
+        let _ = self.work.as_mut().poll(cx);
+        self.desk.finished.take().map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+async fn serve(desk: Rc<Desk>) {
+    loop {
+        let job = poll_fn(|_| desk.job.take().map_or(Poll::Pending, Poll::Ready)).await;
+        let Job { worker, mut down, request } = job;
+        let next = exchange::handle(&worker, &mut down, request).await;
+        desk.finished.set(Some(Finished { down, next }));
+    }
+}
+
+/// Closes in a way that lets the client read the answer: our side first, then wait for its end (RFC 9112 §9.6).
+async fn linger(worker: Rc<Worker>, mut down: Downstream) -> Finished {
+    if down.stream.shutdown().await.is_ok() {
+        down.deadline.set(LINGER_MS);
+        let mut left = LINGER_BYTES;
+        poll_fn(|cx| {
+            loop {
+                let read = worker.with_scratch(|scratch| poll_read(&mut down.stream, cx, &mut scratch.input));
+                match read {
+                    Poll::Ready(Ok(n)) if n > 0 && n <= left => left -= n,
+                    Poll::Ready(_) => return Poll::Ready(()),
+                    Poll::Pending if down.deadline.poll_expired(cx) => return Poll::Ready(()),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        })
+        .await;
+    }
+    Finished { down, next: Next::Close }
 }

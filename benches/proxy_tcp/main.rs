@@ -1,0 +1,247 @@
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::exit,
+    clippy::indexing_slicing,
+    reason = "a program for people"
+)]
+//! Weir's TCP proxy beside nginx and HAProxy: CPU per round trip, CPU per gigabyte, memory of idle connections.
+//!
+//! `cargo bench --bench proxy_tcp -- [options]`; see `benches/README.md` for the method and `--help` for the options.
+
+mod bulk;
+#[path = "../support/proxies/cpu.rs"]
+mod cpu;
+#[path = "../support/proxies/load.rs"]
+#[allow(dead_code, reason = "shared; a part is for HTTP")]
+mod load;
+#[path = "../support/proxies/memory.rs"]
+mod memory;
+#[path = "../support/proxies/message.rs"]
+#[allow(dead_code, reason = "shared; a part is for HTTP")]
+mod message;
+mod peers;
+#[path = "../support/proxies/process.rs"]
+#[allow(dead_code, reason = "shared; a part is for HTTP")]
+mod process;
+#[path = "../support/proxies/report.rs"]
+mod report;
+#[path = "../support/proxies/rounds.rs"]
+mod rounds;
+
+use bulk::Bulk;
+use load::{Load, Shape};
+use message::Kind;
+use peers::Setting;
+use process::Peer;
+use report::Cell;
+use rounds::{Meter, Method};
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::path::PathBuf;
+use std::time::Duration;
+use weir::clock;
+
+const HELP: &str = "usage: cargo bench --bench proxy_tcp -- [options]
+
+  --peers A,B        of weir, nginx, haproxy (default: all)
+  --scenarios A,B    of tiny, bulk1, bulk8, idle (default: all)
+  --rounds N         quiet rounds for each peer and scenario (default 8; at most three times as many are run)
+  --seconds S        length of one measured stretch of round trips (default 0.5)
+  --bytes N          octets of one bulk answer on one connection (default 1 GiB; shared by the 8 of bulk8)
+  --idle N           idle connections (default 10000)
+  --max-other P      drop a round with more than P % other load on either CPU (default 5)
+  --weir PATH        another Weir binary
+  --check            exit 1 when a bound is missed: round trip 1.0 x the better peer, bulk 0.7 x HAProxy, 4 KiB idle
+";
+
+struct Options {
+    peers: Vec<String>,
+    scenarios: Vec<String>,
+    rounds: usize,
+    seconds: f64,
+    bytes: u64,
+    idle: usize,
+    max_other: f64,
+    weir: PathBuf,
+    check: bool,
+}
+
+fn main() {
+    match options().and_then(|options| compare(&options).map(|good| good || !options.check)) {
+        Ok(true) => {}
+        Ok(false) => std::process::exit(1),
+        Err(error) => {
+            eprintln!("proxy_tcp: {error}");
+            std::process::exit(2);
+        }
+    }
+}
+
+fn options() -> Result<Options, Box<dyn Error>> {
+    let list = |text: &str| text.split(',').map(str::to_owned).collect::<Vec<_>>();
+    let mut options = Options {
+        peers: list("weir,nginx,haproxy"),
+        scenarios: list("tiny,bulk1,bulk8,idle"),
+        rounds: 8,
+        seconds: 0.5,
+        bytes: 1 << 30,
+        idle: 10_000,
+        max_other: 5.0,
+        weir: env!("CARGO_BIN_EXE_weir").into(),
+        check: false,
+    };
+    let mut rest = std::env::args().skip(1);
+    while let Some(flag) = rest.next() {
+        let mut value = || rest.next().ok_or(format!("{flag} needs a value"));
+        match flag.as_str() {
+            // Cargo says that it benches.
+            "--bench" => {}
+            "--help" | "-h" => {
+                print!("{HELP}");
+                std::process::exit(0);
+            }
+            "--peers" => options.peers = list(&value()?),
+            "--scenarios" => options.scenarios = list(&value()?),
+            "--rounds" => options.rounds = value()?.parse()?,
+            "--seconds" => options.seconds = value()?.parse()?,
+            "--bytes" => options.bytes = value()?.parse()?,
+            "--idle" => options.idle = value()?.parse()?,
+            "--max-other" => options.max_other = value()?.parse()?,
+            "--weir" => options.weir = value()?.into(),
+            "--check" => options.check = true,
+            other => return Err(format!("unknown option {other}; see --help").into()),
+        }
+    }
+    Ok(options)
+}
+
+/// The temporary folder of configurations and logs.
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Runs every scenario; false when there were errors or a bound was missed.
+fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
+    let names: Vec<&str> = options.peers.iter().map(String::as_str).collect();
+    process::install(&names)?;
+    // Each idle connection takes two descriptors here and two in the peer.
+    let descriptors = memory::raise_descriptors(2 * options.idle as u64 + 200)? as usize;
+    let method =
+        Method { rounds: options.rounds, seconds: options.seconds, max_other: options.max_other / 100.0, cpus: [0, 1] };
+    weir::sys::thread::pin(method.cpus[1])?;
+    let folder = Folder(std::env::temp_dir().join(format!("weir-proxy-tcp-{}", std::process::id())));
+    std::fs::create_dir_all(&folder.0)?;
+    let (mut load, mut bulk) = (Load::open(1)?, Bulk::open()?);
+    let backends = [load.endpoints()?[0], bulk.address()?];
+    let setting = Setting { folder: &folder.0, cpu: method.cpus[0], backends, weir: &options.weir };
+    let shape = Shape { kind: Kind::Tiny, connections: 64, close: false, rate: None };
+    let mut running = Vec::new();
+    for name in names {
+        let peer = peers::start(name, &setting)?;
+        rounds::answers(&mut load, &peer, peer.listen[0], Shape { connections: 1, ..shape })?;
+        reach(&mut bulk, &peer)?;
+        running.push(peer);
+    }
+    let peers: Vec<&Peer> = running.iter().collect();
+    let mut good = true;
+    for scenario in &options.scenarios {
+        match scenario.as_str() {
+            "tiny" => {
+                let cells = rounds::rounds(&mut load, &peers, (shape, 0), &method)?;
+                let title = "tiny: round trips of 40 B and 200 B on 64 connections; us is CPU time per round trip";
+                let costs = report::print(title, &cells, method.max_other);
+                good &= cells.iter().all(|(_, rounds)| rounds.iter().all(|cell| cell.errors == 0));
+                good &= verdict(&costs, &["nginx", "haproxy"], 1.0);
+            }
+            "bulk1" | "bulk8" => {
+                let count = if scenario == "bulk1" { 1 } else { 8 };
+                let share = options.bytes / count as u64;
+                let cells = rounds::each(&peers, &method, |peer| fetch(&mut bulk, peer, (count, share), &method))?;
+                let title =
+                    format!("{scenario}: {count} x {share} octets to the client; us is CPU ms per GB, req/s is MB/s");
+                let costs = report::print(&title, &cells, method.max_other);
+                good &= verdict(&costs, &["haproxy"], 0.7);
+            }
+            "idle" => good &= idle(&mut bulk, &peers, options.idle.min((descriptors - 200) / 2))?,
+            other => return Err(format!("no scenario {other}").into()),
+        }
+    }
+    Ok(good)
+}
+
+/// Waits until a peer passes on to the bulk backend: one that checks its endpoints first refuses for a moment.
+fn reach(bulk: &mut Bulk, peer: &Peer) -> Result<(), Box<dyn Error>> {
+    let deadline = clock::now() + Duration::from_secs(10);
+    while let Err(error) = bulk.fetch(peer.listen[1], 1, 100) {
+        bulk.close()?;
+        if clock::now() > deadline {
+            return Err(format!("{}: {error}", peer.name).into());
+        }
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+    Ok(bulk.close()?)
+}
+
+/// Compares Weir with the best of the peers; nothing measured is no verdict.
+fn verdict(costs: &BTreeMap<&'static str, f64>, others: &[&str], bound: f64) -> bool {
+    let Some(own) = costs.get("weir") else { return true };
+    let best = others.iter().filter_map(|name| costs.get(name)).copied().fold(f64::NAN, f64::min);
+    let ratio = own / best;
+    let word = match ratio.is_nan() {
+        true => "not measured",
+        false if ratio <= bound => "met",
+        false => "MISSED",
+    };
+    println!("  weir / best of {} = {ratio:.3}, wanted at most {bound}: {word}", others.join(", "));
+    ratio <= bound
+}
+
+fn fetch(bulk: &mut Bulk, peer: &Peer, (count, bytes): (usize, u64), method: &Method) -> Result<Cell, Box<dyn Error>> {
+    bulk.fetch(peer.listen[1], count, 4 << 20)?;
+    bulk.close()?;
+    let (meter, start) = (Meter::start(peer.pid()), clock::now());
+    bulk.fetch(peer.listen[1], count, bytes)?;
+    let seconds = (clock::now() - start).as_secs_f64();
+    bulk.close()?;
+    std::thread::park_timeout(Duration::from_millis(5));
+    let (peer_ns, other) = meter.stop(method.cpus);
+    let gigabytes = (count as u64 * bytes) as f64 / 1e9;
+    Ok(Cell {
+        us_per_request: peer_ns as f64 / 1e6 / gigabytes,
+        requests_per_second: gigabytes * 1e3 / seconds,
+        p50_us: 0,
+        p99_us: 0,
+        errors: 0,
+        other,
+    })
+}
+
+/// Opens idle connections through each peer, each after one small exchange, and prints what they hold.
+fn idle(bulk: &mut Bulk, peers: &[&Peer], count: usize) -> Result<bool, Box<dyn Error>> {
+    println!("\nidle: connections that are idle after one exchange; resident memory of the peer's processes");
+    let mut good = true;
+    for peer in peers {
+        let count = if peer.name == "haproxy" { count.min(peers::HAPROXY_CONNECTIONS - 100) } else { count };
+        bulk.fetch(peer.listen[1], 8, 100)?;
+        bulk.close()?;
+        let before = memory::resident_kib(&cpu::tree(peer.pid()));
+        bulk.fetch(peer.listen[1], count, 100)?;
+        let after = memory::resident_kib(&cpu::tree(peer.pid()));
+        bulk.close()?;
+        let each = after.saturating_sub(before) as f64 / count as f64;
+        let (before, after) = (before as f64 / 1024.0, after as f64 / 1024.0);
+        let word = match (peer.name, each <= 4.0) {
+            ("weir", true) => ", wanted at most 4: met",
+            ("weir", false) => ", wanted at most 4: MISSED",
+            _ => "",
+        };
+        println!("  {:8} {before:6.1} MiB -> {after:6.1} MiB with {count}: {each:.2} KiB each{word}", peer.name);
+        good &= peer.name != "weir" || each <= 4.0;
+    }
+    Ok(good)
+}

@@ -1,0 +1,86 @@
+//! The proxies that are compared, as TCP proxies: one worker on one CPU, long idle timeouts, no log. The first address
+//! of each leads to the round-trip backend, the second to the bulk and idle backend.
+
+use crate::process::{NGINX_STREAM, Peer, free_address, program};
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+
+/// HAProxy wants 2.5 descriptors for each connection that it may have, and 20,000 are a usual bound.
+pub(crate) const HAPROXY_CONNECTIONS: usize = 7500;
+
+/// What a peer is started with.
+pub(crate) struct Setting<'a> {
+    pub(crate) folder: &'a Path,
+    pub(crate) cpu: usize,
+    /// The backend behind each of the two addresses.
+    pub(crate) backends: [SocketAddr; 2],
+    pub(crate) weir: &'a Path,
+}
+
+/// Starts a peer by name and waits until it listens.
+pub(crate) fn start(name: &str, setting: &Setting<'_>) -> io::Result<Peer> {
+    let folder = setting.folder.join(name);
+    fs::create_dir_all(&folder)?;
+    let listen = [free_address()?, free_address()?];
+    let (name, command) = match name {
+        "nginx" => ("nginx", nginx(&folder, listen, setting)?),
+        "haproxy" => ("haproxy", haproxy(&folder, listen, setting)?),
+        "weir" => ("weir", weir(&folder, listen, setting)?),
+        other => return Err(io::Error::other(format!("no peer is called {other}"))),
+    };
+    Peer::spawn(name, (folder, &setting.cpu.to_string()), listen, false, command)
+}
+
+fn nginx(folder: &Path, listen: [SocketAddr; 2], setting: &Setting<'_>) -> io::Result<Vec<String>> {
+    let mut servers = String::new();
+    for (address, backend) in listen.iter().zip(setting.backends) {
+        servers += &format!(
+            "  server {{ listen {address} reuseport backlog=4096; proxy_pass {backend}; proxy_buffer_size 64k; tcp_nodelay on; proxy_timeout 600s; }}\n"
+        );
+    }
+    let dir = folder.display();
+    let text = format!(
+        "load_module {NGINX_STREAM};\ndaemon off; worker_processes 1; pid {dir}/nginx.pid; error_log {dir}/error.log crit; worker_rlimit_nofile 20000;
+events {{ worker_connections 19900; use epoll; multi_accept on; accept_mutex off; }}
+stream {{\n{servers}}}\n"
+    );
+    let file = folder.join("nginx.conf");
+    fs::write(&file, text)?;
+    let (dir, file) = (folder.to_string_lossy().into_owned(), file.to_string_lossy().into_owned());
+    let errors = format!("{dir}/error.log");
+    Ok(vec![program("nginx")?, "-p".into(), dir, "-c".into(), file, "-e".into(), errors])
+}
+
+fn haproxy(folder: &Path, listen: [SocketAddr; 2], setting: &Setting<'_>) -> io::Result<Vec<String>> {
+    let mut sections = String::new();
+    for (index, (address, backend)) in listen.iter().zip(setting.backends).enumerate() {
+        sections +=
+            &format!("listen l{index}\n  bind {address} backlog 4096\n  option splice-auto\n  server s {backend}\n");
+    }
+    let text = format!(
+        "global\n  nbthread 1\n  maxconn {HAPROXY_CONNECTIONS}\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 600s\n  timeout server 600s\n{sections}"
+    );
+    let file = folder.join("haproxy.cfg");
+    fs::write(&file, text)?;
+    Ok(vec![program("haproxy")?, "-db".into(), "-f".into(), file.to_string_lossy().into_owned()])
+}
+
+fn weir(folder: &Path, listen: [SocketAddr; 2], setting: &Setting<'_>) -> io::Result<Vec<String>> {
+    let admin = free_address()?;
+    let mut text = format!(
+        "[node]\nworkers = 1\n\n[store]\npath = \"{}\"\n\n[admin]\nlisten = \"{admin}\"\n",
+        folder.join("state").display()
+    );
+    for (index, (address, backend)) in listen.iter().zip(setting.backends).enumerate() {
+        text += &format!(
+            "\n[[listener]]\nname = \"l{index}\"\naddress = \"{address}\"\nprotocol = \"tcp\"\nservice = \"s{index}\"\n
+[[service]]\nname = \"s{index}\"\n\n[[service.endpoint]]\naddress = \"{backend}\"\n"
+        );
+    }
+    let file = folder.join("weir.toml");
+    fs::write(&file, text)?;
+    let weir = setting.weir.to_string_lossy().into_owned();
+    Ok(vec![weir, "run".into(), "--config".into(), file.to_string_lossy().into_owned()])
+}

@@ -1,0 +1,119 @@
+//! Rounds: every peer runs, one at a time is loaded, in another order each time, until enough rounds were quiet.
+
+use crate::cpu;
+use crate::load::{Load, Shape, Stretch};
+use crate::process::Peer;
+use crate::report::{Cell, Cells};
+use std::error::Error;
+use std::net::SocketAddr;
+use std::time::Duration;
+use weir::clock;
+
+/// How rounds are run and which count.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Method {
+    /// Quiet rounds for each peer; at most three times as many are run.
+    pub(crate) rounds: usize,
+    /// Length of one measured stretch.
+    pub(crate) seconds: f64,
+    /// A round with more other load than this share on either CPU is dropped.
+    pub(crate) max_other: f64,
+    /// CPU of the proxies, CPU of backend and load.
+    pub(crate) cpus: [usize; 2],
+}
+
+/// Runs rounds of one shape over the peers; `listener` is which of a peer's two.
+pub(crate) fn rounds(
+    load: &mut Load,
+    peers: &[&Peer],
+    (shape, listener): (Shape, usize),
+    method: &Method,
+) -> Result<Cells, Box<dyn Error>> {
+    each(peers, method, |peer| measure(load, peer, (shape, listener), method))
+}
+
+/// Runs one cell for each peer in each round.
+pub(crate) fn each(
+    peers: &[&Peer],
+    method: &Method,
+    mut measure: impl FnMut(&Peer) -> Result<Cell, Box<dyn Error>>,
+) -> Result<Cells, Box<dyn Error>> {
+    let mut cells: Cells = peers.iter().map(|peer| (peer.name, Vec::new())).collect();
+    for round in 0..method.rounds * 3 {
+        // Another order in each round: nobody always follows the same neighbour.
+        for step in 0..peers.len() {
+            let place = (round + step) % peers.len();
+            let cell = measure(peers[place])?;
+            cells[place].1.push(cell);
+        }
+        let enough =
+            |rounds: &[Cell]| rounds.iter().filter(|cell| cell.quiet(method.max_other)).count() >= method.rounds;
+        if cells.iter().all(|(_, rounds)| enough(rounds)) {
+            break;
+        }
+    }
+    Ok(cells)
+}
+
+fn measure(
+    load: &mut Load,
+    peer: &Peer,
+    (shape, listener): (Shape, usize),
+    method: &Method,
+) -> Result<Cell, Box<dyn Error>> {
+    let target: SocketAddr = peer.listen[listener];
+    // Connections and caches get warm; then everything sleeps, so that the scheduler's counters are exact.
+    load.run(target, shape, Duration::from_millis(60))?;
+    load.idle(Duration::from_millis(10))?;
+    let meter = Meter::start(peer.pid());
+    let stretch = load.run(target, shape, Duration::from_secs_f64(method.seconds))?;
+    load.idle(Duration::from_millis(5))?;
+    let (peer_ns, other) = meter.stop(method.cpus);
+    Ok(Cell::new(&stretch, peer_ns, other))
+}
+
+/// What a peer and everybody else run meanwhile.
+pub(crate) struct Meter {
+    pids: Vec<u32>,
+    peer_ns: u64,
+    own_ns: u64,
+    busy_ns: Vec<u64>,
+    start: std::time::Instant,
+}
+
+impl Meter {
+    /// Begins; `peer` and its descendants are measured.
+    pub(crate) fn start(peer: u32) -> Self {
+        let pids = cpu::tree(peer);
+        let (peer_ns, own_ns) = (cpu::run_ns(&pids), cpu::run_ns(&[std::process::id()]));
+        Self { pids, peer_ns, own_ns, busy_ns: cpu::busy_ns(), start: clock::now() }
+    }
+
+    /// Ends; returns the peer's CPU time in ns, and what else ran on the two CPUs as shares of the time.
+    pub(crate) fn stop(self, cpus: [usize; 2]) -> (u64, [f64; 2]) {
+        let (peer_after, own_after, busy) =
+            (cpu::run_ns(&self.pids), cpu::run_ns(&[std::process::id()]), cpu::busy_ns());
+        let wall = (clock::now() - self.start).as_secs_f64();
+        let (peer_ns, own_ns) = (peer_after - self.peer_ns, own_after - self.own_ns);
+        let share = |cpu: usize, explained: u64| {
+            let busy = busy.get(cpu).copied().unwrap_or(0) - self.busy_ns.get(cpu).copied().unwrap_or(0);
+            busy.saturating_sub(explained) as f64 / 1e9 / wall
+        };
+        (peer_ns, [share(cpus[0], peer_ns), share(cpus[1], own_ns)])
+    }
+}
+
+/// Loads until a peer answers rightly: one that checks its endpoints first refuses for a moment after it listens.
+pub(crate) fn answers(load: &mut Load, peer: &Peer, target: SocketAddr, shape: Shape) -> Result<(), Box<dyn Error>> {
+    let deadline = clock::now() + Duration::from_secs(10);
+    loop {
+        let stretch = load.run(target, shape, Duration::from_millis(50))?;
+        if stretch.requests > 0 && stretch.errors == 0 {
+            return Ok(());
+        }
+        if clock::now() > deadline {
+            let Stretch { requests, errors, .. } = stretch;
+            return Err(format!("{} answers wrongly: {requests} answers, {errors} errors", peer.name).into());
+        }
+    }
+}
