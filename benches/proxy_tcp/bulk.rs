@@ -13,6 +13,8 @@ const LISTENER: usize = usize::MAX;
 const CLIENTS: usize = 1 << 20;
 /// What the backend gives the kernel at once.
 const PIECE_BYTES: usize = 1024 * 1024;
+/// Connections that may be on their way at once: below the shortest usual accept queue.
+const MAX_WAITING: usize = 64;
 const STALL: Duration = Duration::from_secs(20);
 
 struct Backend {
@@ -71,8 +73,9 @@ impl Bulk {
             self.poll.registry().register(&mut stream, token, interest)?;
             self.clients.push(Client { stream, left: bytes, asked: false });
             self.waiting += 1;
-            // Not more at once than an accept queue takes.
-            while self.waiting >= 512 {
+            // Not more at once than an accept queue takes: a dropped SYN comes again only after a second.
+            self.turn(Duration::ZERO)?;
+            while self.waiting >= MAX_WAITING {
                 self.turn(Duration::from_secs(1))?;
             }
         }

@@ -9,15 +9,18 @@ use crate::lifecycle::{Phase, Signal};
 use crate::model::{ListenerProtocol, ListenerSpec};
 use crate::proxy::connection;
 use crate::proxy::entry::Entry;
+use crate::proxy::spread::Handed;
 use crate::proxy::state::{Open, Worker};
 use crate::proxy::tcp;
 use crate::proxy::timer::ms;
+use std::cell::RefCell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 /// Wait after accept failed for want of descriptors or memory.
@@ -47,12 +50,19 @@ pub(crate) struct Holdings {
     signal: Signal,
     held: Vec<Held>,
     /// Also of listeners whose sockets are elsewhere now: connections that came here stay here.
-    entries: Vec<Rc<Entry>>,
+    entries: Entries,
+    /// Takes what other workers hand on.
+    receiving: Option<JoinHandle<()>>,
 }
+
+type Entries = Rc<RefCell<Vec<Rc<Entry>>>>;
 
 impl Holdings {
     pub(crate) fn new(worker: Rc<Worker>, signal: Signal) -> Self {
-        Self { worker, signal, held: Vec::new(), entries: Vec::new() }
+        let entries = Entries::default();
+        let handed = worker.take_handed();
+        let receiving = handed.map(|handed| tokio::task::spawn_local(receive(worker.clone(), handed, entries.clone())));
+        Self { worker, signal, held: Vec::new(), entries, receiving }
     }
 
     /// Holds exactly these sockets from now on; `listeners` are all that exist, also those whose sockets others hold.
@@ -60,7 +70,7 @@ impl Holdings {
     /// Returns when what belongs to removed listeners is closed.
     pub(crate) async fn hold(&mut self, sockets: Vec<Lent>, listeners: &[Arc<ListenerSpec>]) {
         for lent in sockets.iter().map(|lent| &lent.listener).chain(listeners) {
-            for entry in self.entries.iter().filter(|entry| entry.is_of(lent)) {
+            for entry in self.entries.borrow().iter().filter(|entry| entry.is_of(lent)) {
                 entry.update(lent.clone());
             }
         }
@@ -94,21 +104,25 @@ impl Holdings {
         for held in self.held.drain(..) {
             let _ = held.accepting.await;
         }
+        if let Some(receiving) = self.receiving.take() {
+            let _ = receiving.await;
+        }
     }
 
     fn entry(&mut self, listener: &Arc<ListenerSpec>) -> Rc<Entry> {
-        if let Some(known) = self.entries.iter().find(|entry| entry.is_of(listener)) {
+        let mut entries = self.entries.borrow_mut();
+        if let Some(known) = entries.iter().find(|entry| entry.is_of(listener)) {
             return known.clone();
         }
         let entry = Rc::new(Entry::new(listener.clone()));
-        self.entries.push(entry.clone());
+        entries.push(entry.clone());
         entry
     }
 
     async fn remove_others(&mut self, listeners: &[Arc<ListenerSpec>]) {
         let stays = |entry: &Rc<Entry>| listeners.iter().any(|listener| entry.is_of(listener));
-        let (stay, gone) = std::mem::take(&mut self.entries).into_iter().partition::<Vec<_>, _>(stays);
-        self.entries = stay;
+        let (stay, gone) = self.entries.take().into_iter().partition::<Vec<_>, _>(stays);
+        self.entries.replace(stay);
         if gone.is_empty() {
             return;
         }
@@ -193,8 +207,53 @@ fn is_transient(error: &io::Error) -> bool {
     )
 }
 
+/// Takes what other workers hand on, until the drain has begun and nothing is on its way any more.
+async fn receive(worker: Rc<Worker>, mut handed: mpsc::Receiver<Handed>, entries: Entries) {
+    loop {
+        let next = tokio::select! {
+            () = worker.draining(), if !handed.is_closed() => {
+                // Whoever has one now finds the way closed and keeps it.
+                handed.close();
+                continue;
+            }
+            next = handed.recv() => next,
+        };
+        let Some(Handed { stream, peer, listener }) = next else { return };
+        let open = Open::counted(&worker);
+        let known = entries.borrow().iter().find(|entry| entry.is_of(&listener)).cloned();
+        let entry = known.unwrap_or_else(|| {
+            // Removed meanwhile: the connection ends with its next response.
+            let entry = Rc::new(Entry::new(listener));
+            entry.remove(worker.timers.now_ms());
+            entry
+        });
+        match TcpStream::from_std(stream) {
+            Ok(stream) => serve(&worker, open, stream, peer, &entry),
+            Err(error) => tracing::warn!(%error, listener = %entry.name, "failed to take a connection over"),
+        }
+    }
+}
+
+/// Serves a connection that was accepted here, or hands it to a worker that has fewer.
 fn admit(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, entry: &Rc<Entry>) {
-    let (open, peer, spec) = (Open::new(worker), peer.ip().to_canonical(), entry.spec());
+    let other = match worker.ending_since(entry) {
+        None => worker.spread.other(&worker.seat, worker.options.limits.connections),
+        Some(_) => None,
+    };
+    let Some(other) = other else { return serve(worker, Open::new(worker), stream, peer, entry) };
+    let kept = stream.into_std().and_then(|stream| {
+        let kept = other.hand(Handed { stream, peer, listener: entry.spec() }).err();
+        kept.map(|kept| TcpStream::from_std(kept.stream)).transpose()
+    });
+    match kept {
+        Ok(None) => {}
+        Ok(Some(stream)) => serve(worker, Open::new(worker), stream, peer, entry),
+        Err(error) => tracing::warn!(%error, listener = %entry.name, "failed to hand a connection on"),
+    }
+}
+
+fn serve(worker: &Rc<Worker>, open: Open, stream: TcpStream, peer: SocketAddr, entry: &Rc<Entry>) {
+    let (peer, spec) = (peer.ip().to_canonical(), entry.spec());
     match spec.protocol {
         ListenerProtocol::Http => {
             let trusted = spec.trusted_proxies.iter().any(|(network, length)| contains(*network, *length, peer));

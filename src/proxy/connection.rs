@@ -46,7 +46,14 @@ mod tests {
     fn worker() -> Rc<Worker> {
         let (_publisher, table) = channel(Snapshot::empty(Names::default()));
         let (_trigger, signal) = drain();
-        let shared = Shared { options: Options::default(), table, metrics: Metrics::new(), access: None, signal };
+        let shared = Shared {
+            options: Options::default(),
+            table,
+            metrics: Metrics::new(),
+            access: None,
+            signal,
+            spread: Arc::default(),
+        };
         Rc::new(Worker::new(0, &shared))
     }
 

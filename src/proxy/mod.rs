@@ -20,6 +20,7 @@ mod pick;
 mod pipe;
 mod pool;
 mod scratch;
+mod spread;
 mod state;
 mod streams;
 mod tcp;

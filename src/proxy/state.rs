@@ -9,6 +9,7 @@ use crate::proxy::options::Options;
 use crate::proxy::pipe::Pipes;
 use crate::proxy::pool::Pool;
 use crate::proxy::scratch::Scratch;
+use crate::proxy::spread::{Handed, Seat, Spread};
 use crate::proxy::streams::Streams;
 use crate::proxy::timer::{Timers, ms};
 use crate::rng::Rng;
@@ -19,7 +20,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
 /// Buffers kept for reuse by one worker.
 const MAX_BUFFERS: usize = 256;
@@ -36,6 +37,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     pub(crate) access: Option<AccessLog>,
     pub(crate) signal: Signal,
+    pub(crate) spread: Arc<Spread>,
 }
 
 /// A worker's state; owned by its thread, shared by its tasks.
@@ -56,15 +58,22 @@ pub(crate) struct Worker {
     /// What requests are served in and is free now; of a type that only the protocol engine knows.
     spares: RefCell<Vec<Box<dyn Any>>>,
     pub(crate) open: Cell<usize>,
+    pub(crate) spread: Arc<Spread>,
+    /// What other workers see of this one.
+    pub(crate) seat: Arc<Seat>,
+    handed: Cell<Option<mpsc::Receiver<Handed>>>,
     /// When the drain began; 0 before.
     draining_ms: Cell<u64>,
     /// Told when a connection opens or closes.
     pub(crate) changed: Notify,
+    /// Told when the drain begins.
+    drained: Notify,
 }
 
 impl Worker {
     pub(crate) fn new(index: usize, shared: &Shared) -> Self {
         let options = shared.options.clone();
+        let (seat, handed) = shared.spread.join();
         Self {
             limits: head::Limits {
                 head_bytes: options.limits.head_bytes,
@@ -84,8 +93,12 @@ impl Worker {
             buffers: RefCell::default(),
             spares: RefCell::default(),
             open: Cell::new(0),
+            spread: shared.spread.clone(),
+            seat,
+            handed: Cell::new(Some(handed)),
             draining_ms: Cell::new(0),
             changed: Notify::new(),
+            drained: Notify::new(),
             options,
         }
     }
@@ -157,9 +170,23 @@ impl Worker {
     pub(crate) fn drain(&self) {
         self.timers.set_now(clock::now_ms());
         self.draining_ms.set(self.timers.now_ms());
+        self.spread.leave(&self.seat);
+        self.drained.notify_waiters();
         self.timers.wake_all();
         // Accept loops at the bound of connections wait for one to end: now they empty their queues.
         self.changed.notify_waiters();
+    }
+
+    /// Takes the end where other workers' connections arrive; there once.
+    pub(crate) fn take_handed(&self) -> Option<mpsc::Receiver<Handed>> {
+        self.handed.take()
+    }
+
+    /// Waits until the drain has begun.
+    pub(crate) async fn draining(&self) {
+        while self.draining_since().is_none() {
+            self.drained.notified().await;
+        }
     }
 
     /// Waits until no connection is open.
@@ -177,6 +204,12 @@ pub(crate) struct Open {
 
 impl Open {
     pub(crate) fn new(worker: &Rc<Worker>) -> Self {
+        worker.seat.opened();
+        Self::counted(worker)
+    }
+
+    /// As [`Open::new`], for a connection that was counted for the other workers when it was handed on.
+    pub(crate) fn counted(worker: &Rc<Worker>) -> Self {
         // The sweep sleeps while nothing is open: the coarse clock may be old.
         worker.timers.set_now(clock::now_ms());
         worker.open.set(worker.open.get() + 1);
@@ -189,6 +222,7 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
+        self.worker.seat.closed();
         self.worker.open.set(self.worker.open.get() - 1);
         self.worker.shard.open.sub(1);
         if thread::panicking() {

@@ -148,6 +148,7 @@ pub fn start(
         metrics: metrics.clone(),
         access,
         signal: signal.clone(),
+        spread: Arc::default(),
     };
     let mut running = Vec::with_capacity(sockets.len());
     for (index, lent) in sockets.into_iter().enumerate() {

@@ -16,7 +16,7 @@ pub(crate) struct ShardCollector {
 }
 
 /// Name, help and labels of each family of the data plane; the one list, also for the documentation.
-const FAMILIES: [(&str, &str, &[&str]); 14] = [
+const FAMILIES: [(&str, &str, &[&str]); 15] = [
     ("weir_connections_total", "Connections accepted.", &[]),
     ("weir_connections_open", "Connections open now.", &[]),
     ("weir_panics_total", "Panics caught at a connection's boundary.", &[]),
@@ -31,6 +31,7 @@ const FAMILIES: [(&str, &str, &[&str]); 14] = [
     ("weir_streams_total", "TCP streams and tunnels begun.", &["service"]),
     ("weir_streams_open", "TCP streams and tunnels open now.", &["service"]),
     ("weir_streams_cut_total", "TCP streams and tunnels reset at a drain deadline.", &["service"]),
+    ("weir_worker_connections_open", "Connections open now, by worker in the order of their start.", &["worker"]),
 ];
 
 /// Counters of a service that are summed as they are.
@@ -77,6 +78,12 @@ impl Collector for ShardCollector {
             family(1, vec![gauge(&[], sum(|s| s.open.value()))]),
             family(2, vec![counter(&[], sum(|s| s.panics.value()))]),
         ];
+        let busy = shards.iter().enumerate().filter(|(_, shard)| shard.open.value() > 0);
+        let by_worker: Vec<_> =
+            busy.map(|(n, shard)| gauge(&[("worker", &n.to_string())], shard.open.value())).collect();
+        if !by_worker.is_empty() {
+            families.push(family(14, by_worker));
+        }
         if !refused.is_empty() {
             families.push(family(3, refused.iter().map(|(reason, n)| counter(&[("reason", reason)], *n)).collect()));
         }
@@ -154,7 +161,7 @@ fn family(index: usize, metrics: Vec<Metric>) -> MetricFamily {
     family.set_name(name.to_owned());
     family.set_help(help.to_owned());
     family.set_field_type(match name {
-        "weir_connections_open" | "weir_streams_open" => MetricType::GAUGE,
+        "weir_connections_open" | "weir_streams_open" | "weir_worker_connections_open" => MetricType::GAUGE,
         "weir_request_duration_seconds" => MetricType::HISTOGRAM,
         _ => MetricType::COUNTER,
     });

@@ -18,6 +18,7 @@ mod forwarding;
 mod limits;
 mod refusals;
 mod tcp;
+mod workers;
 
 use std::net::SocketAddr;
 use support::backend::{Backend, Script};

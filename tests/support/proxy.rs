@@ -133,10 +133,11 @@ impl Setup {
         self
     }
 
-    /// Starts it on a free port.
+    /// Starts it on a free port, with as many workers as its options say.
     pub fn start(self) -> Proxy {
-        let socket = weir::net::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), 1).unwrap().remove(0);
-        let address = socket.local_addr().unwrap();
+        let count = self.options.workers.unwrap_or(1);
+        let sockets = weir::net::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), count).unwrap();
+        let address = sockets[0].local_addr().unwrap();
         let spec = Arc::new(self.spec);
         let listener =
             ListenerSpec { name: "web".into(), address, trusted_proxies: self.trusted, protocol: self.protocol };
@@ -148,14 +149,15 @@ impl Setup {
             service: service(),
             port: 0,
         };
-        let lent = Lent { id: 0, listener: Arc::new(listener.clone()), socket };
+        let shared = Arc::new(listener.clone());
+        let lent = (0..).zip(sockets).map(|(id, socket)| vec![Lent { id, listener: shared.clone(), socket }]).collect();
         let set = Change::Set { spec: spec.clone(), instances: instances(&self.endpoints) };
         let changes =
             Changes { services: vec![set], routes: Some(Arc::new([route])), listeners: Some(Arc::new([listener])) };
         let (publisher, table) = channel(build(&Snapshot::empty(Names::default()), changes));
         let (trigger, signal) = weir::lifecycle::drain();
         let metrics = Metrics::new();
-        let workers = weir::proxy::start(&self.options, vec![vec![lent]], &table, &metrics, None, &signal).unwrap();
+        let workers = weir::proxy::start(&self.options, lent, &table, &metrics, None, &signal).unwrap();
         Proxy { address, metrics, table, trigger, publisher, spec, workers: Some(workers) }
     }
 }
