@@ -12,6 +12,7 @@
 #[path = "../support/proxies/cpu.rs"]
 mod cpu;
 #[path = "../support/proxies/load.rs"]
+#[allow(dead_code, reason = "shared; a part is for idle connections")]
 mod load;
 #[path = "../support/proxies/message.rs"]
 mod message;

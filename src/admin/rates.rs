@@ -13,6 +13,10 @@ use std::time::Duration;
 
 /// Time between two readings.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// Longest time between two readings while no endpoint is asked anything: an idle process sleeps.
+const QUIET_INTERVAL: Duration = Duration::from_secs(8);
+/// Below this nobody asks: it is shown as zero.
+const QUIET: f64 = 0.05;
 /// Weight of a new reading: half of a change shows after one second, nine tenths after three.
 const ALPHA: f64 = 0.5;
 
@@ -42,17 +46,19 @@ impl Reading {
 }
 
 impl Rates {
-    /// Reads the counters each second until the process stops.
+    /// Reads the counters each second until the process stops; less often while every rate is zero.
     pub async fn run(self, table: Table, mut signal: Signal) {
         let mut at = clock::now();
         self.sample(&table.load(), 0.0);
+        let mut pause = INTERVAL;
         loop {
             tokio::select! {
-                () = tokio::time::sleep(INTERVAL) => {}
+                () = tokio::time::sleep(pause) => {}
                 () = signal.reached(Phase::Stopping) => return,
             }
             let now = clock::now();
-            self.sample(&table.load(), now.saturating_duration_since(at).as_secs_f64());
+            let quiet = self.sample(&table.load(), now.saturating_duration_since(at).as_secs_f64());
+            pause = if quiet { (pause * 2).min(QUIET_INTERVAL) } else { INTERVAL };
             at = now;
         }
     }
@@ -62,17 +68,21 @@ impl Rates {
         Reading(self.current.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
-    fn sample(&self, snapshot: &Snapshot, seconds: f64) {
+    /// Takes a reading; returns whether every rate is zero.
+    fn sample(&self, snapshot: &Snapshot, seconds: f64) -> bool {
         let before = self.load();
-        let mut next = HashMap::with_capacity(before.0.len());
+        let (mut next, mut quiet) = (HashMap::with_capacity(before.0.len()), true);
         for service in snapshot.services.iter() {
             let draining = service.draining.iter().map(|(_, candidate)| candidate);
             for candidate in service.candidates.iter().chain(draining) {
                 let (serial, requests) = (candidate.stats.serial(), candidate.stats.requests());
-                next.insert(serial, follow(before.0.get(&serial), requests, seconds));
+                let rate = follow(before.0.get(&serial), requests, seconds);
+                quiet &= rate.per_second.unwrap_or(0.0) < QUIET;
+                next.insert(serial, rate);
             }
         }
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
+        quiet
     }
 }
 

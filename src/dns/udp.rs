@@ -23,7 +23,7 @@ const REQUEST_BYTES: usize = 4096;
 /// Largest answer over UDP that the options allow.
 const REPLY_BYTES: usize = 4096;
 /// Longest wait for a datagram: bounds how late the thread hears of a drain.
-pub(crate) const RECEIVE_TIMEOUT: Duration = Duration::from_millis(200);
+pub(crate) const RECEIVE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Pause after the socket itself failed, so that a broken one does not spin.
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
 

@@ -173,6 +173,36 @@ impl Load {
         Ok(run.stretch)
     }
 
+    /// Opens connections that make one request each and stay open, idle, until [`Load::release`]; returns how many.
+    pub(crate) fn hold(&mut self, target: SocketAddr, count: usize) -> io::Result<usize> {
+        let shape = Shape { kind: Kind::Tiny, connections: count, close: false, rate: None };
+        let request = message::request(shape.kind, false);
+        let (due, idle) = (VecDeque::new(), Vec::new());
+        let mut run =
+            Run { target, shape, request, stretch: Stretch::default(), sending: false, in_flight: 0, due, idle };
+        self.clients.clear();
+        for index in 0..count {
+            self.clients.push(None);
+            self.connect(index, &mut run)?;
+            while run.in_flight >= 64 {
+                self.turn(Some(&mut run), Some(Duration::from_millis(100)))?;
+            }
+        }
+        let deadline = clock::now() + STALL;
+        while run.in_flight > 0 && clock::now() < deadline {
+            self.turn(Some(&mut run), Some(Duration::from_millis(100)))?;
+        }
+        match (run.in_flight, run.stretch.errors) {
+            (0, 0) => Ok(count),
+            (left, errors) => Err(io::Error::other(format!("{left} of {count} unanswered, {errors} failed"))),
+        }
+    }
+
+    /// Closes the connections that [`Load::hold`] opened.
+    pub(crate) fn release(&mut self) {
+        self.clients.clear();
+    }
+
     fn turn(&mut self, mut run: Option<&mut Run>, wait: Option<Duration>) -> io::Result<()> {
         let mut events = std::mem::replace(&mut self.events, Events::with_capacity(1));
         match self.poll.poll(&mut events, wait) {
