@@ -134,5 +134,5 @@ fn weir_command(folder: &Path, listen: [SocketAddr; 2], setting: &Setting<'_>) -
     let file = folder.join("weir.toml");
     fs::write(&file, text)?;
     let weir = setting.weir.to_string_lossy().into_owned();
-    Ok(vec![weir, "run".into(), "--config".into(), file.to_string_lossy().into_owned()])
+    Ok(vec![weir, "run".into(), "--no-keeper".into(), "--config".into(), file.to_string_lossy().into_owned()])
 }

@@ -5,8 +5,8 @@
 //! lent anew or bound. Changes are bound first and applied then, whole or not at all, one after another.
 
 use crate::app::RunOptions;
-use crate::app::sockets;
 use crate::model::ListenerSpec;
+use crate::net::{Binder, Kind, Wanted};
 use crate::proxy::{Lent, Workers};
 use anyhow::Context;
 use std::net::{SocketAddr, TcpListener};
@@ -30,6 +30,7 @@ struct Inner {
 /// The listening sockets of every listener, bound but not necessarily lent.
 #[derive(Debug)]
 pub struct Sockets {
+    binder: Binder,
     options: RunOptions,
     next_id: u64,
     open: Vec<Listening>,
@@ -43,6 +44,15 @@ struct Listening {
     /// The listener with its exact address.
     spec: Arc<ListenerSpec>,
     sockets: Vec<(u64, Arc<TcpListener>)>,
+}
+
+/// What becomes of the keeper's sockets when this process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AtEnd {
+    /// Nobody listens any more.
+    Close,
+    /// Another process goes on with them.
+    Leave,
 }
 
 /// A change whose sockets are bound and that is not applied yet; nothing is different when it is dropped.
@@ -59,8 +69,13 @@ impl Sockets {
     ///
     /// # Errors
     /// When an address cannot be bound and no free port may be taken instead.
-    pub fn bind(listeners: &[ListenerSpec], workers: usize, options: RunOptions) -> anyhow::Result<Self> {
-        let mut sockets = Self { options, next_id: 0, open: Vec::new() };
+    pub fn bind(
+        listeners: &[ListenerSpec],
+        workers: usize,
+        options: RunOptions,
+        binder: Binder,
+    ) -> anyhow::Result<Self> {
+        let mut sockets = Self { binder, options, next_id: 0, open: Vec::new() };
         (sockets.open, sockets.next_id) = sockets.extended(listeners, workers)?;
         Ok(sockets)
     }
@@ -87,9 +102,15 @@ impl Sockets {
                 known.wanted == listener.address && (listener.address.port() != 0 || known.spec.name == listener.name)
             });
             let mut sockets = known.map(|known| known.sockets.clone()).unwrap_or_default();
+            let wanted = self.wanted(listener.address, &listener.name, workers);
             let fresh = match known {
-                Some(known) => sockets::more(known.spec.address, workers.saturating_sub(sockets.len())),
-                None => sockets::open(listener.address, workers, self.options),
+                Some(known) => self.binder.more_tcp(&wanted, known.spec.address, sockets.len()),
+                None => self.binder.tcp(&wanted).map(|bound| {
+                    if let Some(taken) = bound.instead_of {
+                        tracing::warn!("{taken}; taking a free port instead");
+                    }
+                    bound.sockets
+                }),
             };
             for socket in fresh.with_context(|| format!("listener {}", listener.name))? {
                 sockets.push((next_id, Arc::new(socket)));
@@ -104,6 +125,17 @@ impl Sockets {
             open.push(Listening { wanted: listener.address, spec, sockets });
         }
         Ok((open, next_id))
+    }
+
+    fn wanted<'a>(&self, address: SocketAddr, name: &'a str, workers: usize) -> Wanted<'a> {
+        Wanted { address, count: workers, free: self.options.free_ports, label: name }
+    }
+
+    /// Lets go of sockets, the keeper's too: whoever still holds a duplicate is the last.
+    fn close(&self, gone: Listening) {
+        let Listening { wanted, spec, sockets } = gone;
+        drop(sockets);
+        self.binder.close(Kind::Tcp, &self.wanted(wanted, &spec.name, 0));
     }
 }
 
@@ -167,10 +199,16 @@ impl Live {
         self.inner.lock().await.workers.as_ref().map_or(0, Workers::count)
     }
 
-    /// Gives the workers away for the end; no change is possible any more. The sockets close as the workers end.
-    pub async fn end(&self) -> Option<Workers> {
+    /// Gives the workers away for the end; no change is possible any more. The sockets close as the workers end, unless
+    /// the keeper holds them for another process.
+    pub async fn end(&self, sockets: AtEnd) -> Option<Workers> {
         let mut inner = self.inner.lock().await;
-        inner.sockets.open.clear();
+        for listening in std::mem::take(&mut inner.sockets.open) {
+            match sockets {
+                AtEnd::Close => inner.sockets.close(listening),
+                AtEnd::Leave => drop(listening),
+            }
+        }
         inner.workers.take()
     }
 }
@@ -204,6 +242,7 @@ impl Change {
             for old in before {
                 if !sockets.open.iter().any(|new| new.spec.address == old.spec.address) {
                     tracing::info!(listener = %old.spec.name, address = %old.spec.address, "listening no more");
+                    sockets.close(old);
                 }
             }
         };

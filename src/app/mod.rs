@@ -1,23 +1,29 @@
 //! The composition root: the only code that knows both planes.
 //!
 //! [`run`] turns a loaded configuration into a running Weir and returns when it has ended. [`wire`] makes the parts and
-//! hands each what it needs; [`shutdown`] turns signals into an ordered drain with a deadline.
+//! hands each what it needs; [`shutdown`] turns signals into an ordered drain with a deadline. [`keep`] is the parent process
+//! that holds the sockets.
 
+mod asks;
+mod keeper;
 mod live;
 mod reload;
 mod shutdown;
-mod sockets;
 mod watch;
 mod wire;
 
-pub use live::{Change, Live, Sockets};
+pub use keeper::keep;
+pub use live::{AtEnd, Change, Live, Sockets};
 
+use crate::app::asks::Asks;
 use crate::app::watch::Watch;
 use crate::clock;
 use crate::config::{Loaded, Reader, Text};
 use crate::control::configuration::{Cause, Status};
+use crate::net::{Binder, Link};
 use crate::telemetry;
 use anyhow::Context;
+use std::os::fd::OwnedFd;
 
 /// What the command line adds to the configuration.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -63,12 +69,14 @@ pub enum Ended {
     Forced,
 }
 
-/// Runs Weir until a signal ends it. Blocks.
+/// Runs Weir until a signal ends it; with a link to the keeper, on the keeper's sockets. Blocks.
 ///
 /// # Errors
 /// When an address cannot be bound, a thread cannot be started, or the state directory cannot be written.
-pub fn run(loaded: Loaded, origin: Origin, options: RunOptions) -> anyhow::Result<Ended> {
+pub fn run(loaded: Loaded, origin: Origin, options: RunOptions, keeper: Option<OwnedFd>) -> anyhow::Result<Ended> {
     telemetry::init(&loaded.log);
+    let (link, orders) = keeper.map(Link::open).transpose().context("failed to listen to the keeper")?.unzip();
+    let binder = link.clone().map_or(Binder::Local, Binder::Kept);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("control")
@@ -76,8 +84,14 @@ pub fn run(loaded: Loaded, origin: Origin, options: RunOptions) -> anyhow::Resul
         .build()
         .context("failed to start the control runtime")?;
     let drain = loaded.proxy.timeouts.drain;
-    let parts = runtime.block_on(wire::build(loaded, origin, options))?;
-    let ended = runtime.block_on(shutdown::serve(parts, drain))?;
+    let ended = runtime.block_on(async {
+        let mut asks = Asks::new(orders)?;
+        let parts = tokio::select! {
+            parts = wire::build(loaded, origin, options, binder) => parts?,
+            _ = asks.ending() => return Ok(Ended::Drained),
+        };
+        anyhow::Ok(shutdown::serve(parts, asks, link, drain).await)
+    })?;
     runtime.shutdown_background();
     Ok(ended)
 }

@@ -6,7 +6,7 @@
 use crate::admin::{self, Rates, State};
 use crate::app::live::{Live, Sockets};
 use crate::app::reload::Reloader;
-use crate::app::{Origin, RunOptions, sockets};
+use crate::app::{Origin, RunOptions};
 use crate::config::Loaded;
 use crate::control::autoscale::{self, ScaleGauges};
 use crate::control::configuration;
@@ -16,6 +16,7 @@ use crate::control::gauges::{ConfigurationGauges, Gauges};
 use crate::control::plane::Control;
 use crate::dns;
 use crate::lifecycle::{self, Signal, Trigger};
+use crate::net::Binder;
 use crate::proxy;
 use crate::table::{self, Snapshot, Table, names::Names};
 use crate::telemetry::{AccessLog, LogOptions, Metrics};
@@ -36,15 +37,21 @@ pub(super) struct Parts {
 }
 
 /// Makes and starts every part.
-pub(super) async fn build(mut loaded: Loaded, origin: Origin, options: RunOptions) -> anyhow::Result<Parts> {
+pub(super) async fn build(
+    mut loaded: Loaded,
+    origin: Origin,
+    options: RunOptions,
+    binder: Binder,
+) -> anyhow::Result<Parts> {
     let count = worker_count(&loaded);
     let written = loaded.clone();
     std::fs::create_dir_all(&loaded.control.state)
         .with_context(|| format!("failed to create the state directory {}", loaded.control.state.display()))?;
-    let listening = Sockets::bind(&loaded.listeners, count, options)?;
+    let listening = Sockets::bind(&loaded.listeners, count, options, binder.clone())?;
     loaded.listeners = listening.listeners();
-    let doors = sockets::admin(&mut loaded.admin, options)?;
-    let names = loaded.dns.as_mut().map(|wanted| sockets::dns(wanted, options)).transpose()?;
+    let doors = admin::bind(&loaded.admin, &binder, options.free_ports).context("admin")?;
+    let bind_names = |wanted| dns::bind(wanted, &binder, options.free_ports).context("dns");
+    let names = loaded.dns.as_ref().map(bind_names).transpose()?;
     let (trigger, signal) = lifecycle::drain();
     let metrics = Metrics::new();
     let access = access_log(&loaded.log, &metrics)?;

@@ -74,6 +74,8 @@ pub(super) struct RunArgs {
     pub(super) config: Option<PathBuf>,
     #[command(flatten)]
     pub(super) workers: WorkersArgs,
+    #[command(flatten)]
+    pub(super) keeper: KeeperArgs,
 }
 
 /// `weir demo`.
@@ -81,6 +83,19 @@ pub(super) struct RunArgs {
 pub(super) struct DemoArgs {
     #[command(flatten)]
     pub(super) workers: WorkersArgs,
+    #[command(flatten)]
+    pub(super) keeper: KeeperArgs,
+}
+
+/// Which of the two processes this one is.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(super) struct KeeperArgs {
+    /// Run in one process, for debugging: a crash then refuses connections, and there is no upgrade.
+    #[arg(long)]
+    pub(super) no_keeper: bool,
+    /// Serve on the sockets of the keeper, which is at the other end of standard input.
+    #[arg(long, hide = true, conflicts_with = "no_keeper")]
+    pub(super) kept: bool,
 }
 
 /// How many threads carry traffic.

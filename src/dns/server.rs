@@ -6,7 +6,7 @@ use crate::dns::udp::{RECEIVE_TIMEOUT, Worker};
 use crate::dns::{Options, Scratch, tcp, udp};
 use crate::dnswire::parse_name;
 use crate::lifecycle::Signal;
-use crate::net::{self, BindError};
+use crate::net::{BindError, Binder, Kind, Wanted};
 use crate::rng::Rng;
 use crate::table::Table;
 use arc_swap::ArcSwap;
@@ -66,17 +66,23 @@ impl Live {
     }
 }
 
-/// Binds UDP and TCP on every address of the options; port 0 takes a free port, the same for both.
+/// Binds UDP and TCP on every address of the options; port 0 takes a free port, the same for both. `free` takes one also
+/// where the wanted one is taken.
 ///
 /// # Errors
 /// [`ServerError`] with the address and who holds it.
-pub fn bind(options: &Options) -> Result<Sockets, ServerError> {
+pub fn bind(options: &Options, binder: &Binder, free: bool) -> Result<Sockets, ServerError> {
     if parse_name(&options.zone).is_none_or(|zone| zone.len() < 2) {
         return Err(ServerError::Zone(options.zone.clone()));
     }
     let mut sockets = Sockets { addresses: Vec::new(), udp: Vec::new(), tcp: Vec::new() };
-    for &address in &options.listen {
-        let (bound, udp, tcp) = bind_pair(address, options.threads.max(1))?;
+    for (index, &address) in options.listen.iter().enumerate() {
+        let label = format!("dns-{index}");
+        let wanted = Wanted { address, count: options.threads.max(1), free, label: &label };
+        let (bound, udp, tcp) = bind_pair(&wanted, binder)?;
+        if address.port() != 0 && bound.port() != address.port() {
+            tracing::warn!("{address} is taken; taking {bound} instead");
+        }
         sockets.addresses.push(bound);
         sockets.udp.extend(udp);
         sockets.tcp.extend(tcp);
@@ -84,16 +90,31 @@ pub fn bind(options: &Options) -> Result<Sockets, ServerError> {
     Ok(sockets)
 }
 
-fn bind_pair(address: SocketAddr, threads: usize) -> Result<(SocketAddr, Vec<UdpSocket>, Vec<TcpListener>), BindError> {
-    let mut tries = if address.port() == 0 { PORT_TRIES } else { 1 };
+fn bind_pair(
+    wanted: &Wanted<'_>,
+    binder: &Binder,
+) -> Result<(SocketAddr, Vec<UdpSocket>, Vec<TcpListener>), BindError> {
+    let any = Wanted { address: SocketAddr::new(wanted.address.ip(), 0), ..*wanted };
+    let mut wanted = Wanted { count: 1, ..*wanted };
+    let mut tries = if wanted.free || wanted.address.port() == 0 { PORT_TRIES } else { 1 };
     loop {
         tries -= 1;
-        let tcp = net::bind(address, 1)?;
-        let bound = tcp.first().and_then(|listener| listener.local_addr().ok()).unwrap_or(address);
-        match net::bind_datagrams(bound, threads, RECEIVE_TIMEOUT) {
-            Ok(udp) => return Ok((bound, udp, tcp)),
+        let tcp = binder.tcp(&wanted)?;
+        if let Some(taken) = tcp.instead_of {
+            tracing::warn!("{taken}");
+        }
+        let bound = tcp.sockets.first().and_then(|listener| listener.local_addr().ok()).unwrap_or(wanted.address);
+        match binder.udp(&Wanted { address: bound, free: false, ..any }, RECEIVE_TIMEOUT) {
+            Ok(udp) => return Ok((bound, udp.sockets, tcp.sockets)),
             Err(error) if tries == 0 || error.source.kind() != io::ErrorKind::AddrInUse => return Err(error),
-            Err(_) => {}
+            Err(error) => {
+                if wanted.address.port() != 0 {
+                    tracing::warn!("{error}");
+                }
+                drop(tcp.sockets);
+                binder.close(Kind::Tcp, &wanted);
+                wanted = Wanted { count: 1, ..any };
+            }
         }
     }
 }

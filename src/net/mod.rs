@@ -1,7 +1,14 @@
-//! Sockets: how they are bound and who holds an address that is taken.
+//! Sockets: how they are bound, who holds an address that is taken, and how the keeper lends them.
 
+mod binder;
 mod datagram;
+mod link;
 mod listener;
+pub mod message;
+mod unix;
 
+pub use binder::{Binder, Bound, Kind, UnixFile, Wanted, or_free};
 pub use datagram::bind_datagrams;
+pub use link::{Link, Order};
 pub use listener::{BindError, bind, bind_more};
+pub use unix::{SocketFile, UnixError, bind_unix};

@@ -15,6 +15,7 @@ use weir::model::{
     HealthCheck, InstanceId, Limits, ListenerSpec, NodeId, Objective, Outliers, Policy, PortSpec, Probe, Protocol,
     RolloutSpec, RouteSpec, RunSpec, ScalePolicy, ScaleSpec, ServiceName, ServiceSpec, Timeouts, Transition, Verdict,
 };
+use weir::net::Binder;
 use weir::rng::Rng;
 use weir::table::names::Names;
 use weir::table::{self, Reader, Snapshot, Table};
@@ -131,7 +132,7 @@ pub(crate) async fn start(name: &str) -> Weir {
         store: None,
         signal: signal.clone(),
     };
-    let listeners = admin::bind(&options).unwrap();
+    let listeners = admin::bind(&options, &Binder::Local, false).unwrap();
     let address = listeners.address().unwrap();
     let serving = tokio::spawn(admin::serve(listeners, options.clone(), state, signal));
     let weir = Weir {

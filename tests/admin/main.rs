@@ -6,6 +6,9 @@ mod cli;
 mod client;
 mod events;
 mod explain;
+#[path = "../support/family.rs"]
+#[allow(dead_code, unreachable_pub, reason = "shared; a part is used here")]
+mod family;
 mod fixture;
 mod resources;
 mod safety;

@@ -1,6 +1,7 @@
 //! `weir run` and `weir demo` as processes: what starts, what is refused, and what a user reads of it.
 
 use crate::client::{eventually, get};
+use crate::family;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -41,7 +42,7 @@ struct Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        family::end(self.child.id());
         let _ = self.child.wait();
     }
 }

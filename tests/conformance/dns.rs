@@ -12,6 +12,7 @@ use weir::model::{
     Instance, InstanceId, InstanceState, Limits, NodeId, Outliers, Policy, PortSpec, Protocol, RolloutSpec,
     ServiceName, ServiceSpec, Source, Timeouts, Verdict,
 };
+use weir::net::Binder;
 use weir::table::names::Names;
 use weir::table::{Change, Changes, Publisher, Snapshot, Table, build, channel};
 
@@ -35,7 +36,7 @@ impl Fixture {
         change(&mut options);
         let (publisher, table) = channel(Snapshot::empty(Names::new(&options.zone)));
         let (trigger, signal) = drain();
-        let sockets = bind(&options).unwrap();
+        let sockets = bind(&options, &Binder::Local, false).unwrap();
         let server = serve(sockets, &options, &table, &signal).unwrap();
         let address = server.addresses()[0];
         Self { address, table, publisher, server, trigger }

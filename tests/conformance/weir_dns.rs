@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 use weir::dns::{Options, bind};
 use weir::lifecycle::Phase;
+use weir::net::Binder;
 
 #[test]
 fn servfail_until_the_first_generation_and_refused_outside_all_along() {
@@ -137,18 +138,18 @@ fn the_drain_ends_every_thread_and_frees_the_address() {
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     drop(open);
     let again = Options { listen: vec![address], ..Options::default() };
-    assert_eq!(bind(&again).unwrap().addresses(), [address]);
+    assert_eq!(bind(&again, &Binder::Local, false).unwrap().addresses(), [address]);
 }
 
 #[test]
 fn a_taken_address_and_a_zone_that_is_no_name_are_refused_with_the_reason() {
     let fixture = Fixture::start(|_| {});
     let taken = Options { listen: vec![fixture.address], ..Options::default() };
-    let text = bind(&taken).unwrap_err().to_string();
+    let text = bind(&taken, &Binder::Local, false).unwrap_err().to_string();
     assert!(text.contains(&fixture.address.to_string()), "{text}");
     assert!(text.contains(&format!("(pid {})", std::process::id())), "{text}");
     let zone = Options { zone: "a..b".to_owned(), ..Options::default() };
-    assert_eq!(bind(&zone).unwrap_err().to_string(), "zone \"a..b\" is no DNS name");
+    assert_eq!(bind(&zone, &Binder::Local, false).unwrap_err().to_string(), "zone \"a..b\" is no DNS name");
 }
 
 #[test]

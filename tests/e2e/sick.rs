@@ -2,7 +2,7 @@
 
 use crate::support::eventually;
 use crate::support::http::get;
-use crate::support::process::{Weir, kill};
+use crate::support::process::Weir;
 use crate::web::{SETTLED, alone, services};
 use std::fs;
 use std::time::Duration;
@@ -89,7 +89,7 @@ async fn no_replica_outlives_a_killed_weir() {
     let runs =
         |pid: &&u64| fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|text| text.contains("whoami"));
     assert_eq!(pids.iter().filter(runs).count(), 3);
-    kill(weir.pid(), "KILL").await;
+    weir.kill();
     weir.child.wait().await.unwrap();
     eventually("no replica runs", LIMIT, || async { (pids.iter().filter(runs).count() == 0).then_some(()) }).await;
 }

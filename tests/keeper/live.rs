@@ -7,9 +7,10 @@ use crate::support::traffic::{Kind, Plan, Traffic};
 use crate::{Whoami, alone, support};
 use std::net::SocketAddr;
 use std::time::Duration;
-use weir::app::{Live, RunOptions, Sockets};
+use weir::app::{AtEnd, Live, RunOptions, Sockets};
 use weir::lifecycle::{Phase, Trigger};
 use weir::model::{ListenerProtocol, ListenerSpec};
+use weir::net::Binder;
 use weir::proxy::{Options, Workers};
 use weir::telemetry::Metrics;
 
@@ -33,7 +34,7 @@ impl World {
         let backend = Whoami::start().await;
         let proxy = Proxy::over(&[backend.address]);
         let wanted = [listener("one", "127.0.0.1:0".parse().unwrap())];
-        let sockets = Sockets::bind(&wanted, 1, RunOptions::default()).unwrap();
+        let sockets = Sockets::bind(&wanted, 1, RunOptions::default(), Binder::Local).unwrap();
         let listener = sockets.listeners().remove(0);
         let (trigger, signal) = weir::lifecycle::drain();
         let (options, metrics) = (Options::default(), Metrics::new());
@@ -49,7 +50,7 @@ impl World {
 
     async fn end(self) {
         self.trigger.raise(Phase::Stopping);
-        let workers = self.live.end().await;
+        let workers = self.live.end(AtEnd::Close).await;
         tokio::task::spawn_blocking(move || workers.map(Workers::join)).await.unwrap();
         drop(self.proxy);
     }

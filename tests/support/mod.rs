@@ -16,6 +16,7 @@
 
 pub mod backend;
 pub mod direct;
+pub mod family;
 pub mod http;
 pub mod process;
 pub mod proxy;

@@ -1,5 +1,6 @@
 //! Weir as a process: a temporary folder, free ports, a configuration, and its command line.
 
+use super::family;
 use super::http::{Answer, Raw};
 use std::collections::BTreeSet;
 use std::fs;
@@ -126,7 +127,6 @@ impl Weir {
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
-            .kill_on_drop(true)
             .spawn()
             .unwrap();
         Self { child, http, dns, admin, folder }
@@ -155,9 +155,14 @@ impl Weir {
         fs::read_to_string(self.folder.0.join("log")).unwrap_or_default()
     }
 
-    /// Returns its process id.
+    /// Returns its process id: the keeper's.
     pub fn pid(&self) -> u32 {
         self.child.id().unwrap_or(0)
+    }
+
+    /// Returns the id of the process that serves; 0 while there is none.
+    pub fn serving(&self) -> u32 {
+        family::serving(self.pid()).last().copied().unwrap_or(0)
     }
 
     /// Runs a command of its command line against it.
@@ -221,9 +226,27 @@ impl Weir {
         .await
     }
 
+    /// Kills the keeper and whoever serves, at one moment; their replicas live or die as they are told to.
+    pub fn kill(&self) {
+        let pid = self.pid();
+        family::send(pid, "STOP");
+        for serving in family::serving(pid) {
+            family::send(serving, "KILL");
+        }
+        family::send(pid, "KILL");
+    }
+
     /// Sends a signal to it: `TERM`, `INT`.
     pub async fn signal(&self, signal: &str) {
         kill(self.pid(), signal).await;
+    }
+}
+
+impl Drop for Weir {
+    fn drop(&mut self) {
+        if let Some(pid) = self.child.id() {
+            family::end(pid);
+        }
     }
 }
 
