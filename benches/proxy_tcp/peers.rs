@@ -82,5 +82,5 @@ fn weir(folder: &Path, listen: [SocketAddr; 2], setting: &Setting<'_>) -> io::Re
     let file = folder.join("weir.toml");
     fs::write(&file, text)?;
     let weir = setting.weir.to_string_lossy().into_owned();
-    Ok(vec![weir, "run".into(), "--config".into(), file.to_string_lossy().into_owned()])
+    Ok(vec![weir, "run".into(), "--no-keeper".into(), "--config".into(), file.to_string_lossy().into_owned()])
 }

@@ -4,7 +4,7 @@ use crate::support::http::Raw;
 use crate::support::process::free_address;
 use crate::support::proxy::Proxy;
 use crate::support::traffic::{Kind, Plan, Traffic};
-use crate::{Whoami, alone, support};
+use crate::{Whoami, alone, passes, support};
 use std::net::SocketAddr;
 use std::time::Duration;
 use weir::app::{AtEnd, Live, RunOptions, Sockets};
@@ -54,11 +54,6 @@ impl World {
         tokio::task::spawn_blocking(move || workers.map(Workers::join)).await.unwrap();
         drop(self.proxy);
     }
-}
-
-async fn passes(traffic: &Traffic, more: u64) {
-    let wanted = traffic.passed() + more;
-    support::eventually("requests pass", LIMIT, || async { (traffic.passed() >= wanted).then_some(()) }).await;
 }
 
 async fn workers_and_listeners_change(rate: f64, between: u64, rounds: usize) {

@@ -7,13 +7,14 @@
     clippy::disallowed_methods,
     reason = "tests; they print their figures and read the clock"
 )]
-//! Sockets that outlive whoever serves from them: live changes of listeners and workers.
+//! Sockets that outlive whoever serves from them: the keeper, crashes, live changes of listeners and workers.
 //!
 //! Scenarios with the counts of their promise are `#[ignore]`d and run by `tests/run --long`.
 
 #[path = "../support/mod.rs"]
 mod support;
 
+mod crash;
 mod live;
 
 use support::process::WEIR;
@@ -23,6 +24,13 @@ use tokio::sync::{Mutex, MutexGuard};
 pub(crate) async fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::const_new(());
     ALONE.lock().await
+}
+
+/// Waits until so many more requests have passed.
+pub(crate) async fn passes(traffic: &support::traffic::Traffic, more: u64) {
+    let wanted = traffic.passed() + more;
+    let limit = std::time::Duration::from_secs(60);
+    support::eventually("requests pass", limit, || async { (traffic.passed() >= wanted).then_some(()) }).await;
 }
 
 /// A `weir whoami` on a free port; killed when dropped.

@@ -121,15 +121,13 @@ impl Weir {
             folder.0.join("state").display(),
         );
         let file = folder.write("weir.toml", &text);
-        let log = fs::File::create(folder.0.join("log")).unwrap();
-        let child = Command::new(WEIR)
-            .args([Path::new("run"), Path::new("--config"), &file])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let child = run(&folder, &file);
         Self { child, http, dns, admin, folder }
+    }
+
+    /// Starts it again after its end, with the same configuration and state.
+    pub fn respawn(&mut self) {
+        self.child = run(&self.folder, &self.folder.0.join("weir.toml"));
     }
 
     /// Waits until `/readyz` says 200; panics with the log when it does not.
@@ -240,6 +238,18 @@ impl Weir {
     pub async fn signal(&self, signal: &str) {
         kill(self.pid(), signal).await;
     }
+}
+
+/// Starts `weir run`; what it writes goes to the end of the log.
+fn run(folder: &Folder, file: &Path) -> Child {
+    let log = fs::OpenOptions::new().create(true).append(true).open(folder.0.join("log")).unwrap();
+    Command::new(WEIR)
+        .args([Path::new("run"), Path::new("--config"), file])
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap()
 }
 
 impl Drop for Weir {
