@@ -160,12 +160,12 @@ impl Tools {
     async fn empty(&self, spec: &ServiceSpec) {
         let mut changes = self.registry.watch();
         if spec.run.is_some() {
-            let none = ServiceSpec { replicas: 0, ..spec.clone() };
+            let none = ServiceSpec { replicas: 0, scale: None, ..spec.clone() };
             if let Err(error) = self.registry.define(Arc::new(none)).await {
                 tracing::warn!(service = %spec.name, %error, "failed to want no replicas");
             }
-            // A number that was asked for by hand holds against a definition that wanted none already.
-            if let Some(scheduler) = self.scheduler.get().filter(|_| spec.replicas == 0) {
+            // A number that was asked for by hand holds against a definition.
+            if let Some(scheduler) = self.scheduler.get() {
                 let _ = scheduler.scale(&spec.name, 0).await;
             }
         }
@@ -190,5 +190,133 @@ impl Tools {
         let listing = self.registry.service(name).await;
         let instances = listing.map(|listing| listing.instances).unwrap_or_default();
         instances.into_iter().filter(|instance| instance.state != InstanceState::Gone).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::control::Options;
+    use crate::control::discovery::{Definitions, Discovery};
+    use crate::control::events::Events;
+    use crate::control::publisher;
+    use crate::control::registry::Handle;
+    use crate::control::registry::tests::spec;
+    use crate::model::{InstanceState, NodeId, ServiceName, StaticEndpoint};
+    use crate::rng::Rng;
+    use crate::table::names::Names;
+    use crate::table::{Snapshot, Table, channel};
+    use std::sync::Arc;
+    use std::time::Duration;
+    use tokio::time::sleep;
+
+    struct World {
+        registry: Handle,
+        table: Table,
+        discovery: Discovery,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let (writer, table) = channel(Snapshot::empty(Names::default()));
+            let events = Events::default();
+            let registry = publisher::spawn(&Options::default(), events.clone(), writer, Rng::from_seed(1));
+            let node = NodeId::parse("here").unwrap();
+            let discovery = Discovery::new(registry.clone(), table.clone(), events, node);
+            Self { registry, table, discovery }
+        }
+
+        /// Takes up services with endpoints at these ports.
+        async fn apply(&mut self, services: &[(&str, &[u16])]) {
+            let services = services.iter().map(|(name, ports)| {
+                let endpoint = |port: &u16| StaticEndpoint {
+                    address: "127.0.0.1".parse().unwrap(),
+                    ports: vec![*port],
+                    weight: 1,
+                };
+                let mut service = spec(name, None);
+                service.endpoints = ports.iter().map(endpoint).collect();
+                Arc::new(service)
+            });
+            let definitions = Definitions { services: services.collect(), ..Definitions::default() };
+            self.discovery.apply(definitions).await.unwrap();
+        }
+
+        /// Makes everything ready, as its first check would.
+        async fn make_ready(&self) {
+            for instance in self.registry.instances().await {
+                let transition =
+                    crate::model::Transition { from: instance.verdict, to: crate::model::Verdict::Healthy };
+                self.registry.report(&instance.id, transition, "passed").await.unwrap();
+            }
+        }
+
+        async fn states(&self, service: &str) -> Vec<(u16, InstanceState)> {
+            let listing = self.registry.service(&ServiceName::parse(service).unwrap()).await;
+            let instances = listing.map(|listing| listing.instances).unwrap_or_default();
+            instances.iter().map(|i| (i.ports[0], i.state)).collect()
+        }
+
+        /// Begins a request at the endpoint with this port.
+        fn request(&self, port: u16) -> crate::balance::InFlight {
+            let snapshot = self.table.load();
+            let service = snapshot.services.iter().next().unwrap();
+            let at = service.endpoints.iter().position(|e| e.ports[0] == port).unwrap();
+            service.candidates[at].stats.begin()
+        }
+    }
+
+    use InstanceState::{Draining, Gone, Ready};
+
+    #[tokio::test(start_paused = true)]
+    async fn an_endpoint_leaves_when_its_last_request_is_finished() {
+        let mut world = World::new();
+        world.apply(&[("web", &[1, 2])]).await;
+        world.make_ready().await;
+        let request = world.request(2);
+        world.apply(&[("web", &[1])]).await;
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(world.states("web").await, [(1, Ready), (2, Draining)]);
+        assert_eq!(world.table.load().services.iter().next().unwrap().endpoints.len(), 1, "nothing new goes there");
+        drop(request);
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(world.states("web").await, [(1, Ready), (2, Gone)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_listed_again_is_called_back() {
+        let mut world = World::new();
+        world.apply(&[("web", &[1, 2, 3])]).await;
+        world.make_ready().await;
+        let _requests = [world.request(2), world.request(3)];
+        world.apply(&[("web", &[1])]).await;
+        world.apply(&[("web", &[1, 2])]).await;
+        sleep(Duration::from_secs(120)).await;
+        assert_eq!(world.states("web").await, [(1, Ready), (2, Ready)], "3 left at its deadline and is forgotten");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_leaves_when_it_is_empty_and_comes_back_with_what_it_lists() {
+        let mut world = World::new();
+        world.apply(&[("web", &[1, 2])]).await;
+        world.make_ready().await;
+        let request = world.request(1);
+        world.apply(&[]).await;
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(world.states("web").await, [(1, Draining), (2, Gone)]);
+        // Back, but without 1: that goes on leaving.
+        world.apply(&[("web", &[2, 3])]).await;
+        world.make_ready().await;
+        sleep(Duration::from_secs(1)).await;
+        let states = world.states("web").await;
+        assert!(
+            states.contains(&(1, Draining)) && states.contains(&(2, Ready)) && states.contains(&(3, Ready)),
+            "{states:?}"
+        );
+        drop(request);
+        sleep(Duration::from_secs(120)).await;
+        assert_eq!(world.states("web").await, [(2, Ready), (3, Ready)]);
+        world.apply(&[]).await;
+        sleep(Duration::from_secs(120)).await;
+        assert!(world.registry.specs().await.is_empty(), "undefined in the end");
     }
 }

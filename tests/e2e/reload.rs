@@ -305,6 +305,9 @@ async fn a_removed_service_finishes_its_requests() {
     );
     let weir = Weir::start("removed", &format!("{old}{}", services(1, "/dev/null"))).await;
     weir.settled("old", 2, SETTLED).await;
+    // A number by hand does not keep a service that is removed.
+    succeeded(weir.cli(&["scale", "old", "3"]).await);
+    weir.settled("old", 3, SETTLED).await;
     let file = File::of(&weir);
     let in_flight: Vec<_> = (0..4).map(|_| tokio::spawn(status_of_slow(weir.http))).collect();
     support::eventually("requests are in flight", TAKEN, || async {
