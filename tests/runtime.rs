@@ -13,8 +13,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::sync::broadcast;
-use weir::control::runtime::{Exit, Options, Processes, Runtime, RuntimeError, RuntimeEvent, StartRequest, Started};
-use weir::model::{InstanceId, RunSpec, ServiceName, Workload};
+use weir::control::runtime::{
+    Exit, Known, Options, Processes, Runtime, RuntimeError, RuntimeEvent, StartRequest, Started, birth,
+};
+use weir::model::{InstanceId, OnExit, RunSpec, ServiceName, Workload};
 
 /// Longest wait for anything that takes milliseconds on an idle machine.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -234,6 +236,60 @@ async fn processes_end_with_the_runtime() {
     let child = child().unwrap();
     drop(bench);
     until("the group was killed", || !is_alive(leader) && !is_alive(child)).await;
+}
+
+/// A runtime whose processes outlive it, on the folder of another.
+fn heir(folder: &Path) -> Processes {
+    let weir = PathBuf::from(env!("CARGO_BIN_EXE_weir"));
+    let options = Options::new(folder, 20_000..=29_999);
+    let owner = format!("owner of {}", folder.display());
+    Processes::open(Options { shim: weir.clone(), weir, owner, on_exit: OnExit::Keep, ..options }).unwrap()
+}
+
+fn known(name: &str, started: Option<&Started>) -> Known {
+    Known {
+        id: id(name),
+        service: ServiceName::parse("web").unwrap(),
+        revision: 3,
+        fingerprint: 9,
+        slot: 1,
+        started: started.cloned(),
+        birth: started.and_then(|started| birth(pid(started))),
+    }
+}
+
+#[tokio::test]
+async fn another_runtime_takes_up_what_runs_recorded_or_only_intended_and_tells_of_strangers() {
+    let bench = Bench::new("adopt");
+    let first = heir(&bench.folder);
+    let mut started = Vec::new();
+    for name in ["web-recorded", "web-intended", "web-stranger"] {
+        started.push(first.start(request(name, &["sh", "-c", "sleep 600 & wait"])).await.unwrap());
+    }
+    drop(first);
+    let second = heir(&bench.folder);
+    let records = [
+        known("web-recorded", Some(&started[0])),
+        known("web-intended", None),
+        Known { birth: Some((1, "another boot".into())), ..known("web-gone", Some(&started[0])) },
+        known("web-never", None),
+    ];
+    let found = second.adopt(&records).await.unwrap();
+    let seen: Vec<_> = found.iter().map(|one| (one.id.as_str(), one.slot, &one.started)).collect();
+    let expected =
+        [("web-intended", 1, &started[1]), ("web-recorded", 1, &started[0]), ("web-stranger", 0, &started[2])];
+    assert_eq!(seen, expected);
+    assert_eq!(second.list().await.unwrap(), found);
+
+    let mut events = second.watch();
+    kill(pid(&started[0]), "KILL");
+    let exited = tokio::time::timeout(DEADLINE, events.recv()).await.unwrap().unwrap();
+    assert_eq!(exited, RuntimeEvent::Exited { id: id("web-recorded"), exit: Exit::Unknown });
+    for name in ["web-intended", "web-stranger"] {
+        second.stop(&id(name), Duration::from_secs(10)).await.unwrap();
+    }
+    assert!(started.iter().all(|one| !is_alive(pid(one))));
+    assert!(second.list().await.unwrap().is_empty());
 }
 
 #[test]

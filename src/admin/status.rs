@@ -40,6 +40,8 @@ pub struct StoreStatus {
     pub file_bytes: u64,
     /// Records of what happened that could not be written down yet.
     pub unsaved: usize,
+    /// Instances that are written down as serving: they serve at once after a restart.
+    pub serving: usize,
     /// Transactions since the start.
     pub commits: u64,
     /// Transactions that failed since the start.
@@ -88,6 +90,7 @@ pub(super) async fn show(state: axum::extract::State<Arc<State>>) -> Json<Status
         problem: status.problem.map(|problem| problem.to_string()),
         file_bytes: status.file_bytes,
         unsaved: status.unsaved,
+        serving: status.serving,
         commits: status.commits,
         failures: status.failures,
     });

@@ -55,7 +55,7 @@ pub(super) async fn status(global: &Global) -> Result<()> {
 }
 
 fn describe(store: admin::StoreStatus) -> String {
-    let admin::StoreStatus { path, state, problem, file_bytes, unsaved, commits, failures } = store;
+    let admin::StoreStatus { path, state, problem, file_bytes, unsaved, commits, failures, .. } = store;
     let how = problem.unwrap_or(state);
     format!(
         "store          {path} ({file_bytes} bytes): {how}; {commits} writes, {failures} failed, {unsaved} records unsaved\n"

@@ -126,3 +126,77 @@ fn serves(instance: &Instance, was: bool) -> bool {
         InstanceState::Starting | InstanceState::Gone => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Stored, compare};
+    use crate::control::registry::Listing;
+    use crate::control::registry::tests::spec;
+    use crate::control::store::Change;
+    use crate::model::{Instance, InstanceId, InstanceState, NodeId, ServiceName, Source, Verdict};
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    fn id(text: &str) -> InstanceId {
+        InstanceId::parse(text).unwrap()
+    }
+
+    fn instance(name: &str, source: Source, state: InstanceState, verdict: Verdict) -> Arc<Instance> {
+        Arc::new(Instance {
+            id: id(name),
+            service: ServiceName::parse("web").unwrap(),
+            source,
+            node: NodeId::parse("here").unwrap(),
+            address: "127.0.0.1".parse().unwrap(),
+            ports: vec![1],
+            weight: 1,
+            state,
+            verdict,
+            reason: "".into(),
+            workload: None,
+            revision: 0,
+            created_ms: 0,
+            ready_ms: 0,
+        })
+    }
+
+    fn stored(all: &[(&str, bool, bool)]) -> BTreeMap<InstanceId, Stored> {
+        all.iter()
+            .map(|(name, ready, registered)| (id(name), Stored { ready: *ready, registered: *registered }))
+            .collect()
+    }
+
+    #[test]
+    fn only_what_changed_is_written_and_who_drains_stays_what_it_was() {
+        use InstanceState::{Draining, Gone, Ready, Starting};
+        let instances = vec![
+            instance("a", Source::Scheduler, Ready, Verdict::Unknown),
+            instance("b", Source::Scheduler, Ready, Verdict::Unhealthy),
+            instance("c", Source::Api, Draining, Verdict::Unknown),
+            instance("d", Source::Api, Gone, Verdict::Unknown),
+            instance("e", Source::Api, Starting, Verdict::Unknown),
+            instance("f", Source::File, Ready, Verdict::Healthy),
+        ];
+        let listing = Listing { spec: Arc::new(spec("web", None)), instances };
+        let before = stored(&[("b", true, false), ("c", true, true), ("d", true, true)]);
+        let mut changes = Vec::new();
+        let (after, gone) = compare(&before, Some(&listing), &mut changes);
+        let expected = [Change::PutReady(id("a")), Change::DropReady(id("b")), Change::DropReady(id("d"))];
+        assert_eq!(changes, expected);
+        assert!(gone.is_empty());
+        let expected = [("a", true, false), ("b", false, false), ("c", true, true), ("d", false, true)];
+        assert_eq!(after, stored(&[expected.as_slice(), &[("e", false, true)]].concat()));
+        changes.clear();
+        assert_eq!(compare(&after, Some(&listing), &mut changes), (after.clone(), Vec::new()));
+        assert!(changes.is_empty(), "nothing changed: {changes:?}");
+    }
+
+    #[test]
+    fn who_is_listed_no_more_is_forgotten() {
+        let before = stored(&[("a", true, false), ("b", false, false), ("c", true, true), ("d", false, true)]);
+        let mut changes = Vec::new();
+        let (after, gone) = compare(&before, None, &mut changes);
+        assert_eq!((after.len(), gone), (0, vec![id("c"), id("d")]));
+        assert_eq!(changes, [Change::DropReady(id("a"))]);
+    }
+}

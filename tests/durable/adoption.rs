@@ -15,6 +15,7 @@ async fn after_kill_9_the_same_replicas_serve_from_the_first_connection_on() {
     node.start().await;
     let before = node.settled("web", 3).await;
     assert_eq!(node.replicas(), before);
+    node.noted(3).await;
     for _ in 0..3 {
         node.kill().await;
         assert_eq!(node.replicas(), before, "replicas run on without Weir");

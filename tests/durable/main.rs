@@ -13,7 +13,9 @@
 mod support;
 
 mod adoption;
+mod changes;
 mod disk;
+mod kill;
 mod node;
 mod registrations;
 mod startup;

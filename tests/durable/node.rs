@@ -88,21 +88,23 @@ impl Node {
         raw.try_answer(false).await.ok().map(|answer| answer.status)
     }
 
-    /// Kills every process of Weir itself, the keeper and the one that serves, at once; returns when they are gone.
-    pub(crate) async fn kill(&mut self) {
+    /// Kills every process of Weir itself, the keeper and the one that serves, at once; returns when they are gone, with the
+    /// replicas that ran at that moment.
+    pub(crate) async fn kill(&mut self) -> BTreeMap<String, u32> {
         let mut child = self.child.take().unwrap();
         let pids = self.own();
         assert!(!pids.is_empty(), "weir does not run");
         // Stopped first, so that nobody starts anybody again in between.
-        for signal in ["-STOP", "-KILL"] {
-            let pids = pids.iter().map(u32::to_string);
-            Command::new("kill").arg(signal).args(pids).stderr(Stdio::null()).status().await.unwrap();
-        }
+        signal("-STOP", &pids).await;
+        // What was just forked leads its session within microseconds.
+        let replicas = eventually("every replica has a leader", LIMIT, || async { self.leaders() }).await;
+        signal("-KILL", &pids).await;
         child.wait().await.unwrap();
         eventually("weir's processes are gone", LIMIT, || async {
             pids.iter().all(|pid| !is_alive(*pid)).then_some(())
         })
         .await;
+        replicas
     }
 
     /// Ends it by SIGTERM; returns its exit code.
@@ -142,13 +144,18 @@ impl Node {
         found
     }
 
-    /// The leader of each running replica; panics when one instance runs twice.
+    /// The leader of each running replica; panics when one instance runs twice or something is left of one.
     pub(crate) fn replicas(&self) -> BTreeMap<String, u32> {
+        self.leaders().unwrap_or_else(|| panic!("without a leader: {:?}", self.members()))
+    }
+
+    /// The leader of each running replica; `None` while one has none. Panics when one instance runs twice.
+    pub(crate) fn leaders(&self) -> Option<BTreeMap<String, u32>> {
         let leads = |pid: &u32| session(*pid) == Some(*pid);
         let leaders = self.members().into_iter().map(|(id, pids)| {
             let leaders: Vec<u32> = pids.into_iter().filter(leads).collect();
-            assert_eq!(leaders.len(), 1, "{id} has {leaders:?}");
-            (id, leaders[0])
+            assert!(leaders.len() <= 1, "{id} has {leaders:?}");
+            Some((id, *leaders.first()?))
         });
         leaders.collect()
     }
@@ -202,9 +209,15 @@ impl Node {
 
     /// One request through the proxy; returns the status, 0 when there was no answer.
     pub(crate) async fn get(&self) -> u16 {
-        let Ok(mut raw) = Raw::connect(self.http).await else { return 0 };
-        raw.send("GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
-        raw.try_answer(false).await.map_or(0, |answer| answer.status)
+        get(self.http).await
+    }
+
+    /// Waits until so many instances are written down as serving: a kill from now on finds them.
+    pub(crate) async fn noted(&self, serving: usize) {
+        eventually("what serves is written down", LIMIT, || async {
+            (self.api("GET", "/v1/status", None).await.1["store"]["serving"] == serving).then_some(())
+        })
+        .await;
     }
 
     /// Runs a command of its command line against it.
@@ -231,6 +244,18 @@ impl Drop for Node {
             let _ = std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).stderr(Stdio::null()).status();
         }
     }
+}
+
+/// One request on a connection of its own; returns the status, 0 when there was no answer.
+pub(crate) async fn get(address: SocketAddr) -> u16 {
+    let Ok(mut raw) = Raw::connect(address).await else { return 0 };
+    raw.send("GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
+    raw.try_answer(false).await.map_or(0, |answer| answer.status)
+}
+
+async fn signal(signal: &str, pids: &[u32]) {
+    let pids = pids.iter().map(u32::to_string);
+    Command::new("kill").arg(signal).args(pids).stderr(Stdio::null()).status().await.unwrap();
 }
 
 fn pids() -> Vec<u32> {

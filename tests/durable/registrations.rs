@@ -10,13 +10,25 @@ use tokio::net::TcpListener;
 const SERVICE: &str = "[[route]]\nname = \"ext\"\nservice = \"ext\"\n\n[[service]]\nname = \"ext\"\n
 [service.health]\ntype = \"http\"\npath = \"/\"\ninterval = \"500ms\"\n";
 
-/// A backend that answers everything with 200; returns its port.
+/// A backend that answers everything with 200 for as long as the test runs; returns its port.
 async fn backend() -> u16 {
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
+    std::mem::forget(end);
+    backend_until(ended).await
+}
+
+/// A backend that answers everything with 200 until it is told to end; returns its port.
+async fn backend_until(mut ended: tokio::sync::oneshot::Receiver<()>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
+        let mut connections = tokio::task::JoinSet::new();
+        loop {
+            let (mut stream, _) = tokio::select! {
+                accepted = listener.accept() => accepted.unwrap(),
+                _ = &mut ended => return,
+            };
+            connections.spawn(async move {
                 let mut buffer = [0; 4096];
                 while stream.read(&mut buffer).await.is_ok_and(|count| count > 0) {
                     let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
@@ -54,8 +66,7 @@ async fn registrations_and_drains_survive_kill_9_and_deregistrations_do_too() {
     assert_eq!(node.api("POST", "/v1/instances/ext-three/drain", None).await.0, 204);
     assert_eq!(node.api("POST", "/v1/instances/ext-four/drain", None).await.0, 204);
     assert_eq!(node.api("DELETE", "/v1/instances/ext-four/drain", None).await.0, 204);
-    // Who serves is noted a moment after it is so.
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    node.noted(3).await;
     node.kill().await;
     node.spawn();
     let first = eventually("an answer", LIMIT, || async { Some(node.get().await).filter(|status| *status != 0) }).await;
@@ -91,15 +102,21 @@ async fn a_lease_gets_one_full_period_after_a_restart_and_then_ends() {
 async fn a_dead_instance_that_served_before_is_found_out_at_once() {
     let mut node = Node::new("dead", "keep", SERVICE);
     node.start().await;
-    let (port, gone) = (backend().await, backend().await);
+    let port = backend().await;
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
+    let gone = backend_until(ended).await;
     register(&node, "ext-one", port, "60s").await;
     register(&node, "ext-two", gone, "60s").await;
     reaches(&node, "ext-two", "ready").await;
     reaches(&node, "ext-one", "ready").await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    node.noted(2).await;
     node.kill().await;
-    // As if the backend had moved: the record now points to a port where nobody listens.
+    end.send(()).unwrap();
     node.start().await;
     assert_eq!(node.instances().await.len(), 2);
-    assert_eq!(node.get().await, 200);
+    assert_eq!(node.get().await, 200, "another endpoint is tried");
+    eventually("the dead one is found out", LIMIT, || async {
+        (node.instances().await["ext-two"]["health"] == "unhealthy").then_some(())
+    })
+    .await;
 }

@@ -1,7 +1,9 @@
 //! The registry's rules, one by one: each command in each state, accepted and refused.
 
 use crate::control::events::EventKind;
-use crate::control::registry::{Command, Contribution, Done, Effects, Registration, RegistryError, Rules, State};
+use crate::control::registry::{
+    Adopted, Command, Contribution, Done, Effects, Registration, RegistryError, Rules, State,
+};
 use crate::model::{
     HealthCheck, Instance, InstanceId, InstanceState, Limits, NodeId, Outliers, Policy, PortSpec, Probe, Protocol,
     RolloutSpec, ServiceName, ServiceSpec, Source, Timeouts, Transition, Verdict,
@@ -463,4 +465,36 @@ fn a_crash_loop_lists_only_the_last_exits() {
     assert_eq!(world.state.instance(&id("web-0")), None);
     world.pass(60 * SECOND);
     assert!(world.state.instances().is_empty());
+}
+
+#[test]
+fn what_an_earlier_weir_knew_serves_at_once_if_it_did_and_drains_if_it_did() {
+    let mut world = World::new();
+    let adopted = |instance: &str, source, ready, drained| Adopted {
+        registration: registration("web", instance, source),
+        ready,
+        drained,
+    };
+    let contribution = Contribution {
+        adopt: vec![
+            adopted("a", Source::Scheduler, true, false),
+            adopted("b", Source::Scheduler, false, false),
+            adopted("c", Source::Api, true, true),
+            Adopted { registration: registration("nowhere", "d", Source::Api), ready: true, drained: false },
+        ],
+        ..Contribution::default()
+    };
+    let (outcome, effects) = world.apply(Command::Contribute(contribution));
+    assert!(matches!(outcome, Err(RegistryError::UnknownService(_))), "the others are taken over all the same");
+    assert_eq!(effects.touched.len(), 3, "a ready one, and one that drains: in one publish");
+    let states = ["a", "b", "c"].map(|instance| world.get(instance).state);
+    assert_eq!(states, [InstanceState::Ready, InstanceState::Starting, InstanceState::Draining]);
+    world.ok(Command::Restore(id("c")));
+    world.pass(29 * SECOND);
+    assert_eq!(world.get("c").state, InstanceState::Ready, "one full lease");
+    world.pass(2 * SECOND);
+    let complete = world.state.check(registration("web", "new", Source::Api)).unwrap();
+    assert_eq!(complete.lease, Some(30 * SECOND));
+    assert!(world.state.check(registration("web", "a", Source::Api)).is_err());
+    assert!(world.state.check(registration("web", "c", Source::Api)).is_ok(), "who is gone makes room");
 }

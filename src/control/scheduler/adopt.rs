@@ -143,3 +143,111 @@ pub fn registrations(contents: &Contents, kept: &[Kept], node: &NodeId) -> Vec<A
     });
     replicas.chain(registered).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Contents, Inheritance, inherit, known, registrations};
+    use crate::control::runtime::{Running, Started};
+    use crate::control::store::{RegistrationRecord, ReplicaRecord, WorkloadRecord};
+    use crate::model::{InstanceId, NodeId, ServiceName, Source, Workload};
+    use crate::rng::Rng;
+    use std::time::Duration;
+
+    fn id(text: &str) -> InstanceId {
+        InstanceId::parse(text).unwrap()
+    }
+
+    fn record(service: &str, pid: Option<u32>) -> ReplicaRecord {
+        ReplicaRecord {
+            service: service.to_owned(),
+            revision: 4,
+            fingerprint: 77,
+            slot: 2,
+            workload: pid.map(|pid| WorkloadRecord::Process { pid, start_ticks: 9, boot: "boot".to_owned() }),
+            address: Some("127.0.0.1".parse().unwrap()),
+            ports: vec![20_000],
+        }
+    }
+
+    fn running(service: &str, instance: &str) -> Running {
+        let address = "127.0.0.1".parse().unwrap();
+        Running {
+            id: id(instance),
+            service: ServiceName::parse(service).unwrap(),
+            revision: 4,
+            fingerprint: 77,
+            slot: 2,
+            started: Started { workload: Workload::Process(5), address, ports: vec![20_000] },
+        }
+    }
+
+    fn whys(inheritance: &Inheritance) -> Vec<(&str, &str)> {
+        inheritance.orphans.iter().map(|orphan| (orphan.id.as_str(), orphan.why)).collect()
+    }
+
+    #[test]
+    fn what_is_recorded_and_wanted_goes_on_as_it_was() {
+        let mut contents = Contents::default();
+        for name in ["web-a", "web-b", "web-c", "old-a"] {
+            let service = name.split('-').next().unwrap();
+            contents.replicas.insert(id(name), record(service, Some(5)));
+        }
+        contents.ready.extend([id("web-a"), id("web-c")]);
+        contents.drains.insert(id("web-b"));
+        let found = [("web", "web-b"), ("web", "web-a"), ("old", "old-a"), ("web", "stranger")];
+        let found = found.map(|(service, name)| running(service, name)).to_vec();
+        let inheritance = inherit(&contents, found, |service| service.name() == "web");
+        let kept: Vec<_> = inheritance.kept.iter().map(|k| (k.running.id.as_str(), k.ready, k.drained)).collect();
+        assert_eq!(kept, [("web-a", true, false), ("web-b", false, true)]);
+        let orphans = [("old-a", "its service is no longer run"), ("stranger", "no record knows it")];
+        assert_eq!(whys(&inheritance), orphans);
+        assert_eq!(inheritance.missing, [id("web-c")]);
+    }
+
+    #[test]
+    fn every_record_and_everything_that_runs_is_accounted_for_exactly_once() {
+        for seed in 0..1_000 {
+            let mut rng = Rng::from_seed(seed);
+            let (mut contents, mut found) = (Contents::default(), Vec::new());
+            for number in 0..8 {
+                let name = format!("web-{number}");
+                if rng.below(2) == 0 {
+                    contents.replicas.insert(id(&name), record("web", None));
+                }
+                for _ in 0..[0, 1, 1, 2][rng.below(4)] {
+                    found.push(running(["web", "old"][rng.below(2)], &name));
+                }
+            }
+            let inheritance = inherit(&contents, found.clone(), |service| service.name() == "web");
+            assert_eq!(inheritance.kept.len() + inheritance.orphans.len(), found.len(), "seed {seed}");
+            for id in contents.replicas.keys() {
+                let runs = found.iter().any(|running| running.id == *id);
+                assert!(runs != inheritance.missing.contains(id), "seed {seed}: {id}");
+                let kept = inheritance.kept.iter().filter(|kept| kept.running.id == *id).count();
+                assert!(kept <= 1, "seed {seed}: {id} is kept {kept} times");
+            }
+            assert!(inheritance.kept.iter().all(|kept| contents.replicas.contains_key(&kept.running.id)));
+        }
+    }
+
+    #[test]
+    fn an_intent_has_no_process_and_a_registration_gets_one_full_lease() {
+        let mut contents = Contents::default();
+        contents.replicas.insert(id("web-a"), record("web", None));
+        contents.replicas.insert(id("web-b"), record("team/web", Some(5)));
+        contents.replicas.insert(id("web-c"), record("no name", Some(5)));
+        let address = "10.0.0.1".parse().unwrap();
+        let registration =
+            RegistrationRecord { service: "ext".to_owned(), address, ports: vec![1, 0], weight: 3, lease_ms: 2_500 };
+        contents.registrations.insert(id("ext-a"), registration);
+        contents.ready.insert(id("ext-a"));
+        let known = known(&contents);
+        assert_eq!(known.iter().map(|known| known.started.is_some()).collect::<Vec<_>>(), [false, true]);
+        assert_eq!(known[1].birth, Some((9, "boot".into())));
+        let kept = inherit(&contents, vec![running("team/web", "web-b")], |_| true).kept;
+        let adopted = registrations(&contents, &kept, &NodeId::parse("here").unwrap());
+        assert_eq!(adopted.iter().map(|adopted| adopted.ready).collect::<Vec<_>>(), [false, true]);
+        assert_eq!((adopted[0].registration.source, adopted[0].registration.lease), (Source::Scheduler, None));
+        assert_eq!(adopted[1].registration.lease, Some(Duration::from_millis(2_500)));
+    }
+}

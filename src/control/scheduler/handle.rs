@@ -220,6 +220,7 @@ impl Handle {
     pub async fn release(&self) {
         // An error means that it has ended already.
         let _ = self.ask(Request::Release).await;
+        self.runtime.release();
     }
 
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, SchedulerError> {

@@ -6,6 +6,7 @@ use prometheus::proto::MetricFamily;
 use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, Opts};
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +21,8 @@ pub struct StoreStatus {
     pub problem: Option<StoreError>,
     /// What is true but could not be written down yet, in records.
     pub unsaved: usize,
+    /// Instances that are written down as serving: they serve at once after a restart.
+    pub serving: usize,
     /// Transactions that were written.
     pub commits: u64,
     /// Transactions that failed.
@@ -34,6 +37,7 @@ pub(super) struct Stats {
     failures: IntCounterVec,
     bytes: IntGauge,
     unsaved: IntGauge,
+    serving: AtomicUsize,
     /// Short lock: one value.
     problem: Mutex<Option<StoreError>>,
 }
@@ -51,6 +55,7 @@ impl Stats {
             failures: IntCounterVec::new(failures, &["reason"])?,
             bytes: IntGauge::new("weir_store_file_bytes", "Size of the store's file.")?,
             unsaved: IntGauge::new("weir_store_unsaved", unsaved)?,
+            serving: AtomicUsize::new(0),
             problem: Mutex::default(),
         })
     }
@@ -73,6 +78,10 @@ impl Stats {
         self.unsaved.set(i64::try_from(records).unwrap_or(i64::MAX));
     }
 
+    pub(super) fn set_serving(&self, instances: usize) {
+        self.serving.store(instances, Ordering::Relaxed);
+    }
+
     pub(super) fn status(&self) -> StoreStatus {
         let failures = ["full", "failed"].map(|reason| self.failures.with_label_values(&[reason]).get());
         StoreStatus {
@@ -80,6 +89,7 @@ impl Stats {
             file_bytes: fs::metadata(&self.path).map_or(0, |metadata| metadata.len()),
             problem: self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             unsaved: usize::try_from(self.unsaved.get()).unwrap_or(0),
+            serving: self.serving.load(Ordering::Relaxed),
             commits: self.seconds.get_sample_count(),
             failures: failures.iter().sum(),
         }

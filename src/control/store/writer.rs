@@ -11,7 +11,7 @@ use crate::control::store::stats::{Stats, StoreStatus};
 use crate::control::store::{OpenError, StoreError};
 use crate::model::{InstanceId, ServiceName};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -87,7 +87,9 @@ impl Store {
         let stats = Arc::new(Stats::new(path.to_owned()).map_err(|error| io(io::Error::other(error)))?);
         let (mailbox, messages) = mpsc::channel(MAILBOX);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(io)?;
-        let writer = Writer { file, stats: stats.clone(), kept: BTreeMap::new() };
+        let serving: BTreeSet<String> = contents.ready.iter().map(ToString::to_string).collect();
+        stats.set_serving(serving.len());
+        let writer = Writer { file, stats: stats.clone(), kept: BTreeMap::new(), serving };
         let body = move || runtime.block_on(writer.run(messages));
         thread::Builder::new().name("store".to_owned()).spawn(body).map_err(io)?;
         Ok((Self { mailbox, id: id.into(), stats }, contents))
@@ -158,6 +160,8 @@ struct Writer {
     stats: Arc<Stats>,
     /// Notes that could not be written: the last of each table and key. Bounded by what runs and is registered.
     kept: BTreeMap<(&'static str, String), Row>,
+    /// Keys of the instances that are written down as serving.
+    serving: BTreeSet<String>,
 }
 
 impl Writer {
@@ -221,6 +225,13 @@ impl Writer {
         let is_news = self.stats.note(&outcome, clock::now().saturating_duration_since(started));
         match &outcome {
             Ok(()) => {
+                for row in self.kept.values().chain(rows).filter(|row| row.table == READY) {
+                    match row.value {
+                        Some(_) => self.serving.insert(row.key.clone()),
+                        None => self.serving.remove(&row.key),
+                    };
+                }
+                self.stats.set_serving(self.serving.len());
                 self.kept.clear();
                 self.stats.set_unsaved(0);
                 if is_news {
@@ -338,6 +349,24 @@ mod tests {
         assert_eq!(contents.heads[&web], head);
         assert_eq!(contents.replicas[&id], replica());
         assert!(contents.drains.is_empty());
+        store.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_note_is_written_like_a_commit_and_counted() {
+        let folder = Folder::new("note");
+        let path = folder.0.join("weir.redb");
+        let (store, _) = Store::open(&path).unwrap();
+        let (one, two) = (InstanceId::parse("web-one").unwrap(), InstanceId::parse("web-two").unwrap());
+        store.note(vec![Change::PutReady(one.clone()), Change::PutReady(two.clone())]).await.unwrap();
+        store.note(vec![Change::DropReady(two)]).await.unwrap();
+        let status = store.status();
+        assert_eq!((status.serving, status.unsaved, status.commits, status.failures), (1, 0, 2, 0));
+        assert!(status.file_bytes > 0 && status.problem.is_none());
+        store.close().await;
+        assert_eq!(store.note(vec![Change::DropReady(one.clone())]).await, Err(StoreError::Closed));
+        let (store, contents) = Store::open(&path).unwrap();
+        assert_eq!((contents.ready, store.status().serving), ([one].into(), 1));
         store.close().await;
     }
 
