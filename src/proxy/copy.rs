@@ -156,7 +156,11 @@ struct Direction {
     at: usize,
     /// Octets delivered in all.
     moved: u64,
+    /// Whether bulk is moved by splice.
+    bulk: bool,
+    /// Held only while there is something in it.
     pipe: Option<Pipe>,
+    /// Full reads in a row; while bulk is moved, whether the last splice brought little.
     full_reads: u8,
     read_ended: bool,
     write_ended: bool,
@@ -164,7 +168,8 @@ struct Direction {
 
 impl Direction {
     fn new(pending: Vec<u8>) -> Self {
-        Self { pending, at: 0, moved: 0, pipe: None, full_reads: 0, read_ended: false, write_ended: false }
+        let (bulk, pipe, full_reads) = (false, None, 0);
+        Self { pending, at: 0, moved: 0, bulk, pipe, full_reads, read_ended: false, write_ended: false }
     }
 
     /// Moves what is there until nothing is or the turn is over; returns how many octets were delivered.
@@ -181,9 +186,9 @@ impl Direction {
         let before = self.moved;
         let mut moved = 0;
         while moved <= TURN_BYTES && !self.write_ended {
-            let step = match self.pipe {
-                Some(_) => self.poll_splice(from, to, cx),
-                None => self.poll_copy(worker, from, to, cx),
+            let step = match self.bulk {
+                true => self.poll_splice(worker, from, to, cx),
+                false => self.poll_copy(worker, from, to, cx),
             };
             if step?.is_pending() {
                 break;
@@ -221,7 +226,7 @@ impl Direction {
             Poll::Ready(n) if n < FULL_BYTES => self.full_reads = 0,
             Poll::Ready(_) if self.full_reads < FULL_READS => self.full_reads += 1,
             Poll::Ready(_) if self.pending.is_empty() => {
-                self.pipe = worker.pipes.take();
+                self.bulk = true;
                 self.full_reads = 0;
             }
             Poll::Ready(_) => {}
@@ -275,39 +280,50 @@ impl Direction {
         }
     }
 
-    /// One splice from the sender into the pipe, or from the pipe to the receiver. Both wait for readiness first, so that
-    /// no call is made in vain twice.
-    fn poll_splice(&mut self, from: &mut TcpStream, to: &mut TcpStream, cx: &mut Context<'_>) -> Result<Poll<()>, ()> {
-        let Some(pipe) = &mut self.pipe else { return Ok(Poll::Ready(())) };
-        let drains = pipe.fill() > 0;
-        let ready = if drains { to.poll_write_ready(cx) } else { from.poll_read_ready(cx) };
-        match ready {
+    /// One splice from the sender into a pipe, or from the pipe to the receiver. Both wait for readiness first, so that no
+    /// call is made in vain twice.
+    fn poll_splice(
+        &mut self,
+        worker: &Worker,
+        from: &mut TcpStream,
+        to: &mut TcpStream,
+        cx: &mut Context<'_>,
+    ) -> Result<Poll<()>, ()> {
+        let drains = self.pipe.is_some();
+        match if drains { to.poll_write_ready(cx) } else { from.poll_read_ready(cx) } {
             Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(_)) => return Err(()),
             Poll::Pending => return Ok(Poll::Pending),
         }
+        let Some(mut pipe) = self.pipe.take().or_else(|| worker.pipes.take()) else {
+            // Enough streams move bulk already: this one copies.
+            self.bulk = false;
+            return Ok(Poll::Ready(()));
+        };
         let moved = match drains {
             true => to.try_io(Interest::WRITABLE, || pipe.drain_to(&*to)),
             false => from.try_io(Interest::READABLE, || pipe.fill_from(&*from)),
         };
         match (moved, drains) {
+            (Ok(0), true) => return Err(()),
             (Ok(n), true) => {
                 self.moved += n as u64;
-                // Little came before, or the end: the pipe is somebody else's when it is empty.
-                if pipe.fill() == 0 && self.full_reads > 0 {
-                    self.full_reads = 0;
-                    self.pipe = None;
-                }
+                // Little came last: copying is cheaper from here on.
+                self.bulk = pipe.fill() > 0 || self.full_reads == 0;
             }
             (Ok(0), false) => {
                 self.read_ended = true;
-                self.pipe = None;
+                self.bulk = false;
             }
             (Ok(n), false) => self.full_reads = u8::from(n < SMALL_BYTES),
             // The readiness is cleared: the next round waits for it.
             (Err(error), _) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             (Err(_), _) => return Err(()),
         }
+        if !self.bulk {
+            self.full_reads = 0;
+        }
+        self.pipe = Some(pipe).filter(|pipe| pipe.fill() > 0);
         Ok(Poll::Ready(()))
     }
 }
