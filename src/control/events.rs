@@ -39,6 +39,16 @@ pub enum EventKind {
     ServiceDefined,
     /// A service was removed.
     ServiceRemoved,
+    /// A revision of a service is wanted.
+    Deployed,
+    /// A revision has proved itself.
+    RolloutCompleted,
+    /// A revision failed, and nothing was rolled back.
+    RolloutFailed,
+    /// A revision failed, and the last one that worked is wanted again.
+    RolledBack,
+    /// A number of replicas set by hand counts no more.
+    PinDropped,
     /// The scheduler starts a replica.
     ReplicaStarting,
     /// A replica of an earlier Weir is taken up.
@@ -57,7 +67,7 @@ pub enum EventKind {
 
 impl EventKind {
     /// All kinds, in the order of their declaration.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 24] = [
         Self::ConfigurationApplied,
         Self::ConfigurationRefused,
         Self::InstanceRegistered,
@@ -70,6 +80,11 @@ impl EventKind {
         Self::LeaseRevived,
         Self::ServiceDefined,
         Self::ServiceRemoved,
+        Self::Deployed,
+        Self::RolloutCompleted,
+        Self::RolloutFailed,
+        Self::RolledBack,
+        Self::PinDropped,
         Self::ReplicaStarting,
         Self::ReplicaAdopted,
         Self::ReplicaOrphaned,
@@ -94,6 +109,11 @@ impl EventKind {
             Self::LeaseRevived => "lease_revived",
             Self::ServiceDefined => "service_defined",
             Self::ServiceRemoved => "service_removed",
+            Self::Deployed => "deployed",
+            Self::RolloutCompleted => "rollout_completed",
+            Self::RolloutFailed => "rollout_failed",
+            Self::RolledBack => "rolled_back",
+            Self::PinDropped => "pin_dropped",
             Self::ReplicaStarting => "replica_starting",
             Self::ReplicaAdopted => "replica_adopted",
             Self::ReplicaOrphaned => "replica_orphaned",

@@ -7,6 +7,7 @@
 pub mod autoscale;
 mod check;
 pub mod configuration;
+pub mod deployments;
 pub mod discovery;
 pub mod events;
 pub mod gauges;

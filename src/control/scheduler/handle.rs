@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 /// Requests that may wait.
 const MAILBOX: usize = 64;
 /// Most replicas of one service on this node; a typing error must not fill the machine.
-pub(super) const MAX_REPLICAS: u32 = 1000;
+pub const MAX_REPLICAS: u32 = 1000;
 
 /// Why the scheduler refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -21,6 +21,6 @@ mod service;
 mod tests;
 
 pub use adopt::{Inheritance, Kept, Orphan, inherit, known, registrations};
-pub use handle::{Handle, Parts, Resume, Rollouts, SchedulerError, ServiceStatus, spawn};
+pub use handle::{Handle, MAX_REPLICAS, Parts, Resume, Rollouts, SchedulerError, ServiceStatus, spawn};
 pub use plan::{Action, Desired, Phase, Plan, Replica, Start, Stop, plan};
 pub use restarts::{Ending, Next, Restarts};

@@ -57,6 +57,9 @@ pub struct Revision {
     /// Why its rollout failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
+    /// The revision whose failure made this rollback; such a one is not rolled back itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undoes: Option<u64>,
 }
 
 /// Where a service stands among its revisions.
@@ -72,6 +75,9 @@ pub struct Head {
     /// Hash of what the configuration file last contributed; none when it does not list the service.
     #[serde(default)]
     pub file_hash: Option<String>,
+    /// Hash of what the file last said of the number of replicas; a change of it drops `pin`.
+    #[serde(default)]
+    pub size_hash: Option<String>,
     /// Replicas set by hand; overrides definition and autoscaler.
     #[serde(default)]
     pub pin: Option<u32>,

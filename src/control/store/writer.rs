@@ -308,6 +308,7 @@ mod tests {
             note: None,
             outcome: Outcome::Progressing,
             cause: None,
+            undoes: None,
         }
     }
 
