@@ -10,6 +10,7 @@
 #![expect(unused_qualifications, reason = "utoipa's expansion of `params(T)` names T by a path")]
 
 mod configuration;
+mod deployments;
 mod endpoints;
 mod error;
 mod events;
@@ -36,6 +37,7 @@ pub use configuration::{
     Candidate, Configuration, ConfigurationChange, ConfigurationProblem, Differences, RefusedConfiguration, Reloaded,
     Reloads,
 };
+pub use deployments::{Deploy, DeployAll, Deployed, DeployedAll, Revision, Revisions, Rollback, Rollout};
 pub use endpoints::{Endpoint, Endpoints};
 pub use error::Problem;
 pub use events::{Event, Events};

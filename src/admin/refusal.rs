@@ -1,6 +1,7 @@
 //! What control refuses, as answers: which status, which code, what to do.
 
 use crate::admin::Problem;
+use crate::control::deployments::DeployError;
 use crate::control::registry::RegistryError;
 use crate::control::scheduler::SchedulerError;
 use crate::control::store::StoreError;
@@ -35,6 +36,36 @@ pub(super) fn registry(error: RegistryError) -> Problem {
         RegistryError::Invalid(why) => Problem::invalid(why),
         RegistryError::Store(error) => store(error),
         RegistryError::Closed => Problem::stopping(),
+    }
+}
+
+/// The answer for what deployments refused.
+pub(super) fn deployment(error: DeployError) -> Problem {
+    let conflict = |code, error: &DeployError| Problem::new(StatusCode::CONFLICT, code, error.to_string());
+    match error {
+        DeployError::UnknownService(name) => unknown_service(&name),
+        DeployError::UnknownRevision(..) => Problem::new(StatusCode::NOT_FOUND, "unknown_revision", error.to_string()),
+        DeployError::NothingEarlier(_) => conflict("nothing_earlier", &error),
+        DeployError::NotRun(_) => conflict("not_run", &error),
+        DeployError::Moved { .. } => conflict("revision_moved", &error),
+        DeployError::PortInUse { .. } => conflict("port_in_use", &error),
+        DeployError::Endpoints(_) => conflict("endpoints_in_file", &error),
+        DeployError::EmptyPatch => Problem::invalid(error.to_string()),
+        DeployError::Invalid(..) | DeployError::Twice(_) => {
+            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_definition", error.to_string())
+        }
+        DeployError::Store(error) => store(error),
+        DeployError::Registry(error) => registry(error),
+        DeployError::Scheduler(error) => scheduler(error),
+        DeployError::Closed => Problem::stopping(),
+    }
+}
+
+/// The answer for what deployments refused of a number of replicas.
+pub(super) fn scaling(error: DeployError) -> Problem {
+    match error {
+        DeployError::NotRun(name) => scheduler(SchedulerError::NotRun(name)),
+        error => deployment(error),
     }
 }
 

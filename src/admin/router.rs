@@ -2,8 +2,8 @@
 
 use crate::admin::guard::{self, BodyLimit};
 use crate::admin::{
-    Problem, State, configuration, endpoints, events, explain, instances, logs, openapi, routes, scale, services,
-    status,
+    Problem, State, configuration, deployments, endpoints, events, explain, instances, logs, openapi, routes, scale,
+    services, status,
 };
 use axum::Router;
 use axum::http::StatusCode;
@@ -18,6 +18,11 @@ pub(super) fn build(state: State, body_bytes: usize) -> Router {
         .routes(route!(services::list))
         .routes(route!(services::show))
         .routes(route!(scale::show, services::scale, scale::undo))
+        .routes(route!(deployments::deploy))
+        .routes(route!(deployments::deploy_all))
+        .routes(route!(deployments::rollback))
+        .routes(route!(deployments::revisions))
+        .routes(route!(deployments::rollout))
         .routes(route!(instances::list, instances::register))
         .routes(route!(instances::show, instances::deregister))
         .routes(route!(instances::history))

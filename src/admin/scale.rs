@@ -131,13 +131,14 @@ pub(super) async fn show(
     params(("name" = String, Path)),
     responses((status = 202, description = "accepted"),
               (status = 404, description = "unknown_service", body = Problem),
-              (status = 409, description = "not_scalable: Weir does not run its replicas", body = Problem)))]
+              (status = 409, description = "not_scalable: Weir does not run its replicas", body = Problem),
+              (status = 507, description = "store_full, store_failed: nothing was changed", body = Problem)))]
 pub(super) async fn undo(
     state: axum::extract::State<Arc<State>>,
     extract::Service(name): extract::Service,
 ) -> Result<StatusCode, Problem> {
     find(&state.table.load(), &name)?;
-    state.scheduler.unpin(&name).await.map_err(refusal::scheduler)?;
+    state.deployments.unpin(&name).await.map_err(refusal::scaling)?;
     Ok(StatusCode::ACCEPTED)
 }
 

@@ -32,6 +32,8 @@ pub struct Service {
     pub scalable: bool,
     /// Wanted replicas; 0 where Weir runs none.
     pub replicas: u32,
+    /// Whether that number was set by hand, so that it overrides definition and autoscaler.
+    pub pinned: bool,
     /// Replicas that run.
     pub running: u32,
     /// Endpoints, whatever their health.
@@ -103,12 +105,14 @@ pub(super) async fn show(
     Ok(Json(row(&state.rates.load(), find(&snapshot, &name)?, status)))
 }
 
-/// Changes the wanted number of replicas; they start and stop after the answer, without losing a request.
+/// Sets the wanted number of replicas by hand: it overrides definition and autoscaler until it is given back. Replicas
+/// start and stop after the answer, without losing a request.
 #[utoipa::path(post, path = "/v1/services/{name}/scale", tag = "services", params(("name" = String, Path)),
     request_body = Scale,
     responses((status = 202, description = "accepted", body = Scale),
               (status = 404, description = "unknown_service", body = Problem),
-              (status = 409, description = "not_scalable: Weir does not run its replicas", body = Problem)))]
+              (status = 409, description = "not_scalable: Weir does not run its replicas", body = Problem),
+              (status = 507, description = "store_full, store_failed: nothing was changed", body = Problem)))]
 pub(super) async fn scale(
     state: axum::extract::State<Arc<State>>,
     extract::Service(name): extract::Service,
@@ -116,7 +120,7 @@ pub(super) async fn scale(
 ) -> Result<(StatusCode, Json<Scale>), Problem> {
     let scale: Scale = extract::json(&body)?;
     find(&state.table.load(), &name)?;
-    state.scheduler.scale(&name, scale.replicas).await.map_err(refusal::scheduler)?;
+    state.deployments.scale(&name, scale.replicas).await.map_err(refusal::scaling)?;
     Ok((StatusCode::ACCEPTED, Json(scale)))
 }
 
@@ -141,12 +145,13 @@ fn row(rates: &Reading, service: &table::Service, status: Option<&ServiceStatus>
         }),
         scalable: service.spec.run.is_some(),
         replicas: status.map_or(0, |status| status.wanted),
+        pinned: status.is_some_and(|status| status.pinned),
         running: status.map_or(0, |status| status.running),
         endpoints: count(service.endpoints.len()),
         usable: count(if service.fails_open(now_ms) { 0 } else { service.candidates(now_ms).count() }),
         fail_open: service.fails_open(now_ms),
         quarantined: status.map_or(0, |status| status.quarantined),
-        revision: status.map_or(0, |status| status.revision),
+        revision: service.spec.revision,
         in_flight: counted().map(|candidate| candidate.stats.in_flight()).sum(),
         waiting: service.stats.waiting(),
         // Not `sum`: that of nothing is -0.0.

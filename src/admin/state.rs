@@ -5,7 +5,7 @@ use crate::control::autoscale;
 use crate::control::events::Events;
 use crate::control::history::History;
 use crate::control::store::Store;
-use crate::control::{configuration, registry, scheduler};
+use crate::control::{configuration, deployments, registry, scheduler};
 use crate::lifecycle::Signal;
 use crate::model::NodeId;
 use crate::table::Table;
@@ -18,6 +18,8 @@ pub struct State {
     pub table: Table,
     /// The registry of instances.
     pub registry: registry::Handle,
+    /// Definitions and their revisions.
+    pub deployments: deployments::Handle,
     /// Wanted replicas, drains, logs of replicas.
     pub scheduler: scheduler::Handle,
     /// The newest decisions of the autoscaler.

@@ -3,13 +3,14 @@
 //! One task answers all causes: the file changed, SIGHUP, the API. Order of a change: whatever can fail first (reading,
 //! checking, binding), then definitions and listeners, then the rest, which cannot. Invariants: the last good configuration
 //! stays in use until a better one is taken up; without a difference no generation is published; the same bad text is
-//! complained about once. Next on the path: `control/discovery.rs`, `app/live.rs`.
+//! complained about once. Next on the path: `control/deployments`, `app/live.rs`.
 
 use crate::app::live::Live;
 use crate::clock;
 use crate::config::{ConfigError, Difference, Loaded, Reader, Text};
 use crate::control::configuration::{Cause, Change, Desk, Failure, Fault, Outcome, Request};
-use crate::control::discovery::{Definitions, Discovery};
+use crate::control::deployments;
+use crate::control::discovery::Definitions;
 use crate::control::events::{EventKind, Events};
 use crate::control::registry;
 use crate::dns;
@@ -33,7 +34,7 @@ pub(super) struct Reloader {
     /// The listeners in use, with their exact addresses.
     pub(super) listening: Vec<ListenerSpec>,
     pub(super) live: Live,
-    pub(super) discovery: Discovery,
+    pub(super) deployments: deployments::Handle,
     pub(super) registry: registry::Handle,
     pub(super) dns: Option<dns::Live>,
     pub(super) events: Events,
@@ -160,10 +161,10 @@ impl Reloader {
 
     /// Publishes definitions; goes back to those before when the registry refuses a part.
     async fn publish(&mut self, before: Definitions, after: Definitions, text: &Text) -> Result<u64, ConfigError> {
-        match self.discovery.apply(after).await {
+        match self.deployments.apply_file(after).await {
             Ok(generation) => Ok(generation),
             Err(error) => {
-                let _ = self.discovery.apply(before).await;
+                let _ = self.deployments.apply_file(before).await;
                 let hint = "nothing of it is in use".to_owned();
                 Err(text.refuse([(KeyPath::default(), format!("cannot be taken up: {error}"), hint)]))
             }

@@ -65,7 +65,7 @@ pub(super) async fn build(
         listeners: loaded.listeners.clone().into(),
     };
     let events = Events::new(EVENTS);
-    let mut control = Control::start(&loaded.control, definitions, events, publisher, table.clone(), signal.clone())
+    let control = Control::start(&loaded.control, definitions, events, publisher, table.clone(), signal.clone())
         .await
         .context("failed to start the control plane")?;
     let (configuration, desk) = configuration::channel(origin.status(table.load().generation));
@@ -79,21 +79,19 @@ pub(super) async fn build(
     let workers =
         proxy::start(&loaded.proxy, lent, &table, &metrics, access, &signal).context("failed to start workers")?;
     let live = Live::new(listening, workers);
-    if let Some(discovery) = control.discovery.take() {
-        let reloader = Reloader {
-            current: written,
-            listening: loaded.listeners,
-            live: live.clone(),
-            discovery,
-            registry: control.registry.clone(),
-            dns: dns.as_ref().map(dns::Server::live),
-            events: control.events.clone(),
-            table,
-            desk,
-            reader: origin.reader.clone(),
-        };
-        tokio::spawn(reloader.run(signal));
-    }
+    let reloader = Reloader {
+        current: written,
+        listening: loaded.listeners,
+        live: live.clone(),
+        deployments: control.deployments.clone(),
+        registry: control.registry.clone(),
+        dns: dns.as_ref().map(dns::Server::live),
+        events: control.events.clone(),
+        table,
+        desk,
+        reader: origin.reader.clone(),
+    };
+    tokio::spawn(reloader.run(signal));
     if let Some(watch) = origin.watch {
         tokio::spawn(watch.run(configuration.clone()));
     }
@@ -125,6 +123,7 @@ fn state(
     Ok(State {
         table: table.clone(),
         registry: control.registry.clone(),
+        deployments: control.deployments.clone(),
         scheduler: control.scheduler.clone(),
         autoscaler,
         history: control.health.clone(),

@@ -5,6 +5,7 @@
 //! decision. Invariant: when it has started, a table is published that has every endpoint which served before.
 
 use crate::control::Options;
+use crate::control::deployments::{self, DeployError, Deployments};
 use crate::control::discovery::{Definitions, Discovery};
 use crate::control::events::Events;
 use crate::control::health::Supervisor;
@@ -20,7 +21,6 @@ use crate::lifecycle::Signal;
 use crate::model::{NodeId, OnExit, ServiceName};
 use crate::rng::Rng;
 use crate::table::{self, Table};
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +38,9 @@ pub enum StartError {
     /// What the registry refused of the definitions; a checked configuration is never refused.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// What the configuration contributes could not be stored.
+    #[error(transparent)]
+    Deploy(#[from] DeployError),
     /// The process runtime cannot work on this machine.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
@@ -58,8 +61,8 @@ pub struct Control {
     pub events: Events,
     /// Why instances are judged as they are.
     pub health: History,
-    /// Takes later configurations; `None` once it was handed to who reloads.
-    pub discovery: Option<Discovery>,
+    /// Takes later configurations, and changes of definitions.
+    pub deployments: deployments::Handle,
     /// Keeps replicas running.
     pub scheduler: scheduler::Handle,
     /// What survives.
@@ -92,8 +95,11 @@ impl Control {
         let mut rng = Rng::from_os();
         let registry = publisher::spawn(options, events.clone(), publisher, Rng::from_seed(rng.next_u64()));
         let registry = registry.durable(store.clone());
-        let mut discovery = Discovery::new(registry.clone(), table.clone(), events.clone(), options.node_id());
-        discovery.apply(definitions).await?;
+        let discovery = Discovery::new(registry.clone(), table.clone(), events.clone(), options.node_id());
+        let parts =
+            deployments::Parts { store: store.clone(), discovery, table: table.clone(), events: events.clone() };
+        let mut deployments = Deployments::open(parts, &contents);
+        deployments.apply_file(definitions).await?;
         let inheritance = inherit(&registry, &contents, running, &options.node_id()).await;
         tokio::spawn(Standing::new(registry.clone(), store.clone(), &contents).run());
         let ids = Rng::from_seed(rng.next_u64());
@@ -107,13 +113,12 @@ impl Control {
             events: events.clone(),
             node: options.node_id(),
             rng: ids,
-            resume: BTreeMap::new(),
+            resume: deployments.resume(),
             store: Some(store.clone()),
             inheritance,
         });
-        discovery.attach(scheduler.clone());
-        let (discovery, on_exit) = (Some(discovery), options.on_exit);
-        Ok(Self { registry, events, health, discovery, scheduler, store, on_exit })
+        let (deployments, on_exit) = (deployments.spawn(scheduler.clone()), options.on_exit);
+        Ok(Self { registry, events, health, deployments, scheduler, store, on_exit })
     }
 
     /// Ends the control plane for good: workloads are stopped where `workloads_on_exit` says so, else left running.

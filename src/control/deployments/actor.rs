@@ -90,6 +90,7 @@ impl Deployments {
 
     /// Starts the task on the current runtime.
     pub fn spawn(self, scheduler: scheduler::Handle) -> Handle {
+        self.parts.discovery.attach(scheduler.clone());
         let (mailbox, requests) = mpsc::channel(MAILBOX);
         let rollouts = scheduler.rollouts();
         tokio::spawn(Actor { deployments: self, scheduler, requests, rollouts }.run());
