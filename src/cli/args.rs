@@ -6,13 +6,14 @@ use crate::cli::resolve::ResolveArgs;
 use crate::cli::whoami::WhoamiArgs;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Deploys, names, balances, heals and scales, and never drops a request while doing so.
 #[derive(Debug, Parser)]
 #[command(name = "weir", version, max_term_width = 100, disable_help_subcommand = true, arg_required_else_help = true)]
 #[command(after_help = "\
-Exit codes: 0 ok, 1 failure, 2 wrong usage or configuration, 3 not found, 4 conflict, 5 forbidden, 6 unreachable,
-10 diff found changes.")]
+Exit codes: 0 ok, 1 failure, 2 wrong usage or configuration, 3 not found, 4 conflict or superseded, 5 forbidden,
+6 unreachable, 7 rolled back, 8 failed and not rolled back, 9 timed out while it goes on, 10 diff found changes.")]
 pub(super) struct Args {
     #[command(flatten)]
     pub(super) global: Global,
@@ -49,6 +50,12 @@ pub(super) enum Command {
     Scale(ScaleArgs),
     /// Show where a request would go, or with `explain scale SERVICE` why there are so many replicas.
     Explain(ExplainArgs),
+    /// Change a service's definition: a part of it, or whole definitions from a file.
+    Deploy(DeployArgs),
+    /// Go back to an earlier revision of a service.
+    Rollback(RollbackArgs),
+    /// List the revisions of a service.
+    History(HistoryArgs),
     /// Take an instance out of service without losing a request.
     Drain(DrainArgs),
     /// Look a name up in Weir's DNS.
@@ -146,6 +153,12 @@ pub(super) struct ScaleArgs {
     /// The wanted number of replicas, or `auto`: give it back to the autoscaler, else to the definition.
     #[arg(value_parser = wanted)]
     pub(super) replicas: Wanted,
+    /// Wait until as many serve.
+    #[arg(long)]
+    pub(super) wait: bool,
+    /// Longest wait, such as `5m`; exit code 9 after it.
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10m", requires = "wait")]
+    pub(super) timeout: Duration,
 }
 
 /// A number of replicas by hand, or none.
@@ -179,6 +192,68 @@ impl ExplainArgs {
     pub(super) fn is_scale(&self) -> bool {
         self.method == "scale"
     }
+}
+
+/// Whether to wait for the end of a rollout.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(super) struct WaitArgs {
+    /// Show how the rollout goes and wait for its end; the exit code tells it.
+    #[arg(long)]
+    pub(super) wait: bool,
+    /// Longest wait, such as `10m`; exit code 9 after it, and the rollout goes on.
+    #[arg(long, value_name = "TIME", value_parser = duration, requires = "wait")]
+    pub(super) timeout: Option<Duration>,
+}
+
+/// `weir deploy`.
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["service", "file"]))]
+pub(super) struct DeployArgs {
+    /// The service, as `name` or `namespace/name`; what is not named below stays as it is.
+    #[arg(conflicts_with = "file")]
+    pub(super) service: Option<String>,
+    /// Replace the definitions of the services in this file, all or none.
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) file: Option<PathBuf>,
+    /// The image of its containers.
+    #[arg(long, value_name = "IMAGE", conflicts_with = "file")]
+    pub(super) image: Option<String>,
+    /// Program and arguments as one text, split at blanks; quotes keep blanks.
+    #[arg(long, value_name = "COMMAND", conflicts_with = "file")]
+    pub(super) command: Option<String>,
+    /// Set a variable; may be given more than once.
+    #[arg(long, value_name = "NAME=VALUE", conflicts_with = "file")]
+    pub(super) env: Vec<String>,
+    /// Remove a variable; may be given more than once.
+    #[arg(long, value_name = "NAME", conflicts_with = "file")]
+    pub(super) unset_env: Vec<String>,
+    /// Only if this revision is the wanted one.
+    #[arg(long, value_name = "REVISION", conflicts_with = "file")]
+    pub(super) if_revision: Option<u64>,
+    #[command(flatten)]
+    pub(super) wait: WaitArgs,
+}
+
+/// `weir rollback`.
+#[derive(Debug, clap::Args)]
+pub(super) struct RollbackArgs {
+    /// The service, as `name` or `namespace/name`.
+    pub(super) service: String,
+    /// The revision, as `weir history` shows it; the last one that worked when absent.
+    pub(super) revision: Option<u64>,
+    #[command(flatten)]
+    pub(super) wait: WaitArgs,
+}
+
+/// `weir history`.
+#[derive(Debug, clap::Args)]
+pub(super) struct HistoryArgs {
+    /// The service, as `name` or `namespace/name`.
+    pub(super) service: String,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    text.parse::<crate::spec::Duration>().map(crate::spec::Duration::get).map_err(|error| error.to_string())
 }
 
 /// `weir drain`.

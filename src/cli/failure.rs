@@ -18,6 +18,12 @@ pub(super) enum Code {
     Forbidden = 5,
     /// No Weir answers.
     Unreachable = 6,
+    /// A rollout failed and was rolled back.
+    RolledBack = 7,
+    /// A rollout failed and was not rolled back.
+    NotRolledBack = 8,
+    /// What was waited for goes on.
+    TimedOut = 9,
 }
 
 /// An error that carries its exit code; it may stand anywhere in a chain.

@@ -7,11 +7,13 @@ mod args;
 mod changes;
 mod check;
 mod configuration;
+mod deploy;
 mod diff;
 mod exec;
 mod explain;
 mod failure;
 mod feeds;
+mod follow;
 mod global;
 mod lists;
 mod output;
@@ -65,6 +67,15 @@ fn dispatch(global: &Global, command: Command) -> (Cow<'static, str>, Result<Exi
         Command::Scale(args) => (format!("scale {}", args.service).into(), ask(changes::scale(global, &args))),
         Command::Explain(args) => {
             (format!("explain {} {}", args.method, args.target).into(), ask(explain::explain(global, &args)))
+        }
+        Command::Deploy(args) => {
+            let what =
+                args.service.as_deref().map_or_else(|| "deploy".to_owned(), |service| format!("deploy {service}"));
+            (what.into(), ask(deploy::deploy(global, &args)))
+        }
+        Command::Rollback(args) => (format!("roll back {}", args.service).into(), ask(deploy::rollback(global, &args))),
+        Command::History(args) => {
+            (format!("list the revisions of {}", args.service).into(), ask(deploy::history(global, &args)))
         }
         Command::Drain(args) => (format!("drain {}", args.instance).into(), ask(changes::drain(global, &args))),
         Command::Logs(args) => (format!("show the log of {}", args.instance).into(), ask(feeds::logs(global, &args))),

@@ -7,8 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use weir::admin::{self, Rates, State};
+use weir::control::deployments::{self, Deployments};
+use weir::control::discovery::{Definitions, Discovery};
 use weir::control::events::Events;
 use weir::control::history::History;
+use weir::control::store::Store;
 use weir::control::{self, autoscale, publisher, registry, runtime, scheduler};
 use weir::lifecycle::{self, Phase, Trigger};
 use weir::model::{
@@ -108,6 +111,12 @@ pub(crate) async fn start(name: &str) -> Weir {
     let registry = publisher::spawn(&control::Options::default(), events.clone(), writer, Rng::from_seed(1));
     let rates = Rates::default();
     tokio::spawn(rates.clone().run(table.clone(), signal.clone()));
+    let (store, contents) = Store::open(&directory.join("store")).unwrap();
+    let node = NodeId::parse("node-1").unwrap();
+    let discovery = Discovery::new(registry.clone(), table.clone(), events.clone(), node.clone());
+    let parts = deployments::Parts { store, discovery, table: table.clone(), events: events.clone() };
+    let mut deployments = Deployments::open(parts, &contents);
+    deployments.apply_file(definitions()).await.unwrap();
     let scheduler = scheduler(&directory, &registry, &table, &events);
     let metrics = Metrics::new();
     let autoscaler = autoscale::spawn(autoscale::Parts {
@@ -121,6 +130,7 @@ pub(crate) async fn start(name: &str) -> Weir {
     let state = State {
         table: table.clone(),
         registry: registry.clone(),
+        deployments: deployments.spawn(scheduler.clone()),
         scheduler,
         autoscaler,
         events,
@@ -128,7 +138,7 @@ pub(crate) async fn start(name: &str) -> Weir {
         metrics,
         rates,
         configuration: configuration(),
-        node: NodeId::parse("node-1").unwrap(),
+        node,
         store: None,
         signal: signal.clone(),
     };
@@ -147,7 +157,7 @@ pub(crate) async fn start(name: &str) -> Weir {
         serving,
         worker,
     };
-    define(&weir).await;
+    eventually("the services are published", async || weir.table.load().services.len() == 3).await;
     weir
 }
 
@@ -182,7 +192,7 @@ fn scheduler(directory: &Path, registry: &registry::Handle, table: &Table, event
     })
 }
 
-async fn define(weir: &Weir) {
+fn definitions() -> Definitions {
     let listener = ListenerSpec {
         name: "http".into(),
         address: "127.0.0.1:8080".parse().unwrap(),
@@ -197,16 +207,11 @@ async fn define(weir: &Weir) {
         service: name("staging/api"),
         port: 1,
     };
-    weir.registry
-        .contribute(registry::Contribution {
-            define: vec![Arc::new(spec("web")), Arc::new(spec("staging/api")), Arc::new(jobs())],
-            routes: Some([route].into()),
-            listeners: Some([listener].into()),
-            ..registry::Contribution::default()
-        })
-        .await
-        .unwrap();
-    eventually("the services are published", async || weir.table.load().services.len() == 3).await;
+    Definitions {
+        services: vec![Arc::new(spec("web")), Arc::new(spec("staging/api")), Arc::new(jobs())],
+        routes: [route].into(),
+        listeners: [listener].into(),
+    }
 }
 
 pub(crate) fn name(text: &str) -> ServiceName {
