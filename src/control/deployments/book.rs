@@ -3,12 +3,11 @@
 //! A [`Draft`] is made from the book without changing it, stored, and only then accepted into it; so what the store refuses
 //! never happened.
 
-use crate::control::deployments::section::{hash, size_hash};
 use crate::control::deployments::{DeployError, SectionChange};
 use crate::control::events::EventKind;
 use crate::control::store::{Change, ChangeSource, Contents, Head, Outcome, Revision};
 use crate::model::{ServiceName, ServiceSpec};
-use crate::spec::{self, fingerprint};
+use crate::spec::{self, fingerprint, section_hash, size_hash};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -83,7 +82,7 @@ impl Book {
             }
         }
         for spec in services {
-            let (hash, size) = (hash(spec), size_hash(spec));
+            let (hash, size) = (section_hash(spec), size_hash(spec));
             let before = self.services.get(&spec.name);
             if before.is_some_and(|entry| entry.head.file_hash.as_ref() == Some(&hash)) {
                 continue;

@@ -17,7 +17,6 @@ mod book;
 mod error;
 mod handle;
 mod patch;
-mod section;
 mod status;
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::xxh3_64;
 ///
 /// Keys at their default are left out, whether they are written or not: the hash is the same in a later build, unless that
 /// build has another default for a key that is written.
-pub(super) fn hash(spec: &ServiceSpec) -> String {
+pub fn section_hash(spec: &ServiceSpec) -> String {
     let written = Service::from_model(spec);
     let bare = Service {
         name: written.name.clone(),
@@ -32,7 +32,7 @@ pub(super) fn hash(spec: &ServiceSpec) -> String {
 }
 
 /// Returns the hash of what the file says of the number of replicas.
-pub(super) fn size_hash(spec: &ServiceSpec) -> String {
+pub fn size_hash(spec: &ServiceSpec) -> String {
     let written = Service::from_model(spec);
     number(&serde_json::json!([written.replicas, written.scale]))
 }
@@ -58,7 +58,7 @@ fn strip(value: &mut Value, defaults: &Value) {
 
 #[cfg(test)]
 mod tests {
-    use super::{hash, size_hash};
+    use super::{section_hash as hash, size_hash};
     use crate::model::ServiceSpec;
     use crate::spec::{Limits, Rollout, Run, Service};
 
