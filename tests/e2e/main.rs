@@ -16,6 +16,7 @@
 mod support;
 
 mod autoscale;
+mod deploying;
 mod failover;
 mod reaction;
 mod reload;

@@ -55,6 +55,7 @@ pub(crate) fn service(name: &str, replicas: usize, journal: &str) -> String {
     format!(
         "[[service]]\nname = \"{name}\"\nreplicas = {replicas}\ndns_ttl = \"1s\"\n
 [service.run]\ncommand = [\"${{WEIR}}\", \"whoami\", \"--listen\", \"127.0.0.1:${{PORT}}\", \"--journal\", \"{journal}\"]\n
+[service.rollout]\nmin_healthy = \"1s\"\nprogress_deadline = \"10s\"\n
 [service.health]\ntype = \"http\"\npath = \"/health\"\ninterval = \"1s\"\n\n"
     )
 }
