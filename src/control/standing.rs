@@ -24,6 +24,8 @@ pub struct Standing {
     registry: Handle,
     store: Store,
     stored: HashMap<ServiceName, BTreeMap<InstanceId, Stored>>,
+    /// Marks of instances that have no record any more: Weir died between the two.
+    stray: Vec<Change>,
 }
 
 impl Standing {
@@ -38,12 +40,17 @@ impl Standing {
                 stored.entry(service).or_default().insert(id.clone(), Stored { ready, registered });
             }
         }
-        Self { registry, store, stored }
+        let has_record =
+            |id: &&InstanceId| contents.replicas.contains_key(*id) || contents.registrations.contains_key(*id);
+        let stray = contents.ready.iter().filter(|id| !has_record(id)).cloned().map(Change::DropReady).collect();
+        Self { registry, store, stored, stray }
     }
 
     /// Runs until the registry ends.
     pub async fn run(mut self) {
         let mut notices = self.registry.watch();
+        // What cannot be written now is kept until it can; the store says so itself.
+        let _ = self.store.note(std::mem::take(&mut self.stray)).await;
         self.look_at_all().await;
         loop {
             let mut names = BTreeSet::new();
@@ -83,7 +90,7 @@ impl Standing {
                 self.registry.forget(&id).await;
             }
         }
-        // What cannot be written now is kept until it can; the store says so itself.
+        // As above.
         let _ = self.store.note(changes).await;
     }
 }

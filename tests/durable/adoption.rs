@@ -21,8 +21,7 @@ async fn after_kill_9_the_same_replicas_serve_from_the_first_connection_on() {
         assert_eq!(node.replicas(), before, "replicas run on without Weir");
         node.spawn();
         // The first connection that is accepted finds them all.
-        let first = eventually("an answer", LIMIT, || async { Some(node.get().await).filter(|status| *status != 0) });
-        assert_eq!(first.await, 200, "{}", node.log());
+        assert_eq!(node.first_answer().await, 200, "{}", node.log());
         node.ready().await;
         let listed = node.instances().await;
         assert!(listed.values().all(|one| one["state"] == "ready"), "{listed:?}");

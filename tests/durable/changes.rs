@@ -11,8 +11,6 @@ use weir::rng::Rng;
 /// Backends that register themselves.
 pub(crate) const EXTERNAL_BACKENDS: usize = 6;
 
-/// Whether a number of replicas set by hand survives.
-const PINS_ARE_STORED: bool = false;
 /// Replicas of `web` in the file.
 const IN_FILE: usize = 3;
 
@@ -56,6 +54,10 @@ pub(crate) struct Changes {
     web: Known<usize>,
     /// Replicas of the unrelated service in the file.
     side: usize,
+    /// Acknowledged deploys of `web`: the revision, and what it set.
+    deployed: BTreeMap<u64, String>,
+    /// Deploys that were asked for.
+    deploys: usize,
     counts: BTreeMap<&'static str, usize>,
     unknown: usize,
     cut_off: bool,
@@ -71,7 +73,18 @@ impl Changes {
         }
         let registered = vec![Known::new(Registered::No); backends];
         let (web, counts) = (Known::new(IN_FILE), BTreeMap::new());
-        Self { ports, registered, web, side: 1, counts, unknown: 0, cut_off: false, touched: BTreeSet::new() }
+        Self {
+            ports,
+            registered,
+            web,
+            side: 1,
+            deployed: BTreeMap::new(),
+            deploys: 0,
+            counts,
+            unknown: 0,
+            cut_off: false,
+            touched: BTreeSet::new(),
+        }
     }
 
     /// The configuration's services now.
@@ -96,7 +109,8 @@ impl Changes {
         let at = rng.below(self.ports.len());
         let id = format!("ext-{at}");
         let path = format!("/v1/instances/{id}");
-        match (rng.below(8), self.registered[at].clone()) {
+        match (rng.below(9), self.registered[at].clone()) {
+            (8, _) => self.deploy(node, left).await,
             (0 | 1, _) => {
                 let wanted = 1 + rng.below(5);
                 self.web.or = Some(wanted);
@@ -137,6 +151,24 @@ impl Changes {
         }
     }
 
+    /// Changes the environment of `web`: a new revision, whose rollout goes on while other things change.
+    async fn deploy(&mut self, node: &Node, left: Duration) {
+        self.deploys += 1;
+        let step = self.deploys.to_string();
+        let request = node.api("POST", "/v1/services/web/deploy", Some(json!({"env": {"STEP": step}})));
+        match tokio::time::timeout(left, request).await {
+            Ok((200..=299, answer)) => {
+                self.deployed.insert(answer["revision"].as_u64().unwrap(), step);
+                *self.counts.entry("deploy").or_default() += 1;
+            }
+            Err(_) | Ok((0, _)) => {
+                self.unknown += 1;
+                self.cut_off = true;
+            }
+            Ok(other) => panic!("deploy: {other:?}"),
+        }
+    }
+
     fn note<T: Clone>(&mut self, kind: &'static str, ended: Ended, place: impl FnOnce(&mut Self) -> &mut Known<T>) {
         let known = place(self);
         match (ended, known.or.clone()) {
@@ -166,10 +198,22 @@ impl Changes {
             *known = Known::new(seen);
         }
         let wanted = wanted(node, "web").await.unwrap();
-        let is_forgotten = !PINS_ARE_STORED && wanted == IN_FILE;
-        assert!(self.web.allows(&wanted) || is_forgotten, "web wants {wanted}, not {:?}\n{}", self.web, node.log());
+        assert!(self.web.allows(&wanted), "web wants {wanted}, not {:?}\n{}", self.web, node.log());
         self.web = Known::new(wanted);
         assert_eq!(wanted_of_file(node).await, self.side, "{}", node.log());
+        let (status, list) = node.api("GET", "/v1/services/web/revisions", None).await;
+        assert_eq!(status, 200, "{list}");
+        let seen: BTreeMap<u64, &Value> = list["revisions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|revision| (revision["revision"].as_u64().unwrap(), &revision["definition"]["run"]["env"]["STEP"]))
+            .collect();
+        // A bounded number is kept.
+        let oldest = seen.keys().next().copied().unwrap_or_default();
+        for (revision, step) in self.deployed.range(oldest..) {
+            assert_eq!(seen.get(revision), Some(&&json!(step)), "revision {revision}\n{}", node.log());
+        }
     }
 
     /// The number that a service is to have.

@@ -6,7 +6,7 @@ use serde_json::json;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// A small file system of its own, gone at the end.
 struct Disk(PathBuf);
@@ -137,8 +137,56 @@ async fn a_store_on_a_read_only_disk_is_refused_at_the_start_by_name() {
     assert_eq!(node.cli(&["scale", "web", "0"]).await.code, 0);
     eventually("nothing runs", LIMIT, || async { node.members().is_empty().then_some(()) }).await;
     node.kill().await;
-    disk.run(&["mount", "-o", "remount,ro"]);
+    // What has just ended may still be closing its log.
+    eventually("nothing on the disk is open for writing", LIMIT, || async {
+        let mut remount = Command::new("mount");
+        remount.args(["-o", "remount,ro"]).arg(&disk.0).stderr(Stdio::null());
+        remount.status().unwrap().success().then_some(())
+    })
+    .await;
     let refused = node.second().await;
     assert_eq!(refused.code, 1, "{refused:?}");
     assert!(refused.err.contains("weir.redb") && refused.err.contains("Read-only file system"), "{refused:?}");
+}
+
+/// Forbids writing to a file, also by who has it open, until this is dropped.
+struct Frozen(PathBuf);
+
+impl Frozen {
+    fn new(path: PathBuf) -> Self {
+        let status = Command::new("chattr").arg("+i").arg(&path).status().unwrap();
+        assert!(status.success(), "chattr +i {}: needs root and a file system with immutable files", path.display());
+        Self(path)
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _ = Command::new("chattr").arg("-i").arg(&self.0).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_becomes_read_only_refuses_writes_and_recovers() {
+    let mut node = Node::new("frozen", "keep", &format!("{EXTERNAL}{}", web(1)));
+    node.start().await;
+    let before = node.settled("web", 1).await;
+    node.noted(1).await;
+    assert_eq!(node.api("POST", "/v1/instances", Some(registration(0))).await.0, 201);
+    let frozen = Frozen::new(node.state.join("weir.redb"));
+    let (status, problem) = node.api("POST", "/v1/instances", Some(registration(1))).await;
+    assert_eq!((status, problem["code"].as_str()), (507, Some("store_failed")), "{problem}");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("cannot be written") && detail.contains("not permitted"), "{problem}");
+    assert_eq!(node.get().await, 200, "traffic goes on");
+    drop(frozen);
+    eventually("it is written again", LIMIT, || async {
+        (node.api("POST", "/v1/instances", Some(registration(1))).await.0 == 201).then_some(())
+    })
+    .await;
+    node.kill().await;
+    node.start().await;
+    let all = node.instances().await;
+    assert!(all.contains_key("ext-0") && all.contains_key("ext-1"));
+    assert_eq!(node.settled("web", 1).await, before);
 }

@@ -77,7 +77,7 @@ async fn round(node: &mut Node, changes: &mut Changes, rng: &mut Rng, load: &Loa
     tally.in_flight += usize::from(changes.is_uncertain());
     let begun = Instant::now();
     node.spawn();
-    let first = eventually("an answer", LIMIT, || async { Some(node.get().await).filter(|status| *status != 0) }).await;
+    let first = node.first_answer().await;
     tally.first_answer.push(begun.elapsed());
     assert_eq!(first, 200, "the first connection that is accepted is served\n{}", node.log());
     node.ready().await;

@@ -1,18 +1,32 @@
 //! A Weir on a folder that stays: started, killed and started again. What runs is read from `/proc`, not asked of Weir.
 
-use crate::support::process::{Finished, Folder, WEIR, free_address, port_range, weir};
+use crate::support::process::{Finished, Folder, WEIR, port_range, weir};
 use crate::support::{eventually, http::Raw};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
 
 /// Longest wait for anything that takes milliseconds on an idle machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+
+/// Returns a free address on loopback that stays free while nobody listens on it: below the ports that the system gives to
+/// outgoing connections, one of which could else take it, or even connect to itself, while Weir is dead.
+fn lasting_address() -> SocketAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let step = (std::process::id() % 89) as u16 * 100 + NEXT.fetch_add(1, Ordering::SeqCst);
+        let address = SocketAddr::from(([127, 0, 0, 1], 11_000 + step % 8_900));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+}
 
 /// The folder, the addresses, and the process while it runs.
 pub(crate) struct Node {
@@ -30,7 +44,7 @@ impl Node {
     pub(crate) fn new(name: &str, on_exit: &'static str, services: &str) -> Self {
         let folder = Folder::new(name);
         let state = folder.0.join("state");
-        let (http, admin, ports) = (free_address(), free_address(), port_range());
+        let (http, admin, ports) = (lasting_address(), lasting_address(), port_range());
         let node = Self { folder, state, http, admin, ports, on_exit, child: None };
         node.configure(services);
         node
@@ -70,6 +84,22 @@ impl Node {
         self.child = Some(child.unwrap());
     }
 
+    /// Waits for the first answer through the proxy and returns its status; panics with the log when there is none.
+    pub(crate) async fn first_answer(&mut self) -> u16 {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let status = self.get().await;
+            if status != 0 {
+                return status;
+            }
+            if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().unwrap()) {
+                panic!("weir ended with {status}:\n{}", self.log());
+            }
+            assert!(Instant::now() < deadline, "no answer:\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     /// Waits until `/readyz` says 200; panics with the log when Weir ends or it takes too long.
     pub(crate) async fn ready(&mut self) {
         let deadline = Instant::now() + LIMIT;
@@ -91,8 +121,8 @@ impl Node {
     /// Kills every process of Weir itself, the keeper and the one that serves, at once; returns when they are gone, with the
     /// replicas that ran at that moment.
     pub(crate) async fn kill(&mut self) -> BTreeMap<String, u32> {
-        let mut child = self.child.take().unwrap();
         let pids = self.own();
+        let mut child = self.child.take().unwrap();
         assert!(!pids.is_empty(), "weir does not run");
         // Stopped first, so that nobody starts anybody again in between.
         signal("-STOP", &pids).await;
@@ -102,6 +132,11 @@ impl Node {
         child.wait().await.unwrap();
         eventually("weir's processes are gone", LIMIT, || async {
             pids.iter().all(|pid| !is_alive(*pid)).then_some(())
+        })
+        .await;
+        // A child that was forked a moment ago holds the sockets until it executes its program.
+        eventually("nobody holds the addresses", LIMIT, || async {
+            [self.http, self.admin].iter().all(|address| TcpListener::bind(address).is_ok()).then_some(())
         })
         .await;
         replicas
@@ -123,7 +158,12 @@ impl Node {
     /// Processes of Weir itself: they have its configuration on their command line and are nobody's replica.
     pub(crate) fn own(&self) -> Vec<u32> {
         let file = self.file().display().to_string();
+        let parent = self.child.as_ref().and_then(Child::id);
         let is_own = |pid: &u32| {
+            // What was forked a moment ago looks the same, but is a replica to be.
+            if parent.is_some() && Some(*pid) != parent && ppid(*pid) != parent {
+                return false;
+            }
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             line.split(|byte| *byte == 0).any(|word| word == file.as_bytes()) && is_alive(*pid)
         };
@@ -274,6 +314,10 @@ pub(crate) fn is_alive(pid: u32) -> bool {
     stat(pid).is_some_and(|fields| fields[0] != "Z")
 }
 
+fn ppid(pid: u32) -> Option<u32> {
+    stat(pid)?[1].parse().ok()
+}
+
 fn session(pid: u32) -> Option<u32> {
     stat(pid)?[3].parse().ok()
 }
@@ -288,6 +332,7 @@ pub(crate) fn service(name: &str, replicas: usize) -> String {
     format!(
         "[[service]]\nname = \"{name}\"\nreplicas = {replicas}\ndns_ttl = \"1s\"\ndrain_timeout = \"5s\"\n
 [service.run]\ncommand = [\"${{WEIR}}\", \"whoami\", \"--listen\", \"127.0.0.1:${{PORT}}\"]\n
+[service.rollout]\nmin_healthy = \"100ms\"\n
 [service.health]\ntype = \"http\"\npath = \"/health\"\ninterval = \"500ms\"\n\n"
     )
 }

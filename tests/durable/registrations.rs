@@ -69,7 +69,7 @@ async fn registrations_and_drains_survive_kill_9_and_deregistrations_do_too() {
     node.noted(3).await;
     node.kill().await;
     node.spawn();
-    let first = eventually("an answer", LIMIT, || async { Some(node.get().await).filter(|status| *status != 0) }).await;
+    let first = node.first_answer().await;
     assert_eq!(first, 200, "it serves from the first connection on\n{}", node.log());
     node.ready().await;
     let all = node.instances().await;

@@ -25,6 +25,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, ExitStatus};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{broadcast, watch};
@@ -75,6 +76,8 @@ struct Shared {
     options: Options,
     spawner: Spawner,
     events: broadcast::Sender<RuntimeEvent>,
+    /// Another Weir looks after what runs: it is only collected here.
+    is_released: AtomicBool,
     /// Short lock, never across an await: starts, ends and signals of one node.
     state: Mutex<State>,
 }
@@ -128,7 +131,8 @@ impl Processes {
         let ports = Ports::new(&options.port_range, &mut Rng::from_os());
         let state = Mutex::new(State { ports, logs, running: BTreeMap::new() });
         let (events, _) = broadcast::channel(EVENTS);
-        let shared = Arc::new(Shared { options, spawner, events, state });
+        let is_released = AtomicBool::new(false);
+        let shared = Arc::new(Shared { options, spawner, events, is_released, state });
         tokio::spawn(rotate_logs(Arc::downgrade(&shared)));
         Ok(Self { shared })
     }
@@ -216,6 +220,10 @@ impl Runtime for Processes {
 
     fn log_paths(&self, id: &InstanceId) -> Vec<PathBuf> {
         logs::existing(&self.shared.options.logs, id)
+    }
+
+    fn release(&self) {
+        self.shared.is_released.store(true, Ordering::Release);
     }
 }
 
@@ -323,7 +331,7 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if self.options.on_exit == OnExit::Keep {
+        if self.options.on_exit == OnExit::Keep || self.is_released.load(Ordering::Acquire) {
             return;
         }
         // The kernel kills the leaders when the spawner thread ends; what they have started would live on.
@@ -341,6 +349,11 @@ fn exit_of(status: ExitStatus) -> Exit {
 /// Tells of the end of a process and cleans up after it.
 async fn collect(shared: Weak<Shared>, id: InstanceId, mut child: Option<Child>, exited: watch::Sender<Option<Exit>>) {
     let Some(shared) = shared.upgrade() else { return };
+    if shared.is_released.load(Ordering::Acquire) {
+        // What is left of its group, and who hears of it, is the other Weir's business.
+        drop(child.as_mut().map(Child::try_wait));
+        return;
+    }
     let (exit, record) = shared.take_ended(&id, child.as_mut());
     // Nobody may be listening.
     let _ = shared.events.send(RuntimeEvent::Exited { id, exit });
@@ -414,7 +427,9 @@ async fn rotate_logs(shared: Weak<Shared>) {
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
-        let Some(shared) = shared.upgrade() else { return };
+        let Some(shared) = shared.upgrade().filter(|shared| !shared.is_released.load(Ordering::Acquire)) else {
+            return;
+        };
         let ids: Vec<_> = shared.lock().running.keys().cloned().collect();
         let folder = shared.options.logs.clone();
         drop(shared);
