@@ -72,7 +72,8 @@ pub(crate) struct Load {
 }
 
 struct Run {
-    target: SocketAddr,
+    /// Connections go to each in turn.
+    targets: Vec<SocketAddr>,
     shape: Shape,
     request: Vec<u8>,
     stretch: Stretch,
@@ -124,8 +125,13 @@ impl Load {
 
     /// Loads `target` for `time`, then waits for what is in flight.
     pub(crate) fn run(&mut self, target: SocketAddr, shape: Shape, time: Duration) -> io::Result<Stretch> {
+        self.run_all(&[target], shape, time)
+    }
+
+    /// As [`Load::run`], with the connections spread over several targets.
+    pub(crate) fn run_all(&mut self, targets: &[SocketAddr], shape: Shape, time: Duration) -> io::Result<Stretch> {
         let mut run = Run {
-            target,
+            targets: targets.to_vec(),
             shape,
             request: message::request(shape.kind, shape.close),
             stretch: Stretch::default(),
@@ -178,8 +184,16 @@ impl Load {
         let shape = Shape { kind: Kind::Tiny, connections: count, close: false, rate: None };
         let request = message::request(shape.kind, false);
         let (due, idle) = (VecDeque::new(), Vec::new());
-        let mut run =
-            Run { target, shape, request, stretch: Stretch::default(), sending: false, in_flight: 0, due, idle };
+        let mut run = Run {
+            targets: vec![target],
+            shape,
+            request,
+            stretch: Stretch::default(),
+            sending: false,
+            in_flight: 0,
+            due,
+            idle,
+        };
         self.clients.clear();
         for index in 0..count {
             self.clients.push(None);
@@ -256,7 +270,8 @@ impl Load {
     }
 
     fn connect(&mut self, index: usize, run: &mut Run) -> io::Result<()> {
-        let mut stream = TcpStream::connect(run.target)?;
+        let target = run.targets.get(index % run.targets.len().max(1)).copied().ok_or(ErrorKind::InvalidInput)?;
+        let mut stream = TcpStream::connect(target)?;
         stream.set_nodelay(true)?;
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(&mut stream, Token(CLIENTS + index), interest)?;
