@@ -1,7 +1,7 @@
 //! The parts: each starts Weir, measures, and prints figures with their bounds.
 
 use crate::load::{Load, Shape as LoadShape};
-use crate::memory::resident_kib;
+use crate::memory::{proportional_kib, resident_kib};
 use crate::message::Kind;
 use crate::weir::{Shape, Weir};
 use crate::{Options, cpu, figure};
@@ -84,7 +84,9 @@ pub(crate) fn start(options: &Options) -> Outcome {
 
 /// Resident memory idle and with idle keepalive connections, each after one request.
 pub(crate) fn memory(options: &Options) -> Outcome {
-    println!("memory: resident memory (VmRSS) of all its processes, one worker, one static endpoint");
+    println!(
+        "memory: one worker, one static endpoint; VmRSS of the serving process, Pss of it and its keeper together"
+    );
     let mut load = Load::open(1)?;
     let endpoints = load.endpoints()?;
     let weir = Weir::start(&options.weir, Shape { workers: 1, services: 1, endpoints: &endpoints })?;
@@ -95,13 +97,26 @@ pub(crate) fn memory(options: &Options) -> Outcome {
         }
     }
     load.idle(Duration::from_millis(500))?;
-    let before = resident_kib(&weir.pids());
+    let before = sizes(&weir);
     let held = load.hold(weir.http, options.connections)?;
     load.idle(Duration::from_millis(200))?;
-    let after = resident_kib(&weir.pids());
-    println!("  idle {:.1} MiB, with {held} idle keepalive connections {:.1} MiB", mib(before), mib(after));
-    let each = after.saturating_sub(before) as f64 / held as f64;
-    Ok(figure("resident with connections", mib(after), 20.0, "MiB") & figure("each connection", each, 2.0, "KiB"))
+    let after = sizes(&weir);
+    println!(
+        "  idle: {:.1} MiB serving, {:.1} MiB together; {held} idle keepalive connections:",
+        mib(before.0),
+        mib(before.1)
+    );
+    let each = after.0.saturating_sub(before.0) as f64 / held as f64;
+    Ok(figure("serving process with connections", mib(after.0), 20.0, "MiB")
+        & figure("both together with connections", mib(after.1), 20.0, "MiB")
+        & figure("each connection", each, 2.0, "KiB"))
+}
+
+/// Returns VmRSS of the process that serves, which is the largest, and Pss of all.
+fn sizes(weir: &Weir) -> (u64, u64) {
+    let pids = weir.pids();
+    let serving = pids.iter().map(|pid| resident_kib(&[*pid])).max().unwrap_or(0);
+    (serving, proportional_kib(&pids))
 }
 
 fn mib(kib: u64) -> f64 {

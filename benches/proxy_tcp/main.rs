@@ -16,6 +16,7 @@ mod cpu;
 #[allow(dead_code, reason = "shared; a part is for HTTP")]
 mod load;
 #[path = "../support/proxies/memory.rs"]
+#[allow(dead_code, reason = "shared; a part is for processes that share pages")]
 mod memory;
 #[path = "../support/proxies/message.rs"]
 #[allow(dead_code, reason = "shared; a part is for HTTP")]
