@@ -32,6 +32,7 @@ mod services;
 mod state;
 mod status;
 mod stream;
+mod upgrade;
 
 pub use configuration::{
     Candidate, Configuration, ConfigurationChange, ConfigurationProblem, Differences, RefusedConfiguration, Reloaded,
@@ -52,3 +53,4 @@ pub use server::serve;
 pub use services::{Port, Scale, Service, Services};
 pub use state::State;
 pub use status::{Acknowledger, Status, StoreStatus, Table};
+pub use upgrade::{NewUpgrade, Upgrade, UpgradeRequest, Upgrader};

@@ -3,7 +3,7 @@
 use crate::admin::guard::{self, BodyLimit};
 use crate::admin::{
     Problem, State, configuration, deployments, endpoints, events, explain, instances, logs, openapi, routes, scale,
-    services, status,
+    services, status, upgrade,
 };
 use axum::Router;
 use axum::http::StatusCode;
@@ -34,6 +34,7 @@ pub(super) fn build(state: State, body_bytes: usize) -> Router {
         .routes(route!(configuration::show))
         .routes(route!(configuration::reload))
         .routes(route!(configuration::diff))
+        .routes(route!(upgrade::show, upgrade::begin))
         .routes(route!(status::show))
         .routes(route!(explain::show))
         .routes(route!(status::table))
@@ -48,6 +49,7 @@ pub(super) fn build(state: State, body_bytes: usize) -> Router {
         .fallback(unknown_path)
         .method_not_allowed_fallback(unknown_method)
         .layer(axum::Extension(text))
+        .layer(middleware::from_fn_with_state(state.upgrader.clone(), upgrade::guard))
         .layer(middleware::from_fn_with_state(BodyLimit(body_bytes), guard::check))
         .with_state(Arc::new(state))
 }

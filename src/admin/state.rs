@@ -1,6 +1,7 @@
 //! What handlers answer from: handles into the control plane, and the table.
 
 use crate::admin::rates::Rates;
+use crate::admin::upgrade::Upgrader;
 use crate::control::autoscale;
 use crate::control::events::Events;
 use crate::control::history::History;
@@ -38,6 +39,8 @@ pub struct State {
     pub configuration: configuration::Handle,
     /// What survives; `None`: nothing does.
     pub store: Option<Store>,
+    /// Replaces this process by another binary.
+    pub upgrader: Upgrader,
     /// How far the end of the process has come.
     pub signal: Signal,
 }

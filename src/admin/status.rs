@@ -19,6 +19,8 @@ pub struct Status {
     pub node: String,
     /// The process that serves.
     pub pid: u32,
+    /// The process that holds its sockets and starts it again; absent without one.
+    pub keeper: Option<u32>,
     /// `running`, `draining` or `stopping`.
     pub lifecycle: String,
     /// The current generation of the table.
@@ -98,6 +100,7 @@ pub(super) async fn show(state: axum::extract::State<Arc<State>>) -> Json<Status
         version: env!("CARGO_PKG_VERSION").to_owned(),
         node: state.node.to_string(),
         pid: std::process::id(),
+        keeper: state.upgrader.keeper(),
         lifecycle: phase_name(state.signal.phase()).to_owned(),
         generation: state.table.load().generation,
         store,

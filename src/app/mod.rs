@@ -9,6 +9,7 @@ mod keeper;
 mod live;
 mod reload;
 mod shutdown;
+mod upgrade;
 mod watch;
 mod wire;
 

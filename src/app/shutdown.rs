@@ -7,7 +7,7 @@ use crate::app::Ended;
 use crate::app::asks::{Ask, Asks};
 use crate::app::live::AtEnd;
 use crate::app::wire::Parts;
-use crate::control::configuration::{self, Cause};
+use crate::control::configuration::Cause;
 use crate::lifecycle::Phase;
 use crate::net::Link;
 use crate::proxy::Workers;
@@ -16,16 +16,30 @@ use std::time::Duration;
 /// After the drain's deadline, workers get so long to close what is left.
 const STOP_GRACE: Duration = Duration::from_secs(1);
 
-/// Serves until a signal, then drains; returns how it ended.
+/// How this process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Drain,
+    Stop,
+    /// Another process goes on with the sockets, the store and the workloads.
+    Leave,
+}
+
+/// Serves until a signal, or until another process takes over, then drains; returns how it ended.
 pub(super) async fn serve(parts: Parts, mut asks: Asks, link: Option<Link>, drain: Duration) -> Ended {
     tell(link.as_ref(), "ready");
-    let Parts { trigger, live, control, dns, admin, configuration } = parts;
-    let phase =
-        if until_the_end(&mut asks, &configuration).await == Ask::Drain { Phase::Draining } else { Phase::Stopping };
-    // From now on the end of this process is the end of Weir.
-    tell(link.as_ref(), "ending");
-    tracing::info!(deadline = ?drain, "draining; a second signal stops at once");
-    let workers = live.end(AtEnd::Close).await;
+    let end = until_the_end(&mut asks, &parts, link.as_ref()).await;
+    let Parts { trigger, live, control, dns, admin, close_admin, .. } = parts;
+    let phase = if end == End::Stop { Phase::Stopping } else { Phase::Draining };
+    if end == End::Leave {
+        tracing::info!(deadline = ?drain, "another process serves: ending with the last connection");
+        close_admin.raise(Phase::Stopping);
+    } else {
+        // From now on the end of this process is the end of Weir.
+        tell(link.as_ref(), "ending");
+        tracing::info!(deadline = ?drain, "draining; a second signal stops at once");
+    }
+    let workers = live.end(if end == End::Leave { AtEnd::Leave } else { AtEnd::Close }).await;
     trigger.raise(phase);
     let mut joined = tokio::task::spawn_blocking(move || workers.map(Workers::join));
     let (drained, hurry) = tokio::select! {
@@ -43,11 +57,13 @@ pub(super) async fn serve(parts: Parts, mut asks: Asks, link: Option<Link>, drai
     // Nobody serves any more, so nothing is in flight at a replica. What is to end with Weir and a second signal leaves
     // running is killed by the kernel when the runtime goes.
     tokio::select! {
-        () = control.end(), if !hurry => {}
-        () = std::future::ready(()), if hurry => tracing::warn!("waiting for no replica"),
+        () = control.end(), if !hurry && end != End::Leave => {}
+        () = std::future::ready(()), if end == End::Leave => {}
+        () = std::future::ready(()), if hurry && end != End::Leave => tracing::warn!("waiting for no replica"),
         () = asks.hurry() => tracing::warn!("not waiting for the replicas any more"),
     }
     trigger.raise(Phase::Stopping);
+    close_admin.raise(Phase::Stopping);
     if let Some(dns) = dns {
         let stopped = tokio::task::spawn_blocking(move || dns.join());
         if tokio::time::timeout(STOP_GRACE, stopped).await.is_err() {
@@ -62,13 +78,28 @@ pub(super) async fn serve(parts: Parts, mut asks: Asks, link: Option<Link>, drai
 }
 
 /// Does what is asked until the end is.
-async fn until_the_end(asks: &mut Asks, configuration: &configuration::Handle) -> Ask {
+async fn until_the_end(asks: &mut Asks, parts: &Parts, link: Option<&Link>) -> End {
     loop {
         match asks.next().await {
-            ask @ (Ask::Drain | Ask::Stop) => return ask,
-            Ask::Reload => configuration.hint(Cause::Signal),
+            Ask::Drain => return End::Drain,
+            Ask::Stop => return End::Stop,
+            Ask::Leave => return End::Leave,
+            Ask::Reload => parts.configuration.hint(Cause::Signal),
             Ask::Reopen => tracing::info!("the logs go to standard output and error: there is no file to open again"),
-            Ask::Upgrade | Ask::StandDown | Ask::Leave => tracing::warn!("restart to run another binary"),
+            Ask::Upgrade => {
+                let upgrader = parts.upgrader.clone();
+                tokio::spawn(async move {
+                    if let Err(problem) = upgrader.begin(None).await {
+                        tracing::error!(reason = problem.detail, "failed to upgrade");
+                    }
+                });
+            }
+            Ask::StandDown => {
+                tracing::info!("giving up the store to another process; serving on from the last table");
+                parts.upgrader.stand_down();
+                parts.control.stop().await;
+                tell(link, "stood-down");
+            }
             Ask::KeeperGone => {
                 tracing::error!(
                     "the keeper has died: serving on with its sockets; a crash would now refuse connections"

@@ -3,9 +3,10 @@
 //! Order: sockets first, so that a taken address changes nothing; then control with the first table in it; then those who
 //! serve from it. Each worker gets a `table::Reader` and its own sockets.
 
-use crate::admin::{self, Rates, State};
+use crate::admin::{self, Rates, State, Upgrader};
 use crate::app::live::{Live, Sockets};
 use crate::app::reload::Reloader;
+use crate::app::upgrade::Upgrades;
 use crate::app::{Origin, RunOptions};
 use crate::config::Loaded;
 use crate::control::autoscale::{self, ScaleGauges};
@@ -16,11 +17,13 @@ use crate::control::gauges::{ConfigurationGauges, Gauges};
 use crate::control::plane::Control;
 use crate::dns;
 use crate::lifecycle::{self, Signal, Trigger};
+use crate::model::OnExit;
 use crate::net::Binder;
 use crate::proxy;
 use crate::table::{self, Snapshot, Table, names::Names};
 use crate::telemetry::{AccessLog, LogOptions, Metrics};
 use anyhow::Context;
+use std::path::Path;
 use tokio::task::JoinHandle;
 
 /// Events that a slow listener may lag behind, and that `weir events` shows of the past.
@@ -34,6 +37,9 @@ pub(super) struct Parts {
     pub(super) dns: Option<dns::Server>,
     pub(super) admin: JoinHandle<()>,
     pub(super) configuration: configuration::Handle,
+    pub(super) upgrader: Upgrader,
+    /// Ends the admin API: later than the rest, or at once when another process has its sockets.
+    pub(super) close_admin: Trigger,
 }
 
 /// Makes and starts every part.
@@ -69,8 +75,11 @@ pub(super) async fn build(
         .await
         .context("failed to start the control plane")?;
     let (configuration, desk) = configuration::channel(origin.status(table.load().generation));
-    let state = state(&loaded, &table, &control, (&metrics, &configuration), &signal)?;
-    let admin = tokio::spawn(admin::serve(doors, loaded.admin.clone(), state, signal.clone()));
+    let upgrader = upgrader(&binder, &origin, &loaded);
+    let state =
+        State { upgrader: upgrader.clone(), ..state(&loaded, &table, &control, (&metrics, &configuration), &signal)? };
+    let (close_admin, closes) = lifecycle::drain();
+    let admin = tokio::spawn(admin::serve(doors, loaded.admin.clone(), state, closes));
     let dns = match (names, &loaded.dns) {
         (Some(names), Some(wanted)) => Some(serve_names(names, wanted, &table, &metrics, &signal)?),
         _ => None,
@@ -95,7 +104,20 @@ pub(super) async fn build(
     if let Some(watch) = origin.watch {
         tokio::spawn(watch.run(configuration.clone()));
     }
-    Ok(Parts { trigger, live, control, dns, admin, configuration })
+    Ok(Parts { trigger, live, control, dns, admin, configuration, upgrader, close_admin })
+}
+
+/// Starts what upgrades are asked of; without a keeper it refuses.
+fn upgrader(binder: &Binder, origin: &Origin, loaded: &Loaded) -> Upgrader {
+    let Binder::Kept(link) = binder else { return Upgrader::default() };
+    let (upgrader, requests) = Upgrader::new(std::os::unix::process::parent_id());
+    let upgrades = Upgrades {
+        link: link.clone(),
+        file: origin.reader.path().map(Path::to_owned),
+        workloads_stop: loaded.control.on_exit == OnExit::Stop,
+    };
+    tokio::spawn(upgrades.run(requests));
+    upgrader
 }
 
 /// Returns the number of workers that a configuration asks for: else one for each CPU that the process may use.
@@ -133,6 +155,7 @@ fn state(
         node: loaded.control.node_id(),
         configuration: configuration.clone(),
         store: Some(control.store.clone()),
+        upgrader: Upgrader::default(),
         signal: signal.clone(),
     })
 }

@@ -36,6 +36,8 @@ pub(super) enum Command {
     Status,
     /// Take up the configuration file now, as a whole or not at all; a change of the file does the same by itself.
     Reload,
+    /// Run another binary from now on, without losing a connection.
+    Upgrade(UpgradeArgs),
     /// Show what a configuration file would change of what runs; ends with 10 when something would.
     Diff(DiffArgs),
     /// List the instances with health, load and age.
@@ -111,6 +113,14 @@ pub(super) struct WorkersArgs {
     /// Threads that carry traffic; as many as there are cores when absent.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
     pub(super) workers: Option<u16>,
+}
+
+/// `weir upgrade`.
+#[derive(Debug, clap::Args)]
+pub(super) struct UpgradeArgs {
+    /// The binary; where the running one was started from when absent.
+    #[arg(long, value_name = "PATH")]
+    pub(super) binary: Option<PathBuf>,
 }
 
 /// `weir check`.

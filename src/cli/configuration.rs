@@ -12,6 +12,9 @@ use serde::Serialize;
 /// What `weir status -o json` prints.
 #[derive(Debug, Serialize)]
 struct Status {
+    version: String,
+    pid: u32,
+    keeper: Option<u32>,
     configuration: Configuration,
     table: Table,
     store: Option<admin::StoreStatus>,
@@ -22,15 +25,16 @@ pub(super) async fn status(global: &Global) -> Result<()> {
     let mut remote = Remote::connect(global.addr.as_deref()).await?;
     let configuration: Configuration = remote.get("/v1/configuration").await?;
     let table: Table = remote.get("/v1/table").await?;
-    let admin::Status { store, .. } = remote.get("/v1/status").await?;
+    let admin::Status { store, pid, keeper, version, .. } = remote.get("/v1/status").await?;
     if global.output == Format::Json {
-        return output::json(&Status { configuration, table, store });
+        return output::json(&Status { version, pid, keeper, configuration, table, store });
     }
     let Configuration { file, hash, since_unix_ms, cause, generation, watch, reloads, failure } = configuration;
     let file = file.unwrap_or_else(|| "built in".to_owned());
     let since = output::time(since_unix_ms);
-    let mut text =
-        format!("configuration  {file}, hash {hash}, in use since {since} ({cause}, generation {generation})\n");
+    let kept = keeper.map_or_else(|| "no keeper".to_owned(), |keeper| format!("keeper {keeper}"));
+    let mut text = format!("processes      {pid} serves (weir {version}), {kept}\n");
+    text += &format!("configuration  {file}, hash {hash}, in use since {since} ({cause}, generation {generation})\n");
     text.push_str(&format!("changes        noticed by {watch}\n"));
     let (applied, unchanged, refused) = (reloads.applied, reloads.unchanged, reloads.refused);
     text.push_str(&format!("reloads        {applied} applied, {unchanged} unchanged, {refused} refused\n"));

@@ -20,6 +20,7 @@ mod output;
 mod remote;
 mod resolve;
 mod run;
+mod upgrade;
 pub mod whoami;
 
 use anyhow::{Context, Result};
@@ -57,6 +58,7 @@ fn dispatch(global: &Global, command: Command) -> (Cow<'static, str>, Result<Exi
         Command::Check(args) => ("check the configuration".into(), check::check(args.file.as_deref())),
         Command::Schema => ("print the schema".into(), check::schema()),
         Command::Status => ("show the status".into(), ask(configuration::status(global))),
+        Command::Upgrade(args) => ("upgrade".into(), ask(upgrade::upgrade(global, &args))),
         Command::Reload => ("reload the configuration".into(), ask(configuration::reload(global))),
         Command::Diff(args) => ("compare the configuration".into(), ask_for_code(diff::diff(global, &args))),
         Command::Ps(args) => ("list the instances".into(), ask(lists::ps(global, &args))),

@@ -140,6 +140,7 @@ pub(crate) async fn start(name: &str) -> Weir {
         configuration: configuration(),
         node,
         store: None,
+        upgrader: admin::Upgrader::default(),
         signal: signal.clone(),
     };
     let listeners = admin::bind(&options, &Binder::Local, false).unwrap();

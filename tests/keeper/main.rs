@@ -16,6 +16,7 @@ mod support;
 
 mod crash;
 mod live;
+mod upgrade;
 
 use support::process::WEIR;
 use tokio::sync::{Mutex, MutexGuard};

@@ -110,12 +110,23 @@ impl Weir {
         weir
     }
 
+    /// As [`Weir::start`], with replicas that outlive it: whoever drops it ends them, unless it ended before.
+    pub async fn start_keeping(name: &str, services: &str) -> Self {
+        let mut weir = Self::spawn_with(name, "keep", services);
+        weir.ready().await;
+        weir
+    }
+
     /// As [`Weir::start`], without waiting.
     pub fn spawn(name: &str, services: &str) -> Self {
+        Self::spawn_with(name, "stop", services)
+    }
+
+    fn spawn_with(name: &str, workloads: &str, services: &str) -> Self {
         let folder = Folder::new(name);
         let (http, dns, admin) = (free_address(), free_address(), free_address());
         let text = format!(
-            "[node]\nworkloads_on_exit = \"stop\"\nport_range = \"{}\"\n\n[store]\npath = \"{}\"\n\n[admin]\nlisten = \"{admin}\"\n\n[dns]\nlisten = [\"{dns}\"]\n
+            "[node]\nworkloads_on_exit = \"{workloads}\"\nport_range = \"{}\"\n\n[store]\npath = \"{}\"\n\n[admin]\nlisten = \"{admin}\"\n\n[dns]\nlisten = [\"{dns}\"]\n
 [[listener]]\nname = \"web\"\naddress = \"{http}\"\n\n{services}",
             port_range(),
             folder.0.join("state").display(),

@@ -1,0 +1,155 @@
+//! The binary is swapped under load.
+
+use crate::crash::services;
+use crate::support::family;
+use crate::support::http::Raw;
+use crate::support::process::{WEIR, Weir};
+use crate::support::traffic::{Plan, Traffic};
+use crate::{Whoami, alone, passes, support};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Two replicas of `weir whoami`.
+const WEB: &str = "[[route]]\nname = \"web\"\nservice = \"web\"\n\n[[service]]\nname = \"web\"\nreplicas = 2\n\n\
+    [service.run]\ncommand = [\"${WEIR}\", \"whoami\", \"--listen\", \"127.0.0.1:${PORT}\"]\n";
+
+/// Writes an executable into Weir's folder.
+fn script(weir: &Weir, name: &str, text: &str) -> PathBuf {
+    let path = weir.folder.write(name, text);
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+/// Opens a tunnel through Weir and checks that it is one.
+async fn tunnel(weir: &Weir) -> Raw {
+    let mut raw = Raw::connect(weir.http).await.unwrap();
+    raw.send(
+        "GET /ws HTTP/1.1\r\nHost: web\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    )
+    .await;
+    assert_eq!(raw.answer().await.status, 101);
+    raw
+}
+
+/// Sends a frame of text and waits for its echo.
+async fn echoes(raw: &mut Raw) {
+    raw.send([0x81, 0x84, 0, 0, 0, 0, b'e', b'c', b'h', b'o']).await;
+    let mut echo = [0; 6];
+    support::within("an echo", LIMIT, raw.stream.read_exact(&mut echo)).await.expect("the tunnel lives");
+    assert_eq!(&echo, b"\x81\x04echo");
+}
+
+async fn upgrades_fail_no_request(upgrades: usize, rate: f64) {
+    let _alone = alone().await;
+    let mut weir = Weir::start_keeping("upgrade", WEB).await;
+    let before = weir.settled("web", 2, LIMIT).await;
+    let traffic = Traffic::start(Plan { rate, ..Plan::new(weir.http) });
+    passes(&traffic, 50).await;
+    // On disk beside the running one, as a package manager would put it.
+    let new = weir.folder.0.join("weir-new");
+    std::fs::copy(WEIR, &new).unwrap();
+    let mut held = tunnel(&weir).await;
+    echoes(&mut held).await;
+    let mut serving = weir.serving();
+    for number in 1..=upgrades {
+        let finished = weir.cli(&["upgrade", "--binary", new.to_str().unwrap()]).await;
+        assert_eq!(finished.code, 0, "upgrade {number}: {finished:?}\n{}", weir.log());
+        assert!(weir.serving() != serving, "upgrade {number}");
+        serving = weir.serving();
+        if number == 1 {
+            echoes(&mut held).await;
+        }
+        passes(&traffic, rate as u64).await;
+    }
+    let after = weir.settled("web", 2, LIMIT).await;
+    let pids = |instances: &[serde_json::Value]| {
+        let mut pids: Vec<_> = instances.iter().map(|i| i["pid"].as_u64().unwrap()).collect();
+        pids.sort_unstable();
+        pids
+    };
+    let report = traffic.stop().await;
+    println!("{upgrades} upgrades: {}", report.line());
+    assert_eq!(report.failed(), 0, "{:?}\n{}", report.failures, weir.log());
+    assert_eq!(pids(&before), pids(&after), "the replicas are untouched\n{}", weir.log());
+    family::send(weir.pid(), "TERM");
+    drop(held);
+    let status = support::within("weir ends", LIMIT, weir.child.wait()).await.unwrap();
+    assert!(status.success(), "{status}\n{}", weir.log());
+    // `keep` is the default: what was left running is this test's to end.
+    for pid in pids(&after) {
+        family::send(pid as u32, "KILL");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upgrade_fails_no_request_and_leaves_tunnels_and_replicas() {
+    upgrades_fail_no_request(2, 200.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long: 20 upgrades at 2,000 requests a second; run by tests/run --long"]
+async fn twenty_upgrades_fail_no_request() {
+    upgrades_fail_no_request(20, 2_000.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_binary_that_does_not_serve_is_given_up_and_the_old_one_serves_on() {
+    let _alone = alone().await;
+    let backend = Whoami::start().await;
+    let weir = Weir::start_keeping("bad-upgrade", &services(backend.address)).await;
+    support::eventually("the endpoint is ready", LIMIT, || async {
+        let mut raw = Raw::connect(weir.http).await.ok()?;
+        (raw.exchange("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.status == 200).then_some(())
+    })
+    .await;
+    let traffic = Traffic::start(Plan { rate: 200.0, keepalive: 8, fresh: 4, ..Plan::new(weir.http) });
+    let serving = weir.serving();
+    let foreign = weir.cli(&["upgrade", "--binary", "/bin/true"]).await;
+    assert!(foreign.code == 4 && foreign.err.contains("is no weir"), "{foreign:?}");
+    let none = weir.cli(&["upgrade", "--binary", "/nowhere/weir"]).await;
+    assert!(none.code == 4 && none.err.contains("/nowhere/weir"), "{none:?}");
+    let strict = "#!/bin/sh\ncase $1 in version) echo weir 9 ;; *) echo no such key >&2; exit 2 ;; esac\n";
+    let strict = weir.cli(&["upgrade", "--binary", script(&weir, "strict", strict).to_str().unwrap()]).await;
+    assert!(strict.code == 4 && strict.err.contains("no such key"), "{strict:?}");
+    assert_eq!(weir.serving(), serving, "nothing was touched");
+    let broken = "#!/bin/sh\ncase $1 in version) echo weir 9 ;; check) ;; *) exit 3 ;; esac\n";
+    let broken = weir.cli(&["upgrade", "--binary", script(&weir, "broken", broken).to_str().unwrap()]).await;
+    assert_eq!(broken.code, 1, "{broken:?}\n{}", weir.log());
+    assert!(broken.err.contains("before it served") && broken.err.contains("the old binary serves on"), "{broken:?}");
+    passes(&traffic, 100).await;
+    let report = traffic.stop().await;
+    assert_eq!(report.failed(), 0, "{:?}\n{}", report.failures, weir.log());
+    let status = weir.cli(&["status"]).await;
+    let processes = format!("{} serves", weir.serving());
+    assert!(status.out.contains(&processes) && status.out.contains(&format!("keeper {}", weir.pid())), "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigusr2_starts_the_binary_on_disk() {
+    let _alone = alone().await;
+    let backend = Whoami::start().await;
+    let weir = Weir::start_keeping("usr2", &services(backend.address)).await;
+    let serving = weir.serving();
+    family::send(weir.pid(), "USR2");
+    support::eventually("another process serves", LIMIT, || async {
+        let (_, last) = weir.api("GET", "/v1/upgrade", None).await;
+        (last["state"] == "done" && weir.serving() != serving && last["number"] == 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upgrade_is_refused_where_replicas_end_with_their_process() {
+    let _alone = alone().await;
+    let backend = Whoami::start().await;
+    let weir = Weir::start("stops", &services(backend.address)).await;
+    let serving = weir.serving();
+    let finished = weir.cli(&["upgrade"]).await;
+    assert!(finished.code == 4 && finished.err.contains("workloads_on_exit"), "{finished:?}");
+    assert_eq!(weir.serving(), serving);
+}
