@@ -115,7 +115,7 @@ pub(super) async fn guard(
 }
 
 /// Replaces the process that serves by another binary; no connection is lost.
-#[utoipa::path(post, path = "/v1/upgrade", tag = "status", request_body = NewUpgrade,
+#[utoipa::path(post, path = "/v1/upgrade", operation_id = "begin_upgrade", tag = "status", request_body = NewUpgrade,
     responses((status = 202, description = "the swap has begun; ask again how it ended", body = Upgrade),
               (status = 409, description = "not possible, or the binary failed its check", body = Problem)))]
 pub(super) async fn begin(
@@ -128,7 +128,7 @@ pub(super) async fn begin(
 }
 
 /// Tells how the last upgrade went.
-#[utoipa::path(get, path = "/v1/upgrade", tag = "status",
+#[utoipa::path(get, path = "/v1/upgrade", operation_id = "show_upgrade", tag = "status",
     responses((status = 200, description = "the last upgrade", body = Upgrade),
               (status = 409, description = "there is no keeper", body = Problem)))]
 pub(super) async fn show(state: axum::extract::State<Arc<State>>) -> Result<Json<Upgrade>, Problem> {
