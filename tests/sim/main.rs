@@ -11,6 +11,7 @@
     reason = "tests"
 )]
 
+mod autoscale;
 mod drain;
 mod failover;
 mod leases;

@@ -7,18 +7,20 @@
 const MIN_BIN_S: f64 = 5.0;
 const MAX_BIN_S: f64 = 30.0;
 /// Weight of a new bin in the level, and of a new slope in the trend; how much of the trend goes on each bin.
-const LEVEL: f64 = 0.4;
-const TREND: f64 = 0.2;
+const LEVEL: f64 = 0.3;
+const TREND: f64 = 0.15;
 const DAMPING: f64 = 0.9;
 /// Bins ahead at most: two minutes.
 const MAX_STEPS: usize = 24;
 /// Weights of a new squared error: what surprises counts at once and is forgotten slowly.
 const ERROR_UP: f64 = 0.3;
-const ERROR_DOWN: f64 = 0.05;
+const ERROR_DOWN: f64 = 0.02;
 /// An arrival rate that came out lower than forecast costs money, not lateness: it counts this much.
 const OVER: f64 = 0.5;
 /// Standard deviations of a bin's count that pass for chance.
 const CHANCE: f64 = 1.0;
+/// Time after which the highest rate is remembered by a third only, seconds.
+const HIGHEST_S: f64 = 7200.0;
 /// Samples of the newest rate.
 const RECENT: usize = 3;
 
@@ -38,6 +40,8 @@ pub(super) struct Forecast {
     made: [f64; MAX_STEPS + 1],
     /// Mean squared error of forecasts over the horizon.
     error: f64,
+    /// The highest rate of a bin, fading.
+    highest: f64,
     /// Bins that the horizon spans.
     steps: usize,
     /// Length of a bin, seconds.
@@ -56,6 +60,7 @@ impl Forecast {
             recent: [(0.0, 0.0); RECENT],
             made: [f64::NAN; MAX_STEPS + 1],
             error: 0.0,
+            highest: 0.0,
             steps: 1,
             bin_s: MIN_BIN_S,
         }
@@ -90,6 +95,7 @@ impl Forecast {
                 self.error += weight * (off * off - self.error);
             }
         }
+        self.highest = rate.max(self.highest * (-self.bin_s / HIGHEST_S).exp());
         if self.bins == 0 {
             self.level = rate;
         } else {
@@ -121,6 +127,11 @@ impl Forecast {
     pub(super) fn recent(&self) -> f64 {
         let (arrivals, seconds) = self.recent.iter().fold((0.0, 0.0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
         if seconds > 0.0 { arrivals / seconds } else { 0.0 }
+    }
+
+    /// Returns the highest rate that was seen, fading over hours, per second.
+    pub(super) fn highest(&self) -> f64 {
+        self.highest
     }
 
     /// Returns by how much forecasts over the horizon were off: root of the mean square, per second.

@@ -15,29 +15,36 @@ use crate::model::{ScalePolicy, ScaleSpec};
 /// Share of the requests that the objective lets be late which waiting may use up; the rest is for what no model sees.
 const STAFFED_SHARE: f64 = 0.4;
 /// Share of it that the error budget grants before the scaler grows careful.
-const BUDGET_SHARE: f64 = 0.3;
+const BUDGET_SHARE: f64 = 0.5;
+/// Headroom for forecast errors at most, as a part of the forecast; more only up to what was seen, while the budget is
+/// overspent.
+const HEADROOM: f64 = 0.35;
+/// ... and while it is overspent, so much of the highest rate that was seen.
+const AGAIN: f64 = 1.5;
 /// Standard deviations of forecast errors that are staffed for.
-const Z: f64 = 1.0;
+const Z: f64 = 1.5;
 /// Most that bad experience adds to it, and how much each adds.
 const MAX_Z_EXTRA: f64 = 2.0;
-const Z_STEP: f64 = 0.5;
+const Z_STEP: f64 = 0.25;
 /// An order serves after the cold start; this much of it and a moment more are looked ahead.
 const AHEAD_FACTOR: f64 = 1.1;
 const AHEAD_S: f64 = 2.0;
 /// The backlog is to be gone in this part of the cold start, or in the slack of the objective when that is longer; faster
 /// than this the number follows no queue, seconds.
-const DRAIN_FACTOR: f64 = 0.75;
+const DRAIN_FACTOR: f64 = 0.6;
 const MIN_DRAIN_S: f64 = 1.0;
 /// The window spans at least so many cold starts.
-const WINDOW_FACTOR: f64 = 2.0;
+const WINDOW_FACTOR: f64 = 1.0;
 /// A queue so soon after taking replicas away was caused by that, seconds.
 const BLAME_S: f64 = 600.0;
+/// ... if what was taken away covers so much of what is needed.
+const BLAME_SHARE: f64 = 1.0;
 /// While less than this part of the budget is spent it grows bolder: so much less of z and of the window each second.
-const UNDERSPENT: f64 = 0.33;
-const Z_FADE_PER_S: f64 = 0.002;
-const WINDOW_FADE_PER_S: f64 = 0.002;
+const UNDERSPENT: f64 = 0.8;
+const Z_FADE_PER_S: f64 = 0.000_5;
+const WINDOW_FADE_PER_S: f64 = 0.004;
 /// Most that good experience takes from z.
-const MIN_Z_EXTRA: f64 = 2.0;
+const MIN_Z_EXTRA: f64 = 0.5;
 /// Samples further apart say nothing: the recommendation holds, seconds.
 const SILENCE_S: f64 = 5.0;
 /// With so much of the slots busy, more in service than the estimate explains and no queue, the estimate is stale.
@@ -133,11 +140,13 @@ pub struct Scaler {
     /// What experience made of the window, seconds; at least that of the definition.
     window_s: Option<f64>,
     z_extra: f64,
-    /// When it last recommended fewer than before.
-    fell_ms: Option<u64>,
+    /// When it last recommended fewer than before, and from how many it fell since it last rose.
+    fell: Option<(u64, u32)>,
     /// Whether the queue is too long.
     in_trouble: bool,
     last: u32,
+    /// Replicas by the newest terms, without window and bounds.
+    needed: u32,
 }
 
 impl Scaler {
@@ -155,9 +164,10 @@ impl Scaler {
             averages: None,
             window_s: None,
             z_extra: 0.0,
-            fell_ms: None,
+            fell: None,
             in_trouble: false,
             last: wanted,
+            needed: 0,
         }
     }
 
@@ -176,7 +186,11 @@ impl Scaler {
         let (sigma, z) = (self.forecast.sigma(), Z + self.z_extra);
         let recent = self.forecast.recent();
         let forecast = self.forecast.peak();
-        let staffed_rate = forecast.max(recent - sigma) + z * sigma;
+        let expected = forecast.max(recent - sigma);
+        // While the budget holds, one great surprise is no reason to expect the next: the window keeps what it needed. Else
+        // it may come again, but no greater.
+        let again = if self.spent(spec) > 1.0 { AGAIN * self.forecast.highest() - expected } else { 0.0 };
+        let staffed_rate = expected + (z * sigma).min(again.max(HEADROOM * expected));
         let mut made = Recommendation {
             replicas: self.last,
             because: Because::Hold,
@@ -262,6 +276,7 @@ impl Scaler {
     /// Applies window and bounds.
     fn settle(&mut self, spec: &ScaleSpec, made: &mut Recommendation, now_ms: u64) {
         let asked = made.by_forecast.max(made.by_backlog);
+        self.needed = asked;
         made.by_window = self.stabilizer.settle(asked, (made.window_s * 1000.0) as u64, now_ms);
         let (replicas, because) = if made.by_window > asked {
             (made.by_window, Because::Window)
@@ -280,7 +295,8 @@ impl Scaler {
             (replicas, because)
         };
         if made.replicas < self.last {
-            self.fell_ms = Some(now_ms);
+            let recent = self.fell.filter(|(at, _)| now_ms.saturating_sub(*at) as f64 <= BLAME_S * 1000.0);
+            self.fell = Some((now_ms, recent.map_or(self.last, |(_, from)| from.max(self.last))));
         }
         self.last = made.replicas;
     }
@@ -300,8 +316,7 @@ impl Scaler {
         let service_s = service_s.unwrap_or(0.0);
         let wait_s = f64::from(load.queued) * service_s / slots;
         let is_trouble = load.queued > 0 && wait_s > slack_s(spec, service_s) / 2.0;
-        let budget = BUDGET_SHARE * late_share(spec);
-        let spent = self.budget.late_share() / budget;
+        let spent = self.spent(spec);
         if is_trouble && !self.in_trouble && spent > 1.0 {
             self.z_extra = (self.z_extra.max(0.0) + Z_STEP).min(MAX_Z_EXTRA);
             self.blame(spec, fleet, now_ms);
@@ -314,11 +329,18 @@ impl Scaler {
         self.in_trouble = is_trouble;
     }
 
+    /// How much of the error budget is spent; above 1 it is overspent.
+    fn spent(&self, spec: &ScaleSpec) -> f64 {
+        self.budget.late_share() / (BUDGET_SHARE * late_share(spec))
+    }
+
     /// Lengthens the window when the last fall is recent.
     fn blame(&mut self, spec: &ScaleSpec, fleet: &Fleet, now_ms: u64) {
-        let Some(fell_ms) = self.fell_ms else { return };
+        let Some((fell_ms, from)) = self.fell else { return };
         let since_s = now_ms.saturating_sub(fell_ms) as f64 / 1000.0;
-        if since_s <= BLAME_S {
+        // What was taken away would not have been enough: the load is a new one, and no window would have kept them.
+        let helps = f64::from(from) * BLAME_SHARE >= f64::from(self.needed);
+        if since_s <= BLAME_S && helps {
             let window_s = self.window(spec, fleet);
             let longer = (2.0 * window_s).max(1.25 * (since_s + window_s) + fleet.cold_start_s);
             self.window_s = Some(longer.min(spec.max_stabilization_window.as_secs_f64()));

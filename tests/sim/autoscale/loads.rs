@@ -44,7 +44,11 @@ impl Shape {
             rates.resize(second, 0.0);
             rates.push(rate);
         }
-        if rates.is_empty() { Err("holds no line".to_owned()) } else { Ok(Self { name: name.to_owned(), rates, counted: true }) }
+        if rates.is_empty() {
+            Err("holds no line".to_owned())
+        } else {
+            Ok(Self { name: name.to_owned(), rates, counted: true })
+        }
     }
 
     /// The times of arrivals in each second.

@@ -174,8 +174,7 @@ pub(crate) fn run(model: Model, arrivals: &[Vec<f64>], first: u32, seed: u64, ru
             queued: world.queue.len() as u32,
             ..std::mem::take(&mut world.load)
         };
-        let fleet =
-            Fleet { wanted, ready: world.ready, slots: model.slots, cold_start_s: 1.08 * model.cold_start_s };
+        let fleet = Fleet { wanted, ready: world.ready, slots: model.slots, cold_start_s: 1.08 * model.cold_start_s };
         let now_wanted = rule.wanted(&load, &fleet, 1_000_000 + (second as u64 + 1) * 1000);
         world.outcome.changes += u32::from(now_wanted != wanted);
         world.outcome.most = world.outcome.most.max(now_wanted);

@@ -149,6 +149,7 @@ pub(crate) fn needed(model: &Model, rates: &[f64]) -> Vec<u32> {
 /// Knows the future: what is needed within a cold start is ordered now, and nothing is kept that is not needed by then.
 ///
 /// It pays for a start as everybody does, from the order on; no rule that serves every second in time can pay less.
+#[derive(Clone)]
 pub(crate) struct Oracle {
     wanted: Vec<u32>,
 }
@@ -156,8 +157,14 @@ pub(crate) struct Oracle {
 impl Oracle {
     pub(crate) fn new(model: &Model, needed: &[u32]) -> Self {
         let ahead = (1.1 * model.cold_start_s).ceil() as usize + 1;
-        let most = |second: usize| needed[second..(second + ahead).min(needed.len())].iter().copied().max().unwrap_or(1);
+        let most =
+            |second: usize| needed[second..(second + ahead).min(needed.len())].iter().copied().max().unwrap_or(1);
         Self { wanted: (0..needed.len()).map(most).collect() }
+    }
+
+    /// What it pays: replicas times seconds.
+    pub(crate) fn replica_s(&self) -> f64 {
+        self.wanted.iter().map(|&wanted| f64::from(wanted)).sum()
     }
 
     /// Replicas that it begins with.
