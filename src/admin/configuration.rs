@@ -93,7 +93,7 @@ pub struct ConfigurationChange {
     pub live: bool,
     /// The service that it belongs to.
     pub service: Option<String>,
-    /// Whose definition of that service runs: `file`, or a revision and its source.
+    /// Whose definition of that service runs: `file`, `deploy` or `rollback`, and its revision.
     pub owner: Option<String>,
 }
 

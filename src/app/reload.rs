@@ -13,9 +13,10 @@ use crate::control::deployments;
 use crate::control::discovery::Definitions;
 use crate::control::events::{EventKind, Events};
 use crate::control::registry;
+use crate::control::store::ChangeSource;
 use crate::dns;
 use crate::lifecycle::{Phase, Signal};
-use crate::model::{ListenerSpec, RouteSpec, ServiceSpec};
+use crate::model::{ListenerSpec, RouteSpec, ServiceName, ServiceSpec};
 use crate::spec::{Key, KeyPath};
 use crate::table::Table;
 use crate::telemetry;
@@ -227,17 +228,36 @@ impl Reloader {
         let running: HashMap<_, _> =
             self.registry.specs().await.into_iter().map(|spec| (spec.name.clone(), spec)).collect();
         let (before, after) = effect(&self.current, next, &running);
-        Ok(before.differences(&after).iter().map(change).collect())
+        let mut changes: Vec<Change> = before.differences(&after).iter().map(change).collect();
+        let mut owners: HashMap<String, Option<String>> = HashMap::new();
+        for change in &mut changes {
+            let Some(name) = change.service.clone() else { continue };
+            let known = owners.get(&name).cloned();
+            change.owner = match known {
+                Some(known) => known,
+                None => self.owner(&name).await,
+            };
+            owners.insert(name, change.owner.clone());
+        }
+        Ok(changes)
+    }
+
+    /// Returns whose definition of a service runs.
+    async fn owner(&self, service: &str) -> Option<String> {
+        let name = ServiceName::parse(service).ok()?;
+        let wanted = self.deployments.history(&name).await.ok()?.into_iter().find(|revision| revision.is_wanted)?;
+        let source = match wanted.source {
+            ChangeSource::File => "file",
+            ChangeSource::Deploy => "deploy",
+            ChangeSource::Rollback => "rollback",
+        };
+        Some(format!("{source}, revision {}", wanted.number))
     }
 }
 
 /// Returns what runs and what would run. A section that says what the file said last changes nothing, whatever was deployed
 /// since; another one is compared with what runs.
-fn effect(
-    current: &Loaded,
-    mut next: Loaded,
-    running: &HashMap<crate::model::ServiceName, Arc<ServiceSpec>>,
-) -> (Loaded, Loaded) {
+fn effect(current: &Loaded, mut next: Loaded, running: &HashMap<ServiceName, Arc<ServiceSpec>>) -> (Loaded, Loaded) {
     let mut before = current.clone();
     let runs = |spec: &Arc<ServiceSpec>| running.get(&spec.name).cloned();
     for spec in &mut next.services {

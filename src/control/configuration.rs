@@ -63,7 +63,7 @@ pub struct Change {
     pub live: bool,
     /// The service that it belongs to.
     pub service: Option<String>,
-    /// Whose definition of that service runs: `file`, or `revision N (source)`.
+    /// Whose definition of that service runs: `file`, `deploy` or `rollback`, and its revision.
     pub owner: Option<String>,
 }
 

@@ -351,8 +351,8 @@ async fn sighup_reload_and_diff_do_what_a_user_expects() {
     assert_eq!(diff.code, 10, "{diff:?}");
     for line in [
         "~ log.format: \"text\" → \"json\"  [needs a restart]\n",
-        "~ service.web.limits.queue: 100 → 7\n",
-        "+ service.web.run.env = { API_TOKEN = *** }\n",
+        "~ service.web.limits.queue: 100 → 7  [runs: file, revision 1]\n",
+        "+ service.web.run.env = { API_TOKEN = *** }  [runs: file, revision 1]\n",
     ] {
         assert!(diff.out.contains(line), "{line}{}", diff.out);
     }
@@ -375,4 +375,28 @@ async fn sighup_reload_and_diff_do_what_a_user_expects() {
     succeeded(weir.cli(&["reload"]).await);
     let found = applied(&weir, 0).await;
     assert_eq!(count(&found, "applied"), 1, "whoever came first: the watch or the command");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_undoes_a_deploy_only_where_it_was_edited() {
+    let _alone = alone().await;
+    let weir = Weir::start("owner", &services(1, "/dev/null")).await;
+    weir.settled("web", 1, SETTLED).await;
+    let file = File::of(&weir);
+    succeeded(weir.cli(&["deploy", "web", "--env", "GREETING=hello", "--wait"]).await);
+    // Another section changes: the deploy stays.
+    file.replace(&format!("{}{}", file.base, service("other", 1, "/dev/null")));
+    applied(&weir, 0).await;
+    assert_eq!(succeeded(weir.cli(&["diff"]).await), "nothing would change\n");
+    // Its own section changes: it would go.
+    let edited = weir.folder.0.join("edited.toml");
+    fs::write(&edited, format!("{}[service.limits]\nqueue = 9\n", file.base)).unwrap();
+    let diff = weir.cli(&["diff", "-f", &edited.display().to_string()]).await;
+    for line in [
+        "- service.web.run.env = { GREETING = \"hello\" }  [runs: deploy, revision 2]\n",
+        "~ service.web.limits.queue: 100 → 9  [runs: deploy, revision 2]\n",
+        "- service.other = {",
+    ] {
+        assert!(diff.code == 10 && diff.out.contains(line), "{line}{diff:?}");
+    }
 }
