@@ -12,21 +12,20 @@ const SERVICE: &str = "[[route]]\nname = \"ext\"\nservice = \"ext\"\n\n[[service
 
 /// A backend that answers everything with 200 for as long as the test runs; returns its port.
 async fn backend() -> u16 {
-    let (end, ended) = tokio::sync::oneshot::channel::<()>();
-    std::mem::forget(end);
-    backend_until(ended).await
+    backend_until(std::future::pending()).await
 }
 
 /// A backend that answers everything with 200 until it is told to end; returns its port.
-async fn backend_until(mut ended: tokio::sync::oneshot::Receiver<()>) -> u16 {
+async fn backend_until(ended: impl Future<Output = ()> + Send + 'static) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
         let mut connections = tokio::task::JoinSet::new();
+        tokio::pin!(ended);
         loop {
             let (mut stream, _) = tokio::select! {
                 accepted = listener.accept() => accepted.unwrap(),
-                _ = &mut ended => return,
+                () = &mut ended => return,
             };
             connections.spawn(async move {
                 let mut buffer = [0; 4096];
@@ -104,7 +103,7 @@ async fn a_dead_instance_that_served_before_is_found_out_at_once() {
     node.start().await;
     let port = backend().await;
     let (end, ended) = tokio::sync::oneshot::channel::<()>();
-    let gone = backend_until(ended).await;
+    let gone = backend_until(async { ended.await.unwrap() }).await;
     register(&node, "ext-one", port, "60s").await;
     register(&node, "ext-two", gone, "60s").await;
     reaches(&node, "ext-two", "ready").await;

@@ -54,7 +54,7 @@ mod tests {
         let env = BTreeMap::from([("A".to_owned(), None), ("C".to_owned(), Some("3".to_owned()))]);
         let patched = Patch { env, ..Patch::default() }.apply(&web).unwrap();
         let run = patched.run.clone().unwrap();
-        assert_eq!(run.env.into_iter().map(|(name, _)| name).collect::<Vec<_>>(), ["B", "C"]);
+        assert_eq!(run.env.into_keys().collect::<Vec<_>>(), ["B", "C"]);
         assert_eq!((run.command, patched.replicas), (vec!["./web".to_owned()], Some(3)));
         let command = Some(vec!["./new".to_owned()]);
         let patched = Patch { command: command.clone(), ..Patch::default() }.apply(&web).unwrap();
