@@ -52,5 +52,5 @@ pub use scale::{Autoscaler, ScaleDecision, ScaleState};
 pub use server::serve;
 pub use services::{Port, Scale, Service, Services};
 pub use state::State;
-pub use status::{Acknowledger, Status, StoreStatus, Table};
+pub use status::{Acknowledger, Engine, Status, StoreStatus, Table};
 pub use upgrade::{NewUpgrade, Upgrade, UpgradeRequest, Upgrader};

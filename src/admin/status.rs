@@ -1,7 +1,9 @@
 //! Whether this Weir lives and is ready, its metrics, and who has which generation of the table.
 
 use crate::admin::{Problem, State, extract};
+use crate::clock;
 use crate::control;
+use crate::control::runtime::{EngineState, EngineStatus};
 use crate::lifecycle::Phase;
 use axum::Json;
 use axum::http::{StatusCode, header};
@@ -27,6 +29,39 @@ pub struct Status {
     pub generation: u64,
     /// What survives; absent where nothing does.
     pub store: Option<StoreStatus>,
+    /// What runs containers.
+    pub engines: Vec<Engine>,
+}
+
+/// Something that runs workloads for Weir.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Engine {
+    /// Its name, such as `docker`.
+    pub name: String,
+    /// `unused` before it was needed, `reachable`, `away`, or `stuck` when it does not answer in time.
+    pub state: String,
+    /// Why it is away or stuck.
+    pub problem: Option<String>,
+    /// Since when, in seconds.
+    pub since_s: u64,
+    /// Workloads that it is known to run.
+    pub workloads: usize,
+}
+
+impl From<EngineStatus> for Engine {
+    fn from(status: EngineStatus) -> Self {
+        let problem = match &status.state {
+            EngineState::Away(why) | EngineState::Stuck(why) => Some(why.to_string()),
+            EngineState::Unused | EngineState::Reachable => None,
+        };
+        Self {
+            name: status.name.to_owned(),
+            state: status.state.to_string(),
+            problem,
+            since_s: clock::now_ms().saturating_sub(status.since_ms) / 1000,
+            workloads: status.workloads,
+        }
+    }
 }
 
 /// The store: what was committed survives.
@@ -104,6 +139,7 @@ pub(super) async fn show(state: axum::extract::State<Arc<State>>) -> Json<Status
         lifecycle: phase_name(state.signal.phase()).to_owned(),
         generation: state.table.load().generation,
         store,
+        engines: state.scheduler.engines().into_iter().map(Engine::from).collect(),
     })
 }
 

@@ -18,6 +18,7 @@ struct Status {
     configuration: Configuration,
     table: Table,
     store: Option<admin::StoreStatus>,
+    engines: Vec<admin::Engine>,
 }
 
 /// Prints what is in use, and everything that is wrong with what is not.
@@ -25,9 +26,9 @@ pub(super) async fn status(global: &Global) -> Result<()> {
     let mut remote = Remote::connect(global.addr.as_deref()).await?;
     let configuration: Configuration = remote.get("/v1/configuration").await?;
     let table: Table = remote.get("/v1/table").await?;
-    let admin::Status { store, pid, keeper, version, .. } = remote.get("/v1/status").await?;
+    let admin::Status { store, engines, pid, keeper, version, .. } = remote.get("/v1/status").await?;
     if global.output == Format::Json {
-        return output::json(&Status { version, pid, keeper, configuration, table, store });
+        return output::json(&Status { version, pid, keeper, configuration, table, store, engines });
     }
     let Configuration { file, hash, since_unix_ms, cause, generation, watch, reloads, failure } = configuration;
     let file = file.unwrap_or_else(|| "built in".to_owned());
@@ -48,6 +49,10 @@ pub(super) async fn status(global: &Global) -> Result<()> {
     if let Some(store) = store {
         text.push_str(&describe(store));
     }
+    // Nobody need hear of an engine that nothing uses.
+    for engine in engines.into_iter().filter(|engine| engine.state != "unused") {
+        text.push_str(&describe_engine(&engine));
+    }
     if let Some(failure) = failure {
         let at = output::time(failure.at_unix_ms);
         text.push_str(&format!("refused        {at} ({}): the file is not in use\n", failure.cause));
@@ -64,6 +69,12 @@ fn describe(store: admin::StoreStatus) -> String {
     format!(
         "store          {path} ({file_bytes} bytes): {how}; {commits} writes, {failures} failed, {unsaved} records unsaved\n"
     )
+}
+
+fn describe_engine(engine: &admin::Engine) -> String {
+    let admin::Engine { name, state, problem, since_s, workloads } = engine;
+    let problem = problem.as_deref().map_or_else(String::new, |problem| format!(" ({problem})"));
+    format!("{name:<14} {state}{problem} for {since_s} s; {workloads} containers\n")
 }
 
 /// Has the file taken up now; prints what changed.

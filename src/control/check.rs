@@ -10,6 +10,7 @@ use crate::control::probe::{Prober, Target, attempt};
 use crate::control::registry::{Handle, gate_port};
 use crate::model::{
     HealthCheck, HealthState, Instance, InstanceId, InstanceState, Outcome, Probe, ServiceSpec, Source, Transition,
+    Workload,
 };
 use crate::rng::Rng;
 use std::net::SocketAddr;
@@ -57,13 +58,17 @@ impl Plan {
     /// Returns what to check of an instance now, or `None` when nothing is.
     pub(crate) fn of(instance: &Instance, spec: &ServiceSpec) -> Option<Self> {
         let starting = instance.state == InstanceState::Starting;
+        let is_container = matches!(instance.workload, Some(Workload::Container(_)));
+        let container = is_container.then(|| instance.id.clone());
         let (target, timing) = match (instance.state, &spec.health) {
-            (InstanceState::Draining | InstanceState::Gone, _) | (InstanceState::Ready, None) => return None,
+            (InstanceState::Draining | InstanceState::Gone, _) => return None,
+            // The gate was opened; only a container may bring a check that goes on.
+            (InstanceState::Ready, None) if !is_container => return None,
             (InstanceState::Starting | InstanceState::Ready, Some(check)) => configured(instance, check)?,
-            (InstanceState::Starting, None) => {
+            (InstanceState::Starting | InstanceState::Ready, None) => {
                 let port = gate_port(spec, &instance.ports)?;
                 let address = SocketAddr::new(instance.address, port);
-                (Target { address, probe: Probe::Tcp, timeout: GATE_TIMEOUT }, GATE)
+                (Target { address, probe: Probe::Tcp, timeout: GATE_TIMEOUT, container }, GATE)
             }
         };
         let delay = if starting && instance.source == Source::Scheduler { STARTING.0 } else { Duration::ZERO };
@@ -84,7 +89,7 @@ impl Plan {
 fn configured(instance: &Instance, check: &HealthCheck) -> Option<(Target, Timing)> {
     let port = instance.ports.get(check.port).copied().filter(|&port| port != 0)?;
     let address = SocketAddr::new(instance.address, port);
-    let target = Target { address, probe: check.probe.clone(), timeout: check.timeout };
+    let target = Target { address, probe: check.probe.clone(), timeout: check.timeout, container: None };
     let &HealthCheck { interval, fast_interval, rise, fall, .. } = check;
     Some((target, Timing { interval, fast_interval, rise, fall }))
 }
@@ -132,9 +137,9 @@ impl Check {
                     return;
                 }
             }
-            if outcome == Outcome::Pass && self.pause.take().is_some() {
+            if outcome == Outcome::Pass && (self.pause.take().is_some() || self.plan.gate_only) {
                 self.opened.store(true, Ordering::Release);
-                if self.plan.gate_only {
+                if self.plan.gate_only && !self.shared.prober.goes_on(&self.plan.target) {
                     return;
                 }
             }

@@ -10,7 +10,7 @@ use crate::control::discovery::{Definitions, Discovery};
 use crate::control::events::Events;
 use crate::control::health::Supervisor;
 use crate::control::history::History;
-use crate::control::probe::Network;
+use crate::control::probe::Node;
 use crate::control::publisher;
 use crate::control::registry::{Handle, RegistryError};
 use crate::control::runtime::{self, Processes, Running, Runtime, RuntimeError, Runtimes, docker};
@@ -103,7 +103,8 @@ impl Control {
         let inheritance = inherit(&registry, &contents, running, &options.node_id()).await;
         tokio::spawn(Standing::new(registry.clone(), store.clone(), &contents).run());
         let ids = Rng::from_seed(rng.next_u64());
-        let supervisor = Supervisor::new(registry.clone(), Arc::new(Network), options.max_probes, rng);
+        let supervisor =
+            Supervisor::new(registry.clone(), Arc::new(Node::new(runtime.clone())), options.max_probes, rng);
         let health = supervisor.history();
         tokio::spawn(supervisor.run(signal));
         let scheduler = scheduler::spawn(scheduler::Parts {

@@ -4,7 +4,8 @@
 //! connection for one attempt, closed after it; no redirect is followed; at most 64 KiB of body are read; the caller's
 //! timeout covers all of it. Outcomes are sentences for people.
 
-use crate::model::Probe;
+use crate::control::runtime::Runtime;
+use crate::model::{InstanceId, Probe};
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{Request, header};
@@ -12,6 +13,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -32,6 +34,8 @@ pub struct Target {
     pub probe: Probe,
     /// Time after which it has failed, all steps together.
     pub timeout: Duration,
+    /// The container whose own check decides instead, when it has one.
+    pub container: Option<InstanceId>,
 }
 
 /// Carries out attempts: the network, or a simulated one.
@@ -42,6 +46,42 @@ pub trait Prober: Send + Sync + 'static {
     /// # Errors
     /// Says why it failed.
     async fn probe(&self, target: &Target) -> Result<String, String>;
+
+    /// Returns true when there is more to look at once a gate is open: a check that the container brings.
+    fn goes_on(&self, _target: &Target) -> bool {
+        false
+    }
+}
+
+/// What a container's own check says, else attempts over real sockets.
+#[derive(Debug, Clone)]
+pub struct Node {
+    runtime: Arc<dyn Runtime>,
+}
+
+impl Node {
+    /// Asks this runtime for what containers say of themselves.
+    pub fn new(runtime: Arc<dyn Runtime>) -> Self {
+        Self { runtime }
+    }
+
+    fn own_check(&self, target: &Target) -> Option<Result<String, String>> {
+        self.runtime.own_check(target.container.as_ref()?)
+    }
+}
+
+#[async_trait]
+impl Prober for Node {
+    async fn probe(&self, target: &Target) -> Result<String, String> {
+        match self.own_check(target) {
+            Some(said) => said,
+            None => Network.probe(target).await,
+        }
+    }
+
+    fn goes_on(&self, target: &Target) -> bool {
+        self.own_check(target).is_some()
+    }
 }
 
 /// Attempts over real sockets.
@@ -141,7 +181,7 @@ mod tests {
     }
 
     async fn probe(address: SocketAddr, probe: Probe) -> Result<String, String> {
-        Network.probe(&Target { address, probe, timeout: Duration::from_secs(5) }).await
+        Network.probe(&Target { address, probe, timeout: Duration::from_secs(5), container: None }).await
     }
 
     /// Serves one connection with `answer` and returns what it was asked.
@@ -225,7 +265,7 @@ mod tests {
     async fn silence_fails_after_the_timeout() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let target = Target { address, probe: http("/"), timeout: Duration::from_millis(50) };
+        let target = Target { address, probe: http("/"), timeout: Duration::from_millis(50), container: None };
         assert_eq!(attempt(&Network, &target).await, Err("no answer in 50ms".to_owned()));
     }
 }

@@ -162,6 +162,14 @@ pub enum RuntimeError {
         /// What the system said.
         source: io::Error,
     },
+    /// The engine is away or stuck, whatever the definition says.
+    #[error("{doing}: {why}")]
+    Away {
+        /// What was attempted, as an infinitive.
+        doing: String,
+        /// What is wrong with the engine.
+        why: String,
+    },
     /// It ended before its start was done; its log has its last words.
     #[error("it {0} at once")]
     Ended(Exit),
@@ -254,6 +262,11 @@ pub trait Runtime: fmt::Debug + Send + Sync {
     /// Returns what is known of the engines that it depends on.
     fn engines(&self) -> Vec<EngineStatus> {
         Vec::new()
+    }
+
+    /// Returns what a workload's own check says, if it brings one: how it passes or why it does not.
+    fn own_check(&self, _id: &InstanceId) -> Option<Result<String, String>> {
+        None
     }
 
     /// Leaves everything that runs to another Weir of the same owner: nothing is removed, stopped or told any more.

@@ -78,6 +78,10 @@ impl Runtime for Runtimes {
         self.docker.release();
     }
 
+    fn own_check(&self, id: &InstanceId) -> Option<Result<String, String>> {
+        self.docker.own_check(id)
+    }
+
     fn engines(&self) -> Vec<EngineStatus> {
         self.docker.engines()
     }

@@ -7,6 +7,7 @@
 use crate::control::events::Events;
 use crate::control::registry::{self, Registration, RegistryError};
 use crate::control::runtime::{Birth, Runtime, RuntimeError, StartRequest, Started, birth};
+use crate::control::scheduler::Ending;
 use crate::control::store::{Change, ReplicaRecord, Store, WorkloadRecord};
 use crate::control::withdraw::{DrainOutcome, drained};
 use crate::model::{InstanceId, NodeId, ServiceName, Source, Workload};
@@ -28,8 +29,8 @@ pub(super) enum Done {
         service: ServiceName,
         id: InstanceId,
         why: String,
-        /// Whether another try may succeed although nothing changed.
-        can_retry: bool,
+        /// What it counts as.
+        ending: Ending,
     },
     /// The replica was stopped and nothing of it runs.
     Stopped(ServiceName, InstanceId),
@@ -74,8 +75,12 @@ impl Tools {
             Ok(started) => started,
             Err(error) => {
                 self.forget(&id).await;
-                let can_retry = !matches!(error, RuntimeError::Definition(_));
-                return Done::Unstarted { service, id, why: error.to_string(), can_retry };
+                let ending = match error {
+                    RuntimeError::Definition(_) => Ending::Unstartable,
+                    RuntimeError::Away { .. } => Ending::Away,
+                    _ => Ending::ByItself { ready_ms: None },
+                };
+                return Done::Unstarted { service, id, why: error.to_string(), ending };
             }
         };
         let birth = match started.workload {
@@ -103,7 +108,7 @@ impl Tools {
                 // The service was removed meanwhile, or the registry is full: nobody would ever use it.
                 self.end(&id, Duration::ZERO).await;
                 self.forget(&id).await;
-                Done::Unstarted { service, id, why: error.to_string(), can_retry: true }
+                Done::Unstarted { service, id, why: error.to_string(), ending: Ending::ByItself { ready_ms: None } }
             }
         }
     }

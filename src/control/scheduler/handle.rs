@@ -3,7 +3,7 @@
 use crate::control::events::Events;
 use crate::control::registry::{self, RegistryError};
 use crate::control::rollout::Progress;
-use crate::control::runtime::Runtime;
+use crate::control::runtime::{EngineStatus, Runtime};
 use crate::control::scheduler::Inheritance;
 use crate::control::scheduler::reconcile::Reconciler;
 use crate::control::store::Store;
@@ -221,6 +221,11 @@ impl Handle {
         // An error means that it has ended already.
         let _ = self.ask(Request::Release).await;
         self.runtime.release();
+    }
+
+    /// Returns what is known of the engines that run replicas.
+    pub fn engines(&self) -> Vec<EngineStatus> {
+        self.runtime.engines()
     }
 
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, SchedulerError> {

@@ -417,12 +417,12 @@ impl Reconciler {
                 self.look_at(name.clone()).await;
                 self.dirty.insert(name);
             }
-            Done::Unstarted { service: name, id, why, can_retry } => {
+            Done::Unstarted { service: name, id, why, ending } => {
                 self.launching -= 1;
                 self.early.remove(&id);
                 self.owners.remove(&id);
                 let service = self.services.get_mut(&name);
-                let ended = service.and_then(|service| service.unstarted(&id, &why, can_retry, clock::now_ms()));
+                let ended = service.and_then(|service| service.unstarted(&id, &why, ending, clock::now_ms()));
                 self.report_end(&name, &id, &format!("failed to start: {why}"), ended);
             }
             Done::Stopped(name, id) => {

@@ -24,6 +24,8 @@ const MAX_FORGIVEN: usize = 30;
 /// How a replica ended, as far as it matters for its successor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
+    /// It could not be started because what starts it is away: its own doing in no way.
+    Away,
     /// It could not be started, and trying again is of no use before something changes.
     Unstartable,
     /// It ended by itself, ready or not; since when it was ready, in milliseconds of `clock::now_ms`.
@@ -67,6 +69,10 @@ impl Restarts {
     /// Notes an end and returns when the successor may start.
     pub fn ended(&mut self, ending: Ending, now_ms: u64) -> Next {
         let ready_ms = match ending {
+            Ending::Away => {
+                self.blocked_until_ms = now_ms.saturating_add(FIRST_DELAY_MS);
+                return Next::After(FIRST_DELAY_MS);
+            }
             Ending::Unstartable => return self.quarantine(now_ms),
             Ending::ByItself { ready_ms } => ready_ms,
             Ending::Killed { ready_ms } => Some(ready_ms),

@@ -386,16 +386,18 @@ impl Service {
     }
 
     /// Forgets a replica that could not be started and counts that.
-    pub(super) fn unstarted(&mut self, id: &InstanceId, why: &str, can_retry: bool, now_ms: u64) -> Option<Ended> {
+    pub(super) fn unstarted(&mut self, id: &InstanceId, why: &str, ending: Ending, now_ms: u64) -> Option<Ended> {
         let replica = self.replicas.remove(id)?;
         if self.group(&replica) == Group::Wanted {
-            if can_retry {
-                self.rollout.exited(id, &format!("failed to start: {why}"));
-            } else {
-                self.rollout.unstartable(why);
+            match ending {
+                Ending::Unstartable => self.rollout.unstartable(why),
+                // The rollout waits for the engine as long as its deadline lets it.
+                Ending::Away => {}
+                Ending::ByItself { .. } | Ending::Killed { .. } => {
+                    self.rollout.exited(id, &format!("failed to start: {why}"));
+                }
             }
         }
-        let ending = if can_retry { Ending::ByItself { ready_ms: None } } else { Ending::Unstartable };
         Some(self.count(&replica, ending, now_ms))
     }
 

@@ -5,6 +5,7 @@ use crate::control::runtime::{Running, RuntimeError, StartRequest, Started};
 use crate::model::{ContainerAddress, ContainerSpec, InstanceId, ServiceName, Volume, Workload};
 use bollard::models::{
     ContainerCreateBody, ContainerInspectResponse, HostConfig, HostConfigLogConfig, PortBinding, PortMap,
+    RestartPolicy, RestartPolicyNameEnum,
 };
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -86,6 +87,7 @@ impl Order<'_> {
             // The same as memory: none of it is swapped.
             memory_swap: memory,
             pids_limit: Some(container.pids.into()),
+            restart_policy: Some(RestartPolicy { name: Some(RestartPolicyNameEnum::NO), maximum_retry_count: None }),
             cap_drop: Some(vec!["ALL".to_owned()]),
             security_opt: Some(vec!["no-new-privileges".to_owned()]),
             log_config: Some(log),
@@ -200,7 +202,7 @@ mod tests {
     use crate::control::runtime::StartRequest;
     use crate::model::{ContainerAddress, InstanceId, ServiceName, Workload};
     use crate::spec::{Run, Service};
-    use bollard::models::ContainerInspectResponse;
+    use bollard::models::{ContainerInspectResponse, RestartPolicyNameEnum};
     use std::time::Duration;
 
     fn request(run: Run) -> StartRequest {
@@ -244,7 +246,8 @@ mod tests {
         assert_eq!((host.pids_limit, host.network_mode.as_deref()), (Some(9), Some("weir")));
         assert_eq!(host.cap_drop.unwrap(), ["ALL"]);
         assert_eq!(host.security_opt.unwrap(), ["no-new-privileges"]);
-        assert!(host.restart_policy.is_none() && host.port_bindings.is_none());
+        assert_eq!(host.restart_policy.unwrap().name, Some(RestartPolicyNameEnum::NO));
+        assert!(host.port_bindings.is_none());
     }
 
     #[test]

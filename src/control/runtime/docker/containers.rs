@@ -21,6 +21,14 @@ pub(super) enum Stage {
     Doomed,
 }
 
+/// What a container's own check (HEALTHCHECK) says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Check {
+    Starting,
+    Healthy,
+    Unhealthy,
+}
+
 /// One container.
 #[derive(Debug, Clone)]
 pub(super) struct Container {
@@ -29,8 +37,10 @@ pub(super) struct Container {
     pub(super) running: Option<Running>,
     /// The engine's time of its start: another one is another life, perhaps at another address.
     pub(super) born: Option<String>,
-    /// What its own check says; `None` when the image has none, or nothing yet.
-    pub(super) is_healthy: Option<bool>,
+    /// The signal that somebody had the engine send to it.
+    pub(super) killed_by: Option<i32>,
+    /// What its own check says; `None` when it has none.
+    pub(super) check: Option<Check>,
 }
 
 /// All of them by instance.
@@ -69,13 +79,14 @@ impl Containers {
             return false;
         }
         let stage = Stage::Starting;
-        all.insert(id.clone(), Container { stage, running: None, born: None, is_healthy: None });
+        all.insert(id.clone(), Container { stage, running: None, born: None, killed_by: None, check: None });
         true
     }
 
     /// Takes up a container that runs already.
     pub(super) fn adopt(&self, running: Running, born: Option<String>) {
-        let container = Container { stage: Stage::Running, running: Some(running.clone()), born, is_healthy: None };
+        let container =
+            Container { stage: Stage::Running, running: Some(running.clone()), born, killed_by: None, check: None };
         self.lock().insert(running.id, container);
     }
 
@@ -101,10 +112,17 @@ impl Containers {
         self.lock().get_mut(id).map(|container| container.stage = stage).is_some()
     }
 
-    /// Notes what the container's own check says.
-    pub(super) fn judge(&self, id: &InstanceId, is_healthy: bool) {
+    /// Notes that somebody had the engine send a signal.
+    pub(super) fn killed(&self, id: &InstanceId, signal: i32) {
         if let Some(container) = self.lock().get_mut(id) {
-            container.is_healthy = Some(is_healthy);
+            container.killed_by = Some(signal);
+        }
+    }
+
+    /// Notes what the container's own check says.
+    pub(super) fn judge(&self, id: &InstanceId, check: Option<Check>) {
+        if let Some(container) = self.lock().get_mut(id) {
+            container.check = check;
         }
     }
 

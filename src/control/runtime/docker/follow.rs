@@ -3,9 +3,9 @@
 
 use crate::clock;
 use crate::control::runtime::Exit;
-use crate::control::runtime::docker::containers::{Container, Stage};
+use crate::control::runtime::docker::containers::{Check, Container, Stage};
 use crate::control::runtime::docker::link::CallError;
-use crate::control::runtime::docker::{Shared, attend, body, born, exit_of, exit_of_code};
+use crate::control::runtime::docker::{Shared, attend, body, born, check_of, exit_of, exit_of_code};
 use crate::control::runtime::{EngineState, RuntimeError};
 use crate::model::{InstanceId, Workload};
 use bollard::models::EventMessage;
@@ -67,7 +67,7 @@ async fn follow(shared: Weak<Shared>) {
 /// Listens until the engine breaks off; true when it was of use.
 async fn session(shared: &Weak<Shared>, client: &bollard::Docker) -> bool {
     let since = (clock::unix_ms() / 1000).saturating_sub(OVERLAP_S).to_string();
-    let names = ["die", "start", "destroy", "disconnect", "health_status"];
+    let names = ["kill", "die", "start", "destroy", "disconnect", "health_status"];
     let filters = HashMap::from([
         ("type".to_owned(), vec!["container".to_owned(), "network".to_owned()]),
         ("event".to_owned(), names.map(str::to_owned).to_vec()),
@@ -132,12 +132,22 @@ async fn heard(shared: &Arc<Shared>, event: EventMessage) {
             {
                 exit = Exit::OutOfMemory;
             }
+            // Whoever stops it by hand has not found it failing, whatever status it chose to end with.
+            let signal = shared.containers.get(&id).and_then(|known| known.killed_by);
+            if let (Exit::Status(_), Some(signal)) = (exit, signal) {
+                exit = Exit::Signal(signal);
+            }
             ended(shared, &id, exit);
+        }
+        "kill" => {
+            if let Some(signal) = attributes.get("signal").and_then(|signal| signal.parse().ok()) {
+                shared.containers.killed(&id, signal);
+            }
         }
         "destroy" => ended(shared, &id, Exit::Unknown),
         "start" => stray(shared, &id).await,
-        "health_status: healthy" => shared.containers.judge(&id, true),
-        "health_status: unhealthy" => shared.containers.judge(&id, false),
+        "health_status: healthy" => shared.containers.judge(&id, Some(Check::Healthy)),
+        "health_status: unhealthy" => shared.containers.judge(&id, Some(Check::Unhealthy)),
         _ => {}
     }
 }
@@ -208,6 +218,7 @@ async fn verify(shared: &Arc<Shared>, id: &InstanceId) {
     let is_same_place = running.map(|running| running.started) == known.running.map(|running| running.started);
     if is_same_life && is_same_place {
         shared.containers.confirm(id, life);
+        shared.containers.judge(id, check_of(&found));
     } else {
         // Its attendant removes it.
         attend::attend(shared, id);

@@ -146,12 +146,12 @@ impl Link {
                 };
                 self.reset();
                 self.enter(EngineState::Away(why.clone().into()));
-                Err(CallError::Away(RuntimeError::system(doing)(io::Error::other(why))))
+                Err(CallError::Away(RuntimeError::Away { doing: doing.to_owned(), why }))
             }
             Err(_) => {
                 let why = format!("no answer in {limit:?}");
                 self.enter(EngineState::Stuck(why.clone().into()));
-                Err(CallError::Away(RuntimeError::system(doing)(io::Error::new(io::ErrorKind::TimedOut, why))))
+                Err(CallError::Away(RuntimeError::Away { doing: doing.to_owned(), why }))
             }
         }
     }

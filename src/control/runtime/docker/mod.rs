@@ -12,7 +12,7 @@
 //! what was missed is found out when it answers again.
 
 use crate::control::runtime::docker::body::{Order, binds, whole_seconds};
-use crate::control::runtime::docker::containers::{Containers, Stage, remembered};
+use crate::control::runtime::docker::containers::{Check, Containers, Stage, remembered};
 use crate::control::runtime::docker::link::{CallError, Link};
 use crate::control::runtime::logs::{self, Logs};
 use crate::control::runtime::ports::{Ports, is_free};
@@ -23,7 +23,7 @@ use crate::control::{self, DockerOptions};
 use crate::model::{ContainerAddress, ContainerSpec, InstanceId};
 use crate::rng::Rng;
 use async_trait::async_trait;
-use bollard::models::{ContainerInspectResponse, ContainerState};
+use bollard::models::{ContainerInspectResponse, ContainerState, HealthStatusEnum};
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
 };
@@ -140,6 +140,7 @@ impl Runtime for Docker {
                 };
                 let started = running.started.clone();
                 attend::attend(shared, &id);
+                shared.containers.judge(&id, check_of(&found));
                 if let Some(exit) = shared.containers.started(running, born) {
                     shared.send(id, exit);
                 }
@@ -225,6 +226,14 @@ impl Runtime for Docker {
         self.shared.is_released.store(true, Ordering::Release);
     }
 
+    fn own_check(&self, id: &InstanceId) -> Option<Result<String, String>> {
+        Some(match self.shared.containers.get(id)?.check? {
+            Check::Starting => Err("HEALTHCHECK: starting".to_owned()),
+            Check::Healthy => Ok("HEALTHCHECK: healthy".to_owned()),
+            Check::Unhealthy => Err("HEALTHCHECK: unhealthy".to_owned()),
+        })
+    }
+
     fn engines(&self) -> Vec<EngineStatus> {
         let (state, since_ms) = self.shared.link.state();
         let containers = self.shared.containers.running().len();
@@ -254,6 +263,7 @@ impl Docker {
                         tracing::warn!(instance = %id, "found a container of this Weir that no record knows");
                     }
                     shared.containers.adopt(running.clone(), born(&found));
+                    shared.containers.judge(&id, check_of(&found));
                     taken.push(running);
                 }
                 // Its output is kept.
@@ -290,6 +300,10 @@ impl Shared {
         self.link.call("start a container", start).await.map_err(|error| match error {
             // Somebody removed it between our look and this; the next start makes it.
             CallError::Refused { status: 404, ref message, .. } if message.contains("network") => error.into_runtime(),
+            // It says so with the status of an error of its own.
+            CallError::Refused { message, .. } if message.contains("unable to find user") => {
+                RuntimeError::Definition(message)
+            }
             other => other.into_definition(),
         })?;
         self.inspect(&request.id).await.map_err(CallError::into_runtime)
@@ -343,6 +357,16 @@ impl Shared {
 /// Returns the time of start, as the engine writes it.
 fn born(found: &ContainerInspectResponse) -> Option<String> {
     found.state.as_ref()?.started_at.clone()
+}
+
+/// Returns what the container's own check says, if it has one.
+fn check_of(found: &ContainerInspectResponse) -> Option<Check> {
+    match found.state.as_ref()?.health.as_ref()?.status? {
+        HealthStatusEnum::STARTING => Some(Check::Starting),
+        HealthStatusEnum::HEALTHY => Some(Check::Healthy),
+        HealthStatusEnum::UNHEALTHY => Some(Check::Unhealthy),
+        HealthStatusEnum::EMPTY | HealthStatusEnum::NONE => None,
+    }
 }
 
 /// Returns how a container ended.

@@ -1,0 +1,66 @@
+//! The plain life of containers: started, reached, read, scaled, stopped, removed.
+
+use crate::engine::Engine;
+use crate::support;
+use crate::support::process::Weir;
+use crate::world::{SETTLED, containers, get, ids, odd, preface, service, start};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_run_as_containers_are_served_scaled_and_removed() {
+    let engine = Engine::start();
+    let weir = start(&engine, "life", 2).await;
+    let running = weir.ready_instances("web").await;
+    assert_eq!(engine.containers(), ids(&running), "containers have the names of instances");
+    assert_eq!(engine.ids(), containers(&running));
+    let mut answered = std::collections::BTreeSet::new();
+    for _ in 0..20 {
+        let (status, instance) = get(&weir).await;
+        assert_eq!(status, 200);
+        answered.insert(instance);
+    }
+    assert_eq!(answered.into_iter().collect::<Vec<_>>(), ids(&running));
+
+    let one = &ids(&running)[0];
+    let logs = weir.cli(&["logs", one]).await;
+    assert!(logs.out.contains("listening on 0.0.0.0:8080"), "{logs:?}");
+    assert_eq!(engine.inspect(one, "{{index .Config.Labels \"weir.service\"}}"), "web");
+
+    for replicas in [4, 1] {
+        assert_eq!(weir.cli(&["scale", "web", &replicas.to_string()]).await.code, 0);
+        let running = weir.settled("web", replicas, SETTLED).await;
+        support::eventually("as many containers", SETTLED, || async {
+            (engine.containers() == ids(&running)).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(weir.cli(&["scale", "web", "0"]).await.code, 0);
+    support::eventually("no container", SETTLED, || async { engine.containers().is_empty().then_some(()) }).await;
+    // What the replica wrote outlives its container.
+    let logs = weir.cli(&["logs", one]).await;
+    assert!(logs.out.contains("listening on"), "{logs:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logs_are_followed_and_stop_with_the_container() {
+    let engine = Engine::start();
+    let weir = start(&engine, "logs", 1).await;
+    let id = ids(&weir.ready_instances("web").await).remove(0);
+    let follow = tokio::spawn({
+        let (address, id) = (weir.admin.to_string(), id.clone());
+        async move { support::process::weir(&["--addr", &address, "logs", "--follow", &id]).await }
+    });
+    assert_eq!(weir.cli(&["scale", "web", "0"]).await.code, 0);
+    let followed = support::within("the end of the log", SETTLED, follow).await.unwrap();
+    assert!(followed.out.contains("listening on"), "{followed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_container_that_minds_no_signal_is_killed_after_its_grace() {
+    let engine = Engine::start();
+    let deaf = odd("deaf", "deaf:1", "stop_grace = \"1s\"");
+    engine.import("deaf:1", &["ENTRYPOINT [\"/tool\"]", "CMD [\"deaf\"]"]);
+    let weir = Weir::start("deaf", &format!("{}{}{deaf}", preface(&engine), service("web", 1, ""))).await;
+    support::eventually("two containers", SETTLED, || async { (engine.ids().len() == 2).then_some(()) }).await;
+    assert_eq!(weir.cli(&["scale", "deaf", "0"]).await.code, 0);
+    support::eventually("one container", SETTLED, || async { (engine.containers().len() == 1).then_some(()) }).await;
+}
