@@ -2,6 +2,7 @@
 
 use crate::support::process::{Finished, Weir};
 use crate::web::{FULL, SETTLED, SHORT, Scale, World, alone};
+use serde_json::json;
 
 /// Runs and never listens.
 const DEAF: &str = "sleep 1000";
@@ -110,6 +111,28 @@ async fn wrong_deploys_say_what_is_wrong_and_change_nothing() {
     assert_eq!(weir.settled("web", 1, SETTLED).await[0]["id"], before[0]["id"]);
     let (_, rollout) = weir.api("GET", "/v1/services/web/rollout", None).await;
     assert_eq!(rollout["revision"], 1, "{rollout}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn definitions_of_a_file_are_taken_up_all_or_none() {
+    let _alone = alone().await;
+    let weir = Weir::start("deploy-file", &crate::web::services(1, "/dev/null")).await;
+    weir.settled("web", 1, SETTLED).await;
+    let web = json!({"name": "web", "run": {"command": ["sleep", "9"]}, "port": [{"name": "other"}]});
+    let fresh = json!({"name": "fresh", "run": {"command": ["sleep", "9"]}});
+    let (status, problem) = weir.api("POST", "/v1/deploy", Some(json!({"services": [fresh, web]}))).await;
+    assert_eq!((status, &problem["code"]), (409, &"port_in_use".into()), "{problem}");
+    assert_eq!(weir.api("GET", "/v1/services/fresh", None).await.0, 404, "none was taken up");
+    let text = crate::web::service("fresh", 2, "/dev/null");
+    let file = weir.folder.write("fresh.toml", &text).display().to_string();
+    let finished = weir.cli(&["deploy", "-f", &file, "--wait", "--timeout", "2m"]).await;
+    assert_eq!(finished.code, 0, "{finished:?}\n{}", weir.log());
+    weir.settled("fresh", 2, SETTLED).await;
+    // The configuration file never had it, so its reload does not end it.
+    assert_eq!(weir.cli(&["reload"]).await.code, 0);
+    weir.settled("fresh", 2, SETTLED).await;
+    let again = weir.cli(&["deploy", "-f", &file, "--wait"]).await;
+    assert!(again.code == 0 && again.out.contains("revision 1 is wanted already"), "{again:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
