@@ -47,7 +47,7 @@ pub(crate) struct Plan {
     target: Target,
     timing: Timing,
     /// Whether the loop ends with the first pass.
-    gate_only: bool,
+    pub(crate) gate_only: bool,
     /// Wait before the first probe: what was just started does not listen yet.
     delay: Duration,
     /// Tells registrations of one id apart.

@@ -114,7 +114,9 @@ impl Supervisor {
             // A gate that was opened is shut again when a lease expired and was revived; or the loop met the expiry and ended.
             let shut_again = instance.state == InstanceState::Starting && running.opened.load(Ordering::Acquire);
             // A gate that was opened for good has nothing more to do.
-            let is_open = instance.state == InstanceState::Ready && running.opened.load(Ordering::Acquire);
+            let is_open = running.plan.gate_only
+                && instance.state == InstanceState::Ready
+                && running.opened.load(Ordering::Acquire);
             if running.plan.covers(&plan) && !shut_again && (is_open || !running.task.is_finished()) {
                 return Some(running);
             }

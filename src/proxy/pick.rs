@@ -73,6 +73,8 @@ pub(crate) enum Traffic {
 pub(crate) enum Refused {
     /// Every replica that is left is at its limit.
     Saturated(Arc<ServiceStats>),
+    /// There is none now, but Weir runs the service's replicas: one is on its way.
+    Absent(Arc<ServiceStats>),
     /// There is none.
     Error(ProxyError),
 }
@@ -121,7 +123,10 @@ pub(crate) fn choose(
         });
     }
     Err(if service.candidates.is_empty() {
-        Refused::Error(ProxyError::NoEndpoint)
+        match service.spec.run {
+            Some(_) if service.spec.replicas > 0 => Refused::Absent(service.stats.clone()),
+            _ => Refused::Error(ProxyError::NoEndpoint),
+        }
     } else if concurrency.is_some() && service.candidates.iter().any(|c| !tried.contains(c.stats.serial())) {
         Refused::Saturated(service.stats.clone())
     } else {

@@ -129,6 +129,7 @@ fn pick(worker: &Worker, listener: &ListenerSpec, tried: &Tried) -> Result<(Pick
     match choose(worker, service, *port, tried, Traffic::Stream) {
         Ok(picked) => Ok((picked, connect_ms)),
         Err(Refused::Error(error)) => Err(error),
+        Err(Refused::Absent(_)) => Err(ProxyError::NoEndpoint),
         // A stream is outside the limit that saturates.
         Err(Refused::Saturated(_)) => Err(ProxyError::Exhausted),
     }

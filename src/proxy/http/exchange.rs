@@ -6,7 +6,7 @@ use crate::http1::head::Version;
 use crate::proxy::connect::connect;
 use crate::proxy::error::{ProxyError, Retry};
 use crate::proxy::http::attempt::{Attempt, Finished, Outcome};
-use crate::proxy::http::pick::pick;
+use crate::proxy::http::pick::{changed, pick};
 use crate::proxy::http::request::{Refusal, Request};
 use crate::proxy::http::{Downstream, respond, upgrade};
 use crate::proxy::observe::{Summary, record};
@@ -56,7 +56,13 @@ struct Course {
     stale: bool,
     /// Whether only a new connection will do.
     fresh: bool,
+    /// Until when it is tried again after no endpoint could be connected to; 0 before that happened.
+    held_until_ms: u64,
 }
+
+/// All replicas of a service that Weir runs may have ended a moment before that is known: so long is waited for the table
+/// to tell, in milliseconds.
+const HOLD_MS: u64 = 1000;
 
 impl Course {
     /// Picks an endpoint that was not tried; when none is left, the one that only closed a kept connection once more
@@ -65,10 +71,16 @@ impl Course {
         loop {
             match pick(worker, request, &self.tried, &down.deadline).await {
                 Err(ProxyError::Exhausted) if self.stale => {
-                    *self = Self { attempts: self.attempts, last: self.last, fresh: true, ..Self::default() };
+                    let Self { attempts, last, held_until_ms, .. } = *self;
+                    *self = Self { attempts, last, held_until_ms, fresh: true, ..Self::default() };
                 }
-                // What the last attempt met says more than that nobody is left.
-                Err(ProxyError::Exhausted) => return Err(self.last.unwrap_or(ProxyError::Exhausted)),
+                Err(ProxyError::Exhausted) => {
+                    // What the last attempt met says more than that nobody is left.
+                    let error = self.last.unwrap_or(ProxyError::Exhausted);
+                    if !self.waits(worker, request, down, error).await {
+                        return Err(error);
+                    }
+                }
                 Ok(picked) => {
                     self.attempts += 1;
                     self.tried.push(picked.key.serial);
@@ -77,6 +89,38 @@ impl Course {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Decides whether another attempt is made, at once or when the table has changed.
+    async fn goes_on(&mut self, worker: &Worker, request: &Request, down: &Downstream, error: ProxyError) -> bool {
+        may_retry(worker, request, error, self.attempts) || self.waits(worker, request, down, error).await
+    }
+
+    /// Waits for another table where the endpoints seem to have gone; returns whether to try again.
+    async fn waits(&mut self, worker: &Worker, request: &Request, down: &Downstream, error: ProxyError) -> bool {
+        let is_gone = matches!(error, ProxyError::Connect | ProxyError::ConnectTimeout | ProxyError::Reset);
+        // Boxed: rare, and its state would make every request's larger.
+        is_gone && Box::pin(self.hold(worker, request, down, error)).await
+    }
+
+    /// Waits, bounded, for another table when no endpoint of a service that Weir runs could be connected to; returns
+    /// whether to try again. Nothing of the request was sent, or it may be sent twice.
+    async fn hold(&mut self, worker: &Worker, request: &Request, down: &Downstream, error: ProxyError) -> bool {
+        let now_ms = worker.timers.now_ms();
+        if self.held_until_ms == 0 {
+            self.held_until_ms = now_ms + HOLD_MS;
+        }
+        if !is_repeatable(request, error) || now_ms >= self.held_until_ms {
+            return false;
+        }
+        match changed(worker, request, &down.deadline, self.held_until_ms).await {
+            None => return false,
+            Some(true) => {}
+            // The last try: the table may have changed before it was waited for.
+            Some(false) => self.held_until_ms = 1,
+        }
+        self.tried = Tried::default();
+        true
     }
 }
 
@@ -101,7 +145,7 @@ pub(crate) async fn handle(worker: &Rc<Worker>, down: &mut Downstream, mut reque
                 course.last = Some(error);
                 failed(worker, &picked, error);
                 drop(picked);
-                if may_retry(worker, &request, error, attempts) {
+                if course.goes_on(worker, &request, down, error).await {
                     continue;
                 }
                 return give_up(worker, down, request, (error, attempts)).await;
@@ -146,7 +190,7 @@ pub(crate) async fn handle(worker: &Rc<Worker>, down: &mut Downstream, mut reque
                 }
                 drop(picked);
                 drop(stream);
-                if !may_retry(worker, &request, error, attempts) {
+                if !course.goes_on(worker, &request, down, error).await {
                     return give_up(worker, down, request, (error, attempts)).await;
                 }
             }
@@ -178,14 +222,18 @@ async fn dial(
     }
 }
 
-/// Decides whether another attempt is made; takes it from the retry budget.
-fn may_retry(worker: &Worker, request: &Request, error: ProxyError, attempts: u8) -> bool {
-    let safe = match error.retry() {
+/// Returns whether the request may be sent again after this error.
+fn is_repeatable(request: &Request, error: ProxyError) -> bool {
+    match error.retry() {
         Retry::Safe => request.replayable,
         Retry::IfIdempotent => request.idempotent && request.replayable,
         Retry::Never => false,
-    };
-    if !safe || attempts > request.policy.retries {
+    }
+}
+
+/// Decides whether another attempt is made; takes it from the retry budget.
+fn may_retry(worker: &Worker, request: &Request, error: ProxyError, attempts: u8) -> bool {
+    if !is_repeatable(request, error) || attempts > request.policy.retries {
         return false;
     }
     let mut locals = worker.locals.borrow_mut();

@@ -1,4 +1,7 @@
 //! Picking an endpoint for a request: load the current snapshot and choose in one step, or wait for a free replica.
+//!
+//! A request also waits, in the same bounded queue, while a service whose replicas Weir runs has none: after an engine's
+//! restart, between the old and the new replica of a service that must not run twice, or before the first is ready.
 
 use crate::balance::{ServiceStats, Tried};
 use crate::proxy::error::ProxyError;
@@ -11,7 +14,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use tokio::sync::oneshot;
 
-/// Picks an endpoint, waiting in the service's bounded queue while every replica is at its limit.
+/// Picks an endpoint, waiting in the service's bounded queue while every replica is at its limit or none is
+/// there yet.
 ///
 /// # Errors
 /// The [`ProxyError`] that says why there is none.
@@ -21,12 +25,12 @@ pub(crate) async fn pick(
     tried: &Tried,
     deadline: &Deadline,
 ) -> Result<Picked, ProxyError> {
-    let saturated = match try_pick(worker, request, tried) {
-        Err(Refused::Saturated(stats)) => stats,
+    let stats = match try_pick(worker, request, tried) {
+        Err(Refused::Saturated(stats) | Refused::Absent(stats)) => stats,
         Err(Refused::Error(error)) => return Err(error),
         Ok(picked) => return Ok(picked),
     };
-    wait(worker, request, tried, deadline, saturated).await
+    wait(worker, request, tried, deadline, stats).await
 }
 
 /// Waits for a free replica; the oldest waiter is woken first.
@@ -42,31 +46,54 @@ async fn wait(
     worker.counted_queued(request.target.slot);
     loop {
         // A replica may have become free before the place in the queue was taken.
-        match try_pick(worker, request, tried) {
-            Err(Refused::Saturated(_)) => {}
+        let late = match try_pick(worker, request, tried) {
+            Err(Refused::Saturated(_)) => ProxyError::QueueTimeout,
+            Err(Refused::Absent(_)) => ProxyError::NoEndpoint,
             result => {
                 pass_on(&mut place, &stats);
                 return result.map_err(Refused::error);
             }
-        }
+        };
         deadline.set_at(until_ms);
-        let woken = poll_fn(|cx| match std::pin::Pin::new(&mut place).poll(cx) {
-            Poll::Ready(_) => Poll::Ready(true),
-            Poll::Pending if deadline.poll_expired(cx) => Poll::Ready(false),
-            Poll::Pending => Poll::Pending,
-        })
-        .await;
-        if !woken {
+        if !woken(&mut place, deadline).await {
             pass_on(&mut place, &stats);
-            return Err(ProxyError::QueueTimeout);
+            return Err(late);
         }
         match try_pick(worker, request, tried) {
-            Err(Refused::Saturated(_)) => {}
+            Err(Refused::Saturated(_) | Refused::Absent(_)) => {}
             result => return result.map_err(Refused::error),
         }
         // Another took the replica, which is no reason to refuse who waited: it joins again whatever the bound.
         place = stats.try_wait(u32::MAX).ok_or(ProxyError::QueueFull)?;
     }
+}
+
+/// Waits in the queue of a service that Weir runs until the table changes; false when it did not before `until_ms`, `None`
+/// at once when Weir does not run the service or its queue is full.
+pub(crate) async fn changed(worker: &Worker, request: &Request, deadline: &Deadline, until_ms: u64) -> Option<bool> {
+    let target = request.target;
+    let stats = {
+        let mut reader = worker.reader.borrow_mut();
+        let service = reader.load().services.at(target.slot).filter(|service| identity(service) == target.identity);
+        service.filter(|service| service.spec.run.is_some()).map(|service| service.stats.clone())?
+    };
+    let mut place = stats.try_wait(request.policy.queue)?;
+    deadline.set_at(until_ms);
+    let woken = woken(&mut place, deadline).await;
+    if !woken {
+        pass_on(&mut place, &stats);
+    }
+    Some(woken)
+}
+
+/// Waits for a wake-up until the deadline; returns whether it came.
+async fn woken(place: &mut oneshot::Receiver<()>, deadline: &Deadline) -> bool {
+    poll_fn(|cx| match std::pin::Pin::new(&mut *place).poll(cx) {
+        Poll::Ready(_) => Poll::Ready(true),
+        Poll::Pending if deadline.poll_expired(cx) => Poll::Ready(false),
+        Poll::Pending => Poll::Pending,
+    })
+    .await
 }
 
 /// Gives a wake-up that came too late to the next in the queue.
@@ -81,6 +108,7 @@ impl Refused {
     fn error(self) -> ProxyError {
         match self {
             Self::Saturated(_) => ProxyError::QueueTimeout,
+            Self::Absent(_) => ProxyError::NoEndpoint,
             Self::Error(error) => error,
         }
     }

@@ -4,7 +4,7 @@ use crate::engine::Engine;
 use crate::support;
 use crate::support::process::Weir;
 use crate::support::traffic::{Kind, Plan, Report, Traffic};
-use crate::world::{SETTLED, containers, start};
+use crate::world::{SETTLED, containers, preface, service, start};
 use std::time::Duration;
 
 /// How much is done.
@@ -131,6 +131,33 @@ async fn live_restore(scale: Scale) {
     only(&[], &slow, &weir);
 }
 
+/// Every container ends with the engine. Requests wait in the service's queue until the new ones serve: late, but answered.
+async fn live_restore_off(scale: Scale) {
+    let mut engine = Engine::start();
+    let patient = "[service.limits]\nqueue = 1000\nqueue_timeout = \"60s\"";
+    let text = format!("{}{}{patient}\n", preface(&engine), service("web", 3, ""));
+    let weir = Weir::start("unrestored", &text).await;
+    weir.settled("web", 3, SETTLED).await;
+    let quick = Traffic::start(Plan { rate: scale.rate, ..Plan::new(weir.http) });
+    let passes = async |more: u64| {
+        let wanted = quick.passed() + more;
+        support::eventually("GETs pass", Duration::from_secs(120), || async {
+            (quick.passed() >= wanted).then_some(())
+        })
+        .await;
+    };
+    passes(100).await;
+    for _ in 0..scale.events {
+        engine.down();
+        engine.up();
+        weir.settled("web", 3, SETTLED).await;
+        passes(100).await;
+    }
+    let report = quick.stop().await;
+    println!("containers: {} restarts of dockerd, live restore off: GET: {}", scale.events, report.line());
+    only(&[Kind::Late, Kind::ResetInsideAnswer], &report, &weir);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn containers_killed_and_restarted_by_hand_fail_no_request() {
     hands_on_containers(SHORT).await;
@@ -144,6 +171,17 @@ async fn scaling_and_draining_containers_fails_no_request() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_of_an_engine_that_restores_fails_no_request() {
     live_restore(SHORT).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_of_an_engine_that_ends_every_container_delays_requests_and_fails_none() {
+    live_restore_off(SHORT).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long: 5 restarts of an engine that ends every container; run by tests/run --long"]
+async fn five_restarts_of_an_engine_that_ends_every_container_fail_no_request() {
+    live_restore_off(Scale { events: 5, ..SHORT }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
