@@ -21,6 +21,9 @@ async fn the_busiest_of_8_workers_has_at_most_115_percent_of_the_mean_of_64_conn
     let backend = Backend::start(answering("ok")).await;
     for _ in 0..3 {
         let proxy = Setup::new(&[backend.address]).with(|s| s.options.workers = Some(8)).start();
+        // A worker that has not begun yet cannot be given anything.
+        let all = || proxy.table.acknowledgers().iter().filter(|one| one.name.starts_with("worker-")).count() == 8;
+        eventually("eight workers", LIMIT, async || all().then_some(())).await;
         let mut clients = Vec::new();
         for _ in 0..64 {
             clients.push(Raw::connect(proxy.address).await.unwrap());
