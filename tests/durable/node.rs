@@ -274,14 +274,14 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        // Whatever the test did: nothing of it stays. All of these were started by this node.
-        let own = self.own().into_iter();
-        for pid in own.chain(self.members().into_values().flatten()) {
-            let _ = std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).stderr(Stdio::null()).status();
-        }
-        // A replica that was being started when Weir went.
-        for pid in self.members().into_values().flatten() {
-            let _ = std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).stderr(Stdio::null()).status();
+        // Whatever the test did: nothing of it stays. All of these were started by this node. They are stopped first, so
+        // that the keeper starts nobody in the place of who is killed; twice for who was being started meanwhile.
+        for signal in ["-STOP", "-STOP", "-KILL", "-KILL"] {
+            let all = self.own().into_iter().chain(self.members().into_values().flatten());
+            let all: Vec<String> = all.map(|pid| pid.to_string()).collect();
+            if !all.is_empty() {
+                let _ = std::process::Command::new("kill").arg(signal).args(all).stderr(Stdio::null()).status();
+            }
         }
     }
 }
