@@ -26,6 +26,9 @@ use anyhow::Context;
 use std::path::Path;
 use tokio::task::JoinHandle;
 
+/// Longest wait for the first checks of static endpoints before connections are accepted; one on this machine takes 5 ms.
+const FIRST_CHECKS: std::time::Duration = std::time::Duration::from_millis(50);
+
 /// Events that a slow listener may lag behind, and that `weir events` shows of the past.
 const EVENTS: usize = 1024;
 
@@ -74,6 +77,7 @@ pub(super) async fn build(
     let control = Control::start(&loaded.control, definitions, events, publisher, table.clone(), signal.clone())
         .await
         .context("failed to start the control plane")?;
+    control.first_checks(FIRST_CHECKS).await;
     let (configuration, desk) = configuration::channel(origin.status(table.load().generation));
     let upgrader = upgrader(&binder, &origin, &loaded);
     let state =

@@ -18,12 +18,14 @@ use crate::control::scheduler::{self, Inheritance, Orphan};
 use crate::control::standing::Standing;
 use crate::control::store::{Contents, OpenError, Store};
 use crate::lifecycle::Signal;
+use crate::model::{Instance, InstanceState, Source};
 use crate::model::{NodeId, OnExit, ServiceName};
 use crate::rng::Rng;
 use crate::table::{self, Table};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::broadcast::error::RecvError;
 
 /// The store's file in the state directory.
 const STORE_FILE: &str = "weir.redb";
@@ -70,7 +72,30 @@ pub struct Control {
     on_exit: OnExit,
 }
 
+/// Two publishes follow each other at least this far apart: the default of `Options::publish_interval`.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(5);
+
 impl Control {
+    /// Waits until each endpoint of the configuration has been checked once, at most `limit`: so the first requests after
+    /// a start find who answers. One that fails its check takes the whole limit.
+    pub async fn first_checks(&self, limit: Duration) {
+        let mut notices = self.registry.watch();
+        let checked = async {
+            loop {
+                let instances = self.registry.instances().await;
+                let waits = |one: &Instance| one.source == Source::File && one.state == InstanceState::Starting;
+                // The registry has ended: nothing more is checked.
+                if !instances.iter().any(waits) || matches!(notices.recv().await, Err(RecvError::Closed)) {
+                    return;
+                }
+            }
+        };
+        // What was not checked by then is served once it is.
+        let _ = tokio::time::timeout(limit, checked).await;
+        // The publish that shows the last one may be held back for so long.
+        tokio::time::sleep(PUBLISH_INTERVAL).await;
+    }
+
     /// Starts the control plane on the current runtime and publishes the first table.
     ///
     /// # Errors
