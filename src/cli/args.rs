@@ -192,7 +192,7 @@ fn wanted(text: &str) -> Result<Wanted, String> {
 pub(super) struct ExplainArgs {
     /// The request's method, such as GET; or `scale`.
     pub(super) method: String,
-    /// The request's URL, such as http://app.example.com:8080/api; or the service.
+    /// The request's URL, such as `http://app.example.com:8080/api`; or the service.
     #[arg(value_name = "URL")]
     pub(super) target: String,
 }
