@@ -259,7 +259,6 @@ fn known(name: &str, started: Option<&Started>) -> Known {
 }
 
 #[tokio::test]
-#[ignore = "races with the start of its processes, which have no environment of their own for a moment; tests/durable shows adoption"]
 async fn another_runtime_takes_up_what_runs_recorded_or_only_intended_and_tells_of_strangers() {
     let bench = Bench::new("adopt");
     let first = heir(&bench.folder);
@@ -267,6 +266,10 @@ async fn another_runtime_takes_up_what_runs_recorded_or_only_intended_and_tells_
     for name in ["web-recorded", "web-intended", "web-stranger"] {
         started.push(first.start(request(name, &["sh", "-c", "sleep 600 & wait"])).await.unwrap());
     }
+    // What has not become its program yet has no environment to be known by.
+    let program = |one: &Started| fs::read_link(format!("/proc/{}/exe", pid(one))).unwrap();
+    let weir = fs::canonicalize(env!("CARGO_BIN_EXE_weir")).unwrap();
+    until("all run their program", || started.iter().all(|one| program(one) != weir)).await;
     drop(first);
     let second = heir(&bench.folder);
     let records = [

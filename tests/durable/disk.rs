@@ -36,6 +36,12 @@ impl Disk {
     }
 }
 
+/// A Weir whose state is on a disk of its own; bound in this order, the processes are ended before their disk goes.
+fn on_disk(name: &str, services: &str, size: &str) -> (Disk, Node) {
+    let node = Node::new(name, "keep", services);
+    (Disk::mount(&node.state, size), node)
+}
+
 impl Drop for Disk {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
@@ -62,8 +68,7 @@ async fn register_until_refused(node: &Node, first: usize) -> (usize, serde_json
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_refuses_writes_keeps_what_was_acknowledged_and_recovers() {
-    let mut node = Node::new("full", "keep", &format!("{EXTERNAL}{}", web(2)));
-    let disk = Disk::mount(&node.state, "8m");
+    let (disk, mut node) = on_disk("full", &format!("{EXTERNAL}{}", web(2)), "8m");
     node.start().await;
     let before = node.settled("web", 2).await;
     // A file that is opened again gives back what it had set aside; so the disk is filled and the store written in turns.
@@ -114,8 +119,7 @@ async fn a_full_disk_refuses_writes_keeps_what_was_acknowledged_and_recovers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_on_a_full_disk_serves() {
-    let mut node = Node::new("full-start", "keep", &format!("{EXTERNAL}{}", web(2)));
-    let disk = Disk::mount(&node.state, "8m");
+    let (disk, mut node) = on_disk("full-start", &format!("{EXTERNAL}{}", web(2)), "8m");
     node.start().await;
     let before = node.settled("web", 2).await;
     disk.fill();
@@ -130,8 +134,7 @@ async fn a_restart_on_a_full_disk_serves() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_on_a_read_only_disk_is_refused_at_the_start_by_name() {
-    let mut node = Node::new("read-only", "keep", &web(1));
-    let disk = Disk::mount(&node.state, "16m");
+    let (disk, mut node) = on_disk("read-only", &web(1), "16m");
     node.start().await;
     node.settled("web", 1).await;
     assert_eq!(node.cli(&["scale", "web", "0"]).await.code, 0);
