@@ -134,12 +134,15 @@ async fn events_are_followed_live() {
     command.env("WEIR_ADDR", api.address.to_string()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let reader =
-        tokio::task::spawn_blocking(move || lines.by_ref().map(Result::unwrap).find(|line| line.contains("web-live")));
+    // The pipe stays open: a reader that leaves early ends the command without an error.
+    let reader = tokio::task::spawn_blocking(move || {
+        let found = lines.by_ref().map(Result::unwrap).find(|line| line.contains("web-live"));
+        (found, lines)
+    });
     let body = r#"{"id":"web-live","service":"web","address":"127.0.0.1","ports":[7001]}"#;
     assert_eq!(change(api.address, "POST", "/v1/instances", body).await.status, 201);
-    let line = reader.await.unwrap().expect("the event is printed");
-    let event: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let (line, _pipe) = reader.await.unwrap();
+    let event: serde_json::Value = serde_json::from_str(&line.expect("the event is printed")).unwrap();
     assert_eq!((event["instance"].as_str(), event["service"].as_str()), (Some("web-live"), Some("web")));
     api.stop().await;
     eventually("the command ends with its Weir", async || child.try_wait().unwrap().is_some()).await;
