@@ -127,7 +127,9 @@ fn rotate_stream(files: &[PathBuf; FILES], most_bytes: u64) -> io::Result<()> {
     }
     // `fs::copy` keeps the mode, so the copy is for this user only too.
     fs::copy(current, newest)?;
-    writer.set_len(0)
+    writer.set_len(0)?;
+    // By word: a child that was forked meanwhile has the descriptor, and so the lock, until it executes its program.
+    writer.unlock()
 }
 
 #[cfg(test)]
