@@ -5,10 +5,12 @@ mod datagram;
 mod link;
 mod listener;
 pub mod message;
+mod stream;
 mod unix;
 
 pub use binder::{Binder, Bound, Kind, UnixFile, Wanted, or_free};
 pub use datagram::bind_datagrams;
 pub use link::{Link, Order};
 pub use listener::{BindError, bind, bind_more};
+pub use stream::{Layer, Stream};
 pub use unix::{SocketFile, UnixError, bind_unix};

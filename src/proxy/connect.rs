@@ -1,5 +1,6 @@
 //! Dialling an endpoint under a deadline.
 
+use crate::net::Stream;
 use crate::proxy::error::ProxyError;
 use crate::proxy::timer::Deadline;
 use std::future::poll_fn;
@@ -12,11 +13,7 @@ use tokio::net::TcpStream;
 ///
 /// # Errors
 /// [`ProxyError::Connect`], [`ProxyError::ConnectTimeout`], or [`ProxyError::LocalLimit`].
-pub(crate) async fn connect(
-    address: SocketAddr,
-    timeout_ms: u64,
-    deadline: &Deadline,
-) -> Result<TcpStream, ProxyError> {
+pub(crate) async fn connect(address: SocketAddr, timeout_ms: u64, deadline: &Deadline) -> Result<Stream, ProxyError> {
     deadline.set(timeout_ms);
     // Boxed: rare, and it would make every connection's future larger.
     let mut dialling = Box::pin(TcpStream::connect(address));
@@ -28,7 +25,7 @@ pub(crate) async fn connect(
     })
     .await?;
     stream.set_nodelay(true).map_err(|_| ProxyError::Connect)?;
-    Ok(stream)
+    Ok(stream.into())
 }
 
 /// Tells what is wrong with the endpoint from what is wrong with this machine, which must eject nobody.

@@ -18,7 +18,7 @@ pub(crate) fn serve(
 ) -> Option<h1::Connection> {
     // Small answers must not wait for the client's delayed acknowledgement.
     stream.set_nodelay(true).ok()?;
-    let down = Downstream::new(stream, peer, entry, worker.timers.register());
+    let down = Downstream::new(stream.into(), peer, entry, worker.timers.register());
     Some(h1::Connection::new(open, worker, down))
 }
 

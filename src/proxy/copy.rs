@@ -4,6 +4,7 @@
 //! bulk by splice(2) until little comes at once. An idle stream owns no buffer and no pipe. The end of one side is passed
 //! on when everything before it was delivered; the other direction goes on.
 
+use crate::net::Stream;
 use crate::proxy::pick::Picked;
 use crate::proxy::pipe::Pipe;
 use crate::proxy::scratch::{HEADROOM, poll_read};
@@ -15,7 +16,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncWrite, Interest};
-use tokio::net::TcpStream;
 
 /// Octets moved before the other direction, and then other connections, get a turn.
 const TURN_BYTES: usize = 256 * 1024;
@@ -76,8 +76,8 @@ impl<'a> Watch<'a> {
 /// A stream between two sockets. What did not end by itself is reset, also when the worker stops at its drain deadline.
 pub(crate) struct Relay<'a> {
     watch: Watch<'a>,
-    down: &'a mut TcpStream,
-    up: &'a mut TcpStream,
+    down: &'a mut Stream,
+    up: &'a mut Stream,
     upward: Direction,
     downward: Direction,
     end: Option<End>,
@@ -87,7 +87,7 @@ impl<'a> Relay<'a> {
     /// Begins a stream. The two vectors are octets that were read before: from the client, from the endpoint.
     pub(crate) fn new(
         watch: Watch<'a>,
-        (down, up): (&'a mut TcpStream, &'a mut TcpStream),
+        (down, up): (&'a mut Stream, &'a mut Stream),
         (from_client, from_endpoint): (Vec<u8>, Vec<u8>),
     ) -> Self {
         watch.counters.streams.add(1);
@@ -143,9 +143,8 @@ impl Drop for Relay<'_> {
             Some(End::Broken) => {}
             Some(End::Cut) | None => self.watch.counters.streams_cut.add(1),
         }
-        // A side that is gone already has nobody to tell.
-        let _ = self.down.set_zero_linger();
-        let _ = self.up.set_zero_linger();
+        self.down.abort_on_close();
+        self.up.abort_on_close();
     }
 }
 
@@ -176,13 +175,7 @@ impl Direction {
     ///
     /// # Errors
     /// When a side is broken.
-    fn poll(
-        &mut self,
-        worker: &Worker,
-        from: &mut TcpStream,
-        to: &mut TcpStream,
-        cx: &mut Context<'_>,
-    ) -> Result<usize, ()> {
+    fn poll(&mut self, worker: &Worker, from: &mut Stream, to: &mut Stream, cx: &mut Context<'_>) -> Result<usize, ()> {
         let before = self.moved;
         let mut moved = 0;
         while moved <= TURN_BYTES && !self.write_ended {
@@ -195,6 +188,9 @@ impl Direction {
             }
             moved = usize::try_from(self.moved - before).unwrap_or(usize::MAX);
         }
+        if to.buffers() && matches!(Pin::new(to).poll_flush(cx), Poll::Ready(Err(_))) {
+            return Err(());
+        }
         Ok(moved)
     }
 
@@ -202,8 +198,8 @@ impl Direction {
     fn poll_copy(
         &mut self,
         worker: &Worker,
-        from: &mut TcpStream,
-        to: &mut TcpStream,
+        from: &mut Stream,
+        to: &mut Stream,
         cx: &mut Context<'_>,
     ) -> Result<Poll<()>, ()> {
         if self.poll_pending(to, cx)?.is_pending() {
@@ -225,7 +221,7 @@ impl Direction {
             Poll::Ready(0) => self.read_ended = true,
             Poll::Ready(n) if n < FULL_BYTES => self.full_reads = 0,
             Poll::Ready(_) if self.full_reads < FULL_READS => self.full_reads += 1,
-            Poll::Ready(_) if self.pending.is_empty() => {
+            Poll::Ready(_) if self.pending.is_empty() && from.socket().is_some() && to.socket().is_some() => {
                 self.bulk = true;
                 self.full_reads = 0;
             }
@@ -235,7 +231,7 @@ impl Direction {
     }
 
     /// Writes what came at once; only what the receiver does not take is kept.
-    fn pass(&mut self, to: &mut TcpStream, octets: &[u8], cx: &mut Context<'_>) -> Result<(), ()> {
+    fn pass(&mut self, to: &mut Stream, octets: &[u8], cx: &mut Context<'_>) -> Result<(), ()> {
         if octets.is_empty() {
             return Ok(());
         }
@@ -250,7 +246,7 @@ impl Direction {
     }
 
     /// Writes what was kept; pending while some is left.
-    fn poll_pending(&mut self, to: &mut TcpStream, cx: &mut Context<'_>) -> Result<Poll<()>, ()> {
+    fn poll_pending(&mut self, to: &mut Stream, cx: &mut Context<'_>) -> Result<Poll<()>, ()> {
         while let Some(rest) = self.pending.get(self.at..).filter(|rest| !rest.is_empty()) {
             match Pin::new(&mut *to).poll_write(cx, rest) {
                 Poll::Ready(Ok(n)) if n > 0 => {
@@ -269,7 +265,7 @@ impl Direction {
     }
 
     /// Half-closes the receiver once its sender has ended and everything was delivered.
-    fn poll_shutdown(&mut self, to: &mut TcpStream, cx: &mut Context<'_>) -> Result<Poll<()>, ()> {
+    fn poll_shutdown(&mut self, to: &mut Stream, cx: &mut Context<'_>) -> Result<Poll<()>, ()> {
         match Pin::new(to).poll_shutdown(cx) {
             Poll::Ready(Ok(())) => {
                 self.write_ended = true;
@@ -285,10 +281,11 @@ impl Direction {
     fn poll_splice(
         &mut self,
         worker: &Worker,
-        from: &mut TcpStream,
-        to: &mut TcpStream,
+        from: &Stream,
+        to: &Stream,
         cx: &mut Context<'_>,
     ) -> Result<Poll<()>, ()> {
+        let (Some(from), Some(to)) = (from.socket(), to.socket()) else { return Err(()) };
         let drains = self.pipe.is_some();
         match if drains { to.poll_write_ready(cx) } else { from.poll_read_ready(cx) } {
             Poll::Ready(Ok(())) => {}
@@ -301,8 +298,8 @@ impl Direction {
             return Ok(Poll::Ready(()));
         };
         let moved = match drains {
-            true => to.try_io(Interest::WRITABLE, || pipe.drain_to(&*to)),
-            false => from.try_io(Interest::READABLE, || pipe.fill_from(&*from)),
+            true => to.try_io(Interest::WRITABLE, || pipe.drain_to(to)),
+            false => from.try_io(Interest::READABLE, || pipe.fill_from(from)),
         };
         match (moved, drains) {
             (Ok(0), true) => return Err(()),

@@ -1,13 +1,13 @@
 //! Idle upstream connections of one worker: newest first, bounded, closed when idle for long or when their endpoint goes.
 
+use crate::net::Stream;
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use tokio::net::TcpStream;
 
 /// An upstream connection that is not in use.
 #[derive(Debug)]
 struct Idle {
-    stream: TcpStream,
+    stream: Stream,
     since_ms: u64,
     until_ms: u64,
 }
@@ -26,7 +26,7 @@ pub(crate) struct Key {
 /// A connection from the pool.
 #[derive(Debug)]
 pub(crate) struct Reused {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Stream,
     pub(crate) idle_ms: u64,
 }
 
@@ -53,8 +53,8 @@ impl Pool {
             if idle_ms > max_idle_ms {
                 return None;
             }
-            let idle = list.pop()?;
-            if now_ms <= idle.until_ms && is_open(&idle.stream) {
+            let mut idle = list.pop()?;
+            if now_ms <= idle.until_ms && idle.stream.is_idle() {
                 return Some(Reused { stream: idle.stream, idle_ms });
             }
         }
@@ -62,7 +62,7 @@ impl Pool {
     }
 
     /// Keeps a connection; `keep_ms` is the endpoint's own limit (`Keep-Alive: timeout`).
-    pub(crate) fn checkin(&mut self, key: Key, stream: TcpStream, keep_ms: Option<u64>, now_ms: u64) {
+    pub(crate) fn checkin(&mut self, key: Key, stream: Stream, keep_ms: Option<u64>, now_ms: u64) {
         let list = self.idle.entry(key).or_default();
         if list.len() < self.max_per_endpoint {
             let until_ms = now_ms + keep_ms.unwrap_or(u64::MAX / 2).min(self.idle_ms);
@@ -88,11 +88,6 @@ impl Pool {
     }
 }
 
-fn is_open(stream: &TcpStream) -> bool {
-    let mut byte = [0u8; 1];
-    matches!(stream.try_read(&mut byte), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
-}
-
 #[cfg(test)]
 mod tests {
     use super::{Key, Pool};
@@ -114,7 +109,7 @@ mod tests {
         for at in 1..=3 {
             let (near, other) = pair().await;
             far.push(other);
-            pool.checkin(KEY, near, None, at);
+            pool.checkin(KEY, near.into(), None, at);
         }
         assert_eq!(pool.checkout(KEY, 4000, 10).unwrap().idle_ms, 8);
         assert_eq!(pool.checkout(KEY, 4000, 10).unwrap().idle_ms, 9);
@@ -127,14 +122,14 @@ mod tests {
         let (near, far) = pair().await;
         drop(far);
         near.readable().await.unwrap();
-        pool.checkin(KEY, near, None, 1);
+        pool.checkin(KEY, near.into(), None, 1);
         assert!(pool.checkout(KEY, 4000, 2).is_none());
         let (near, _far) = pair().await;
-        pool.checkin(KEY, near, Some(1000), 1);
+        pool.checkin(KEY, near.into(), Some(1000), 1);
         assert!(pool.checkout(KEY, 500, 900).is_none(), "idled longer than this request may ride");
         assert!(pool.checkout(KEY, 4000, 1100).is_none(), "past the endpoint's own limit");
         let (near, _far) = pair().await;
-        pool.checkin(KEY, near, None, 1);
+        pool.checkin(KEY, near.into(), None, 1);
         pool.sweep(5000);
         assert!(pool.is_empty());
     }

@@ -3,11 +3,11 @@
 //! One for each worker, not for each connection: it stays in the CPU's cache, and idle connections own no buffer.
 
 use crate::http1::head::Fields;
+use crate::net::Stream;
 use crate::proxy::options::Limits;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::TcpStream;
 
 /// Room in front of what is read, so that a rewritten head can be put before the body without moving it.
 pub(crate) const HEADROOM: usize = 16 * 1024;
@@ -37,7 +37,7 @@ impl Scratch {
 }
 
 /// Reads once; a short read tells tokio that the socket is drained, so that no call is wasted on EAGAIN.
-pub(crate) fn poll_read(stream: &mut TcpStream, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<std::io::Result<usize>> {
+pub(crate) fn poll_read(stream: &mut Stream, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<std::io::Result<usize>> {
     let mut buffer = ReadBuf::new(into);
     match Pin::new(stream).poll_read(cx, &mut buffer) {
         Poll::Ready(Ok(())) => Poll::Ready(Ok(buffer.filled().len())),

@@ -7,6 +7,7 @@
 use crate::balance::{Tried, observe};
 use crate::clock;
 use crate::model::{ListenerProtocol, ListenerSpec};
+use crate::net::Stream;
 use crate::proxy::connect::connect;
 use crate::proxy::copy::{Relay, Watch};
 use crate::proxy::error::{ProxyError, Retry};
@@ -23,7 +24,7 @@ use tokio::net::TcpStream;
 
 /// A connection to an endpoint.
 struct Established {
-    stream: TcpStream,
+    stream: Stream,
     picked: Picked,
     attempts: u8,
 }
@@ -34,12 +35,13 @@ struct Established {
 pub(crate) fn forward(
     open: Open,
     worker: Rc<Worker>,
-    mut down: TcpStream,
+    down: TcpStream,
     peer: IpAddr,
     listener: Arc<ListenerSpec>,
 ) -> impl Future<Output = ()> {
     let deadline = worker.timers.register();
     let started = clock::now();
+    let mut down = Stream::from(down);
     async move {
         let _open = open;
         // Boxed: it is over soon, and an idle stream must stay small.
@@ -55,7 +57,7 @@ pub(crate) fn forward(
                     StreamSummary { started, connected, endpoint, reason, attempts, sent_bytes, received_bytes };
                 record_stream(&worker, &listener, peer, &summary);
             }
-            Err((error, attempts)) => refuse(&worker, &down, (peer, &listener), (error, attempts, started)),
+            Err((error, attempts)) => refuse(&worker, down, (peer, &listener), (error, attempts, started)),
         }
     }
 }
@@ -63,13 +65,12 @@ pub(crate) fn forward(
 /// Resets the connection of a client that no endpoint takes.
 fn refuse(
     worker: &Worker,
-    down: &TcpStream,
+    mut down: Stream,
     (peer, listener): (IpAddr, &ListenerSpec),
     (error, attempts, started): (ProxyError, u8, Instant),
 ) {
     worker.shard.refused(error.reason());
-    // The client may be gone already: then there is nobody to tell.
-    let _ = down.set_zero_linger();
+    down.abort_on_close();
     let connected = clock::now();
     let (reason, endpoint) = (error.reason(), None);
     let summary = StreamSummary { started, connected, endpoint, reason, attempts, sent_bytes: 0, received_bytes: 0 };
@@ -86,11 +87,14 @@ fn idle_ms(worker: &Worker, picked: &Picked) -> u64 {
 async fn establish(
     worker: &Worker,
     deadline: &Deadline,
-    down: &TcpStream,
+    down: &Stream,
     listener: &ListenerSpec,
 ) -> Result<Established, (ProxyError, u8)> {
     // Octets go on as they came: waiting to fill segments is the sender's choice, not ours.
-    down.set_nodelay(true).map_err(|_| (ProxyError::ClientGone, 0))?;
+    let nodelay = down.socket().is_none_or(|socket| socket.set_nodelay(true).is_ok());
+    if !nodelay {
+        return Err((ProxyError::ClientGone, 0));
+    }
     let (mut tried, mut attempts, mut last) = (Tried::default(), 0u8, None);
     loop {
         let (picked, connect_ms) = match pick(worker, listener, &tried) {

@@ -8,6 +8,7 @@ use crate::clock;
 use crate::http1::head::{self, Kind, StatusLine, Version};
 use crate::http1::reject::Reject;
 use crate::http1::rewrite::{self, Persistence};
+use crate::net::Stream;
 use crate::proxy::error::ProxyError;
 use crate::proxy::http::Downstream;
 use crate::proxy::http::request::Request;
@@ -19,7 +20,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
 
 /// Interim answers (1xx) of one request.
 const MAX_INTERIM: u8 = 16;
@@ -53,7 +53,7 @@ pub(crate) struct Attempt<'a> {
     worker: &'a Worker,
     down: &'a mut Downstream,
     request: &'a mut Request,
-    up: &'a mut TcpStream,
+    up: &'a mut Stream,
     /// Octets of the request's buffer that were written.
     sent: usize,
     /// The endpoint takes no more; an answer may still be there.
@@ -88,7 +88,7 @@ impl<'a> Attempt<'a> {
         worker: &'a Worker,
         down: &'a mut Downstream,
         request: &'a mut Request,
-        up: &'a mut TcpStream,
+        up: &'a mut Stream,
         pass_gateway_errors: bool,
     ) -> Self {
         Self {
@@ -153,7 +153,19 @@ impl<'a> Attempt<'a> {
                 return Poll::Pending;
             }
         }
+        self.flush(cx)?;
         if self.down.deadline.poll_expired(cx) { Poll::Ready(Err(self.expired())) } else { Poll::Pending }
+    }
+
+    /// Pushes on what a layer under either side still holds; sockets hold nothing.
+    fn flush(&mut self, cx: &mut Context<'_>) -> Result<(), ProxyError> {
+        if self.up.buffers() && matches!(Pin::new(&mut *self.up).poll_flush(cx), Poll::Ready(Err(_))) {
+            self.send_broken = true;
+        }
+        if self.down.stream.buffers() && matches!(Pin::new(&mut self.down.stream).poll_flush(cx), Poll::Ready(Err(_))) {
+            return Err(ProxyError::ClientGone);
+        }
+        Ok(())
     }
 
     /// Sets the deadline for what is waited for now.

@@ -3,6 +3,7 @@
 use crate::balance::{Tried, observe};
 use crate::clock;
 use crate::http1::head::Version;
+use crate::net::Stream;
 use crate::proxy::connect::connect;
 use crate::proxy::error::{ProxyError, Retry};
 use crate::proxy::http::attempt::{Attempt, Finished, Outcome};
@@ -15,7 +16,6 @@ use crate::proxy::state::Worker;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
-use tokio::net::TcpStream;
 
 /// A request that is not idempotent rides no connection that idled longer: the endpoint may be closing it.
 const FRESH_IDLE_MS: u64 = 1000;
@@ -31,6 +31,8 @@ pub(crate) enum Next {
     Close,
     /// Close after reading what the client still sends.
     Linger,
+    /// It is closed.
+    Over,
 }
 
 /// How one attempt went.
@@ -182,7 +184,7 @@ pub(crate) async fn handle(worker: &Rc<Worker>, down: &mut Downstream, mut reque
                 }
                 if tally.begun || error.status() == 0 {
                     if tally.ends_cleanly || error == ProxyError::ClientStalled {
-                        down.reset_on_close();
+                        down.stream.abort_on_close();
                     }
                     finish(worker, request, &picked, (0, error.reason(), attempts), &tally);
                     worker.shard.refused(error.reason());
@@ -205,7 +207,7 @@ async fn dial(
     request: &Request,
     picked: &Picked,
     fresh: bool,
-) -> Result<(TcpStream, Option<u64>), ProxyError> {
+) -> Result<(Stream, Option<u64>), ProxyError> {
     let max_idle_ms = if request.idempotent { u64::MAX } else { FRESH_IDLE_MS };
     let reused = match fresh {
         true => None,
@@ -268,7 +270,7 @@ fn done(
     worker: &Worker,
     request: Request,
     picked: Picked,
-    stream: TcpStream,
+    stream: Stream,
     (finished, tally, attempts): (Finished, Tally, u8),
 ) -> Next {
     if let Some(keep_ms) = finished.reuse {

@@ -14,7 +14,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 /// After an answer that closes, so many octets are read and thrown away, so that the answer is not lost to a reset.
 const LINGER_BYTES: usize = 64 * 1024;
@@ -56,13 +56,17 @@ impl Connection {
     fn after(&self, Finished { down, next }: Finished) -> State {
         match next {
             Next::Keep => State::Idle { wait: Wait::new(&self.worker, &down, false), down },
+            // What a layer holds is lost with it: it is closed in order.
+            Next::Close if down.stream.buffers() => State::Rare(Box::pin(close(down))),
             Next::Close => State::Over,
             Next::Linger => State::Rare(Box::pin(linger(self.worker.clone(), down))),
+            Next::Over => State::Over,
         }
     }
 
     fn begin(&self, down: Downstream, head: Head) -> State {
         match head {
+            Head::Closed if down.stream.buffers() => State::Rare(Box::pin(close(down))),
             Head::Closed => State::Over,
             Head::Request(request) => {
                 let spare = self.worker.take_spare().and_then(|spare| spare.downcast::<Exchange>().ok());
@@ -162,6 +166,17 @@ async fn serve(desk: Rc<Desk>) {
     }
 }
 
+/// Closes our side in order, within a bounded time.
+async fn close(mut down: Downstream) -> Finished {
+    down.deadline.set(LINGER_MS);
+    poll_fn(|cx| match Pin::new(&mut down.stream).poll_shutdown(cx) {
+        Poll::Pending if !down.deadline.poll_expired(cx) => Poll::Pending,
+        _ => Poll::Ready(()),
+    })
+    .await;
+    Finished { down, next: Next::Over }
+}
+
 /// Closes in a way that lets the client read the answer: our side first, then wait for its end (RFC 9112 §9.6).
 async fn linger(worker: Rc<Worker>, mut down: Downstream) -> Finished {
     if down.stream.shutdown().await.is_ok() {
@@ -180,5 +195,5 @@ async fn linger(worker: Rc<Worker>, mut down: Downstream) -> Finished {
         })
         .await;
     }
-    Finished { down, next: Next::Close }
+    Finished { down, next: Next::Over }
 }

@@ -13,16 +13,16 @@ mod respond;
 mod response;
 mod upgrade;
 
+use crate::net::Stream;
 use crate::proxy::entry::Entry;
 use crate::proxy::timer::Deadline;
 use std::net::IpAddr;
 use std::rc::Rc;
-use tokio::net::TcpStream;
 
 /// The client's side of a connection.
 #[derive(Debug)]
 pub(crate) struct Downstream {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Stream,
     /// Octets read but not yet used: a partial head, or what was pipelined. Empty while idle.
     pub(crate) carry: Vec<u8>,
     pub(crate) deadline: Deadline,
@@ -36,17 +36,7 @@ pub(crate) struct Downstream {
 }
 
 impl Downstream {
-    pub(crate) fn new(
-        stream: TcpStream,
-        (peer, trusted): (IpAddr, bool),
-        entry: Rc<Entry>,
-        deadline: Deadline,
-    ) -> Self {
+    pub(crate) fn new(stream: Stream, (peer, trusted): (IpAddr, bool), entry: Rc<Entry>, deadline: Deadline) -> Self {
         Self { stream, carry: Vec::new(), deadline, peer, client: peer.to_string().into(), trusted, entry }
-    }
-    /// Makes the close a reset: what the client was sent must not look complete.
-    pub(crate) fn reset_on_close(&self) {
-        // The connection may be gone already: then there is nobody to tell.
-        let _ = self.stream.set_zero_linger();
     }
 }

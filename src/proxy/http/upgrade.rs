@@ -2,18 +2,18 @@
 //!
 //! The in-flight guard is held to the end, so a drain waits for tunnels too.
 
+use crate::net::Stream;
 use crate::proxy::copy::{Relay, Watch};
 use crate::proxy::http::Downstream;
 use crate::proxy::pick::Picked;
 use crate::proxy::state::Worker;
 use std::future::poll_fn;
-use tokio::net::TcpStream;
 
 /// Carries a tunnel to its end; `rest` came from the endpoint behind its 101.
 pub(crate) async fn tunnel(
     worker: &Worker,
     down: &mut Downstream,
-    mut up: TcpStream,
+    mut up: Stream,
     rest: Vec<u8>,
     picked: Picked,
     idle_ms: u64,
