@@ -127,7 +127,7 @@ impl Node {
         // Stopped first, so that nobody starts anybody again in between.
         signal("-STOP", &pids).await;
         // What was just forked leads its session within microseconds.
-        let replicas = eventually("every replica has a leader", LIMIT, || async { self.leaders() }).await;
+        let mut replicas = eventually("every replica has a leader", LIMIT, || async { self.leaders() }).await;
         signal("-KILL", &pids).await;
         child.wait().await.unwrap();
         eventually("weir's processes are gone", LIMIT, || async {
@@ -139,6 +139,12 @@ impl Node {
             [self.http, self.admin].iter().all(|address| TcpListener::bind(address).is_ok()).then_some(())
         })
         .await;
+        // Whoever had not even an output yet when it was looked is a replica by now.
+        let now = eventually("every replica has a leader", LIMIT, || async { self.leaders() }).await;
+        for (id, pid) in now {
+            let before = replicas.insert(id.clone(), pid);
+            assert!(before.is_none_or(|before| before == pid), "{id} was {before:?} and is {pid}");
+        }
         replicas
     }
 
