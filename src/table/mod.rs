@@ -7,6 +7,7 @@
 
 mod build;
 mod cell;
+pub mod certificates;
 pub mod names;
 mod records;
 mod route;
