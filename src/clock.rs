@@ -23,6 +23,12 @@ pub fn now_ms() -> u64 {
     to_ms(now())
 }
 
+/// Returns nanoseconds on the scale of [`now_ms`], for what takes microseconds; monotonic, about 25 ns.
+pub fn now_ns() -> u64 {
+    let epoch = *EPOCH.get_or_init(epoch);
+    u64::try_from(now().saturating_duration_since(epoch).as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// Converts a monotonic time to the scale of [`now_ms`].
 pub fn to_ms(at: Instant) -> u64 {
     let epoch = *EPOCH.get_or_init(epoch);

@@ -11,6 +11,7 @@ use crate::control::configuration::Cause;
 use crate::lifecycle::Phase;
 use crate::net::Link;
 use crate::proxy::Workers;
+use crate::sys;
 use std::time::Duration;
 
 /// After the drain's deadline, workers get so long to close what is left.
@@ -28,6 +29,10 @@ enum End {
 /// Serves until a signal, or until another process takes over, then drains; returns how it ended.
 pub(super) async fn serve(parts: Parts, mut asks: Asks, link: Option<Link>, drain: Duration) -> Ended {
     tell(link.as_ref(), "ready");
+    // Reading configurations, opening the store and much else is needed no more, or seldom.
+    if let Err(error) = sys::memory::give_back_text() {
+        tracing::debug!(%error, "the program's pages stay resident");
+    }
     let end = until_the_end(&mut asks, &parts, link.as_ref()).await;
     let Parts { trigger, live, control, dns, admin, close_admin, .. } = parts;
     let phase = if end == End::Stop { Phase::Stopping } else { Phase::Draining };

@@ -192,6 +192,13 @@ fn read_proxy_limits(p: &mut Problems, section: &Proxy) -> ProxyLimits {
             defaults.header_fields,
             &(1..=4096),
         ),
+        partial_heads_bytes: size(
+            p,
+            "proxy.limits.partial_heads",
+            limits.partial_heads,
+            defaults.partial_heads_bytes,
+            64 << 10..=1 << 40,
+        ),
         uri_bytes: uri,
         body_bytes: limits.body.map(Size::get),
         retry_body_bytes: size(

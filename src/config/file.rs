@@ -239,6 +239,10 @@ pub struct ProxyLimits {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 4096))]
     pub header_fields: Option<usize>,
+    /// Memory for heads that have not come whole, all of one worker together, `64KiB` to `1TiB`; beyond, those with more
+    /// than an equal share: 503. Default `64MiB`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub partial_heads: Option<Size>,
     /// Size of the request target, at most `head`; above: 414. Default `16KiB`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uri: Option<Size>,

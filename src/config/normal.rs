@@ -130,6 +130,7 @@ fn write_proxy(options: &ProxyOptions) -> Proxy {
             connections: Some(options.limits.connections),
             head: size(options.limits.head_bytes),
             header_fields: Some(options.limits.header_fields),
+            partial_heads: size(options.limits.partial_heads_bytes),
             uri: size(options.limits.uri_bytes),
             body: options.limits.body_bytes.map(Size::new),
             retry_body: size(options.limits.retry_body_bytes),

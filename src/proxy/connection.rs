@@ -54,7 +54,8 @@ mod tests {
             signal,
             spread: Arc::default(),
         };
-        Rc::new(Worker::new(0, &shared))
+        let shard = shared.metrics.shard();
+        Rc::new(Worker::new(0, &shared, shard))
     }
 
     #[tokio::test]

@@ -12,6 +12,8 @@ pub(crate) enum ProxyError {
     Refused(Reject),
     /// The client was too slow with its head.
     HeadTimeout,
+    /// Heads that have not come whole hold too much memory, and this one more than its share.
+    HeadMemory,
     /// The client was too slow with its body.
     BodyTimeout,
     /// The client closed or reset its connection.
@@ -67,7 +69,12 @@ impl ProxyError {
             Self::HeadTimeout | Self::BodyTimeout => 408,
             Self::ClientGone | Self::ClientStalled => 0,
             Self::NoRoute => 404,
-            Self::NoService | Self::NoEndpoint | Self::QueueFull | Self::QueueTimeout | Self::LocalLimit => 503,
+            Self::NoService
+            | Self::NoEndpoint
+            | Self::QueueFull
+            | Self::QueueTimeout
+            | Self::LocalLimit
+            | Self::HeadMemory => 503,
             Self::Exhausted | Self::Connect | Self::Reset | Self::BadResponse(_) | Self::Truncated => 502,
             Self::GatewayStatus(status) => status,
             Self::ConnectTimeout | Self::ResponseTimeout => 504,
@@ -79,6 +86,7 @@ impl ProxyError {
         match self {
             Self::Refused(reject) => reject.reason(),
             Self::HeadTimeout => "head_timeout",
+            Self::HeadMemory => "head_memory",
             Self::BodyTimeout => "body_timeout",
             Self::ClientGone => "client_gone",
             Self::ClientStalled => "client_stalled",
@@ -104,6 +112,7 @@ impl ProxyError {
         match self {
             Self::Refused(_) => "the request was refused; the weir-reason header says why",
             Self::HeadTimeout => "the request head did not arrive in time",
+            Self::HeadMemory => "too many request heads come in pieces; send the head at once, or try again",
             Self::BodyTimeout => "the request body did not arrive in time",
             Self::ClientGone | Self::ClientStalled => "the client went away",
             Self::NoRoute => "no route matches this host and path",

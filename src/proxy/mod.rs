@@ -16,6 +16,7 @@ mod http;
 mod local;
 mod observe;
 mod options;
+mod partial;
 mod pick;
 mod pipe;
 mod pool;

@@ -28,6 +28,8 @@ pub struct Limits {
     pub head_bytes: usize,
     /// Header fields of a head; above: 431.
     pub header_fields: usize,
+    /// Octets that heads which have not come whole may hold on one worker together; beyond, the largest: 503.
+    pub partial_heads_bytes: usize,
     /// Octets of the request target; above: 414.
     pub uri_bytes: usize,
     /// Octets of a request body; above: 413. `None`: no bound.
@@ -72,6 +74,7 @@ impl Default for Limits {
             connections: 50_000,
             head_bytes: 64 * 1024,
             header_fields: 128,
+            partial_heads_bytes: 64 << 20,
             uri_bytes: 16 * 1024,
             body_bytes: None,
             retry_body_bytes: 64 * 1024,

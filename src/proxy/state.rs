@@ -6,6 +6,7 @@ use crate::lifecycle::Signal;
 use crate::proxy::entry::Entry;
 use crate::proxy::local::Locals;
 use crate::proxy::options::Options;
+use crate::proxy::partial::PartialHeads;
 use crate::proxy::pipe::Pipes;
 use crate::proxy::pool::Pool;
 use crate::proxy::scratch::Scratch;
@@ -51,6 +52,7 @@ pub(crate) struct Worker {
     pub(crate) timers: Rc<Timers>,
     pub(crate) streams: Rc<Streams>,
     pub(crate) pipes: Rc<Pipes>,
+    pub(crate) heads: Rc<PartialHeads>,
     pub(crate) shard: Arc<Shard>,
     pub(crate) access: Option<AccessLog>,
     scratch: Cell<Option<Box<Scratch>>>,
@@ -71,7 +73,7 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn new(index: usize, shared: &Shared) -> Self {
+    pub(crate) fn new(index: usize, shared: &Shared, shard: Arc<Shard>) -> Self {
         let options = shared.options.clone();
         let (seat, handed) = shared.spread.join();
         Self {
@@ -87,7 +89,8 @@ impl Worker {
             timers: Rc::new(Timers::new(clock::now_ms())),
             streams: Rc::default(),
             pipes: Rc::default(),
-            shard: shared.metrics.shard(),
+            shard,
+            heads: Rc::default(),
             access: shared.access.clone(),
             scratch: Cell::new(None),
             buffers: RefCell::default(),
@@ -109,6 +112,11 @@ impl Worker {
         let result = work(&mut scratch);
         self.scratch.set(Some(scratch));
         result
+    }
+
+    /// Says that a piece of work has ended.
+    pub(crate) fn turn_ended(&self) {
+        self.shard.turns.ended(clock::now_ns());
     }
 
     /// Takes an empty buffer, with its capacity from earlier use where there is one.

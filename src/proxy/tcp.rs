@@ -50,7 +50,12 @@ pub(crate) fn forward(
                 let connected = clock::now();
                 let watch = Watch::new(&worker, &deadline, &picked, idle_ms(&worker, &picked));
                 let mut relay = Relay::new(watch, (&mut down, &mut stream), (Vec::new(), Vec::new()));
-                let end = poll_fn(|cx| relay.poll(cx)).await;
+                let end = poll_fn(|cx| {
+                    let polled = relay.poll(cx);
+                    worker.turn_ended();
+                    polled
+                })
+                .await;
                 let (sent_bytes, received_bytes) = relay.carried();
                 let (endpoint, reason) = (Some(picked.address), end.reason());
                 let summary =

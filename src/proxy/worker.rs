@@ -175,9 +175,14 @@ fn spawn(index: usize, lent: Vec<Lent>, shared: &Shared) -> io::Result<Running> 
 }
 
 fn run(index: usize, lent: Vec<Lent>, mut inbox: mpsc::Receiver<Order>, shared: &Shared) -> io::Result<()> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build_local(Default::default())?;
-    let worker = Rc::new(Worker::new(index, shared));
+    let shard = shared.metrics.shard();
+    let awake = shard.clone();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .on_thread_unpark(move || awake.turns.woken(clock::now_ns()))
+        .build_local(Default::default())?;
+    let worker = Rc::new(Worker::new(index, shared, shard));
     runtime.block_on(async {
         let mut holdings = Holdings::new(worker.clone(), shared.signal.clone());
         let listeners: Vec<_> = lent.iter().map(|lent| lent.listener.clone()).collect();
@@ -235,6 +240,7 @@ async fn obey(holdings: &mut Holdings, inbox: &mut mpsc::Receiver<Order>, signal
 async fn sweep_loop(worker: Rc<Worker>) {
     let mut turns = 0u32;
     loop {
+        worker.shard.partial_head_bytes.set(worker.heads.bytes() as u64);
         if worker.timers.is_empty() && worker.pool.borrow().is_empty() {
             worker.changed.notified().await;
         }
@@ -250,6 +256,7 @@ async fn sweep_loop(worker: Rc<Worker>) {
             worker.pool.borrow_mut().sweep(now_ms);
             worker.locals.borrow().export(now_ms);
         }
+        worker.turn_ended();
     }
 }
 
@@ -275,5 +282,6 @@ async fn refresh_loop(worker: Rc<Worker>) {
             }
             stays
         });
+        worker.turn_ended();
     }
 }

@@ -6,6 +6,7 @@
 //!
 //! Each function is a thin, safe wrapper over one or two system calls and returns `io::Error` with the call's errno.
 
+pub mod memory;
 pub mod signal;
 
 /// Threads: where they run.

@@ -1,6 +1,6 @@
 //! The workers' shards as Prometheus metric families.
 
-use crate::telemetry::shard::{BUCKETS_US, ServiceCounters, Shard};
+use crate::telemetry::shard::{self, BUCKETS_US, ServiceCounters, Shard, TURN_BUCKETS_US, Turns};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use std::collections::{BTreeMap, HashMap};
@@ -16,7 +16,7 @@ pub(crate) struct ShardCollector {
 }
 
 /// Name, help and labels of each family of the data plane; the one list, also for the documentation.
-const FAMILIES: [(&str, &str, &[&str]); 15] = [
+const FAMILIES: [(&str, &str, &[&str]); 17] = [
     ("weir_connections_total", "Connections accepted.", &[]),
     ("weir_connections_open", "Connections open now.", &[]),
     ("weir_panics_total", "Panics caught at a connection's boundary.", &[]),
@@ -32,6 +32,12 @@ const FAMILIES: [(&str, &str, &[&str]); 15] = [
     ("weir_streams_open", "TCP streams and tunnels open now.", &["service"]),
     ("weir_streams_cut_total", "TCP streams and tunnels reset at a drain deadline.", &["service"]),
     ("weir_worker_connections_open", "Connections open now, by worker in the order of their start.", &["worker"]),
+    ("weir_partial_head_bytes", "Memory held for request heads that have not come whole.", &[]),
+    (
+        "weir_worker_turn_seconds",
+        "Length of one piece of a worker's work, during which it does nothing else.",
+        &["worker"],
+    ),
 ];
 
 /// Counters of a service that are summed as they are.
@@ -77,7 +83,13 @@ impl Collector for ShardCollector {
             family(0, vec![counter(&[], sum(|s| s.accepted.value()))]),
             family(1, vec![gauge(&[], sum(|s| s.open.value()))]),
             family(2, vec![counter(&[], sum(|s| s.panics.value()))]),
+            family(15, vec![gauge(&[], sum(|s| s.partial_head_bytes.value()))]),
         ];
+        let turns: Vec<_> =
+            shards.iter().enumerate().filter_map(|(n, shard)| turn_histogram(n, &shard.turns)).collect();
+        if !turns.is_empty() {
+            families.push(family(16, turns));
+        }
         let busy = shards.iter().enumerate().filter(|(_, shard)| shard.open.value() > 0);
         let by_worker: Vec<_> =
             busy.map(|(n, shard)| gauge(&[("worker", &n.to_string())], shard.open.value())).collect();
@@ -161,8 +173,10 @@ fn family(index: usize, metrics: Vec<Metric>) -> MetricFamily {
     family.set_name(name.to_owned());
     family.set_help(help.to_owned());
     family.set_field_type(match name {
-        "weir_connections_open" | "weir_streams_open" | "weir_worker_connections_open" => MetricType::GAUGE,
-        "weir_request_duration_seconds" => MetricType::HISTOGRAM,
+        "weir_connections_open" | "weir_streams_open" | "weir_worker_connections_open" | "weir_partial_head_bytes" => {
+            MetricType::GAUGE
+        }
+        "weir_request_duration_seconds" | "weir_worker_turn_seconds" => MetricType::HISTOGRAM,
         _ => MetricType::COUNTER,
     });
     family.set_metric(metrics);
@@ -200,9 +214,22 @@ fn gauge(pairs: &[(&str, &str)], value: u64) -> Metric {
 }
 
 fn histogram(service: &str, sums: &Sums) -> Metric {
+    let seconds = sums.duration_us as f64 / 1e6;
+    distribution(("service", service), &BUCKETS_US, &sums.buckets, seconds)
+}
+
+/// Returns the turns of a worker; `None` while it has had none.
+fn turn_histogram(worker: usize, turns: &Turns) -> Option<Metric> {
+    let counts: Vec<u64> = turns.buckets.iter().map(shard::Counter::value).collect();
+    let any = counts.iter().any(|&n| n > 0);
+    let seconds = turns.total_ns.value() as f64 / 1e9;
+    any.then(|| distribution(("worker", &worker.to_string()), &TURN_BUCKETS_US, &counts, seconds))
+}
+
+fn distribution(label: (&str, &str), bounds_us: &[u64], counts: &[u64], seconds: f64) -> Metric {
     let mut cumulative = 0;
-    let mut buckets = Vec::with_capacity(BUCKETS_US.len());
-    for (bound_us, n) in BUCKETS_US.iter().zip(sums.buckets) {
+    let mut buckets = Vec::with_capacity(bounds_us.len());
+    for (bound_us, n) in bounds_us.iter().zip(counts) {
         cumulative += n;
         let mut bucket = Bucket::default();
         bucket.set_cumulative_count(cumulative);
@@ -211,10 +238,10 @@ fn histogram(service: &str, sums: &Sums) -> Metric {
     }
     let mut histogram = Histogram::default();
     histogram.set_bucket(buckets);
-    histogram.set_sample_count(sums.buckets.iter().sum());
-    histogram.set_sample_sum(sums.duration_us as f64 / 1e6);
+    histogram.set_sample_count(counts.iter().sum());
+    histogram.set_sample_sum(seconds);
     let mut metric = Metric::default();
     metric.set_histogram(histogram);
-    metric.set_label(labels(&[("service", service)]));
+    metric.set_label(labels(&[label]));
     metric
 }

@@ -14,4 +14,4 @@ pub use access::{AccessLog, AccessRecord};
 pub use log::{init, set_level};
 pub use metrics::Metrics;
 pub use options::{Format, LogOptions};
-pub use shard::{Counter, ServiceCounters, ServiceTotals, Shard};
+pub use shard::{Counter, ServiceCounters, ServiceTotals, Shard, Turns};

@@ -19,6 +19,11 @@ impl Counter {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(n), Ordering::Relaxed);
     }
 
+    /// Sets, for gauges; same rule.
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
     /// Reads.
     pub fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -113,6 +118,37 @@ impl ServiceCounters {
     }
 }
 
+/// Upper bounds of the buckets of turns in microseconds.
+pub(crate) const TURN_BUCKETS_US: [u64; 10] = [20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 100_000];
+
+/// The lengths of one worker's turns: from the moment that it could begin one piece of work to that piece's end. Nothing
+/// else on the worker is served meanwhile. One reading of the clock for each.
+#[derive(Debug, Default)]
+pub struct Turns {
+    /// When the work under way could begin, in nanoseconds of the monotonic scale.
+    began_ns: AtomicU64,
+    pub(crate) buckets: [Counter; 11],
+    pub(crate) total_ns: Counter,
+}
+
+impl Turns {
+    /// The worker wakes from waiting.
+    pub fn woken(&self, now_ns: u64) {
+        self.began_ns.store(now_ns, Ordering::Relaxed);
+    }
+
+    /// A piece of work has ended; the next can begin.
+    pub fn ended(&self, now_ns: u64) {
+        let length_ns = now_ns.saturating_sub(self.began_ns.load(Ordering::Relaxed));
+        self.began_ns.store(now_ns, Ordering::Relaxed);
+        let at = TURN_BUCKETS_US.iter().position(|&bound| length_ns <= bound * 1000).unwrap_or(TURN_BUCKETS_US.len());
+        if let Some(counter) = self.buckets.get(at) {
+            counter.add(1);
+        }
+        self.total_ns.add(length_ns);
+    }
+}
+
 /// What one worker counts.
 #[derive(Debug, Default)]
 pub struct Shard {
@@ -122,6 +158,10 @@ pub struct Shard {
     pub open: Counter,
     /// Panics caught at a task's boundary.
     pub panics: Counter,
+    /// Octets of heads that came in part so far.
+    pub partial_head_bytes: Counter,
+    /// How long the worker's turns take.
+    pub turns: Turns,
     /// Short lock: taken when a worker first meets a service, and by the exposition.
     services: Mutex<HashMap<Arc<str>, Arc<ServiceCounters>>>,
     /// Requests answered by Weir itself, by reason; short lock, error path only.

@@ -14,6 +14,7 @@ mod support;
 mod chunks;
 mod drain;
 mod hop_by_hop;
+mod partial;
 mod paths;
 mod queue;
 mod response_side;

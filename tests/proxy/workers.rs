@@ -88,3 +88,22 @@ async fn round_robin_gives_each_endpoint_its_share_within_2_percent_whoever_serv
     println!("requests by endpoint: {counts:?}");
     assert!(counts.iter().all(|&count| (count as f64 - mean).abs() <= 0.02 * mean), "{counts:?}");
 }
+
+#[tokio::test]
+async fn every_turn_of_a_worker_is_counted_by_its_length() {
+    let backend = Backend::start(answering("ok")).await;
+    let proxy = Setup::new(&[backend.address]).start();
+    let mut raw = Raw::connect(proxy.address).await.unwrap();
+    for _ in 0..50 {
+        assert_eq!(raw.exchange(GET).await.text(), "ok");
+    }
+    let text = proxy.metrics.encode();
+    let turns = |line: &str| -> f64 {
+        let line = text.lines().find(|l| l.starts_with(&format!("weir_worker_turn_seconds{line}"))).unwrap();
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    let (count, sum) = (turns("_count{"), turns("_sum{"));
+    assert!(count >= 50.0, "{text}");
+    assert!(sum > 0.0 && sum / count < 0.1, "{sum} s in {count} turns");
+    assert!(turns("_bucket{worker=\"0\",le=\"0.1\"}") <= count && turns("_bucket{worker=\"0\",le=\"0.1\"}") >= 50.0);
+}

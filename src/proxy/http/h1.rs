@@ -90,33 +90,41 @@ impl Future for Connection {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
+        let polled = this.poll_state(cx);
+        this.worker.turn_ended();
+        polled
+    }
+}
+
+impl Connection {
+    fn poll_state(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            let next = match &mut this.state {
+            let next = match &mut self.state {
                 State::Over => return Poll::Ready(()),
-                State::Idle { down, wait } => match request::poll_head(&this.worker, down, wait, cx) {
+                State::Idle { down, wait } => match request::poll_head(&self.worker, down, wait, cx) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(head) => {
-                        let State::Idle { down, .. } = std::mem::replace(&mut this.state, State::Over) else {
+                        let State::Idle { down, .. } = std::mem::replace(&mut self.state, State::Over) else {
                             return Poll::Ready(());
                         };
-                        this.begin(down, head)
+                        self.begin(down, head)
                     }
                 },
                 State::Busy(exchange) => match exchange.poll(cx) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(finished) => {
-                        if let State::Busy(exchange) = std::mem::replace(&mut this.state, State::Over) {
-                            this.worker.give_spare(exchange);
+                        if let State::Busy(exchange) = std::mem::replace(&mut self.state, State::Over) {
+                            self.worker.give_spare(exchange);
                         }
-                        this.after(finished)
+                        self.after(finished)
                     }
                 },
                 State::Rare(future) => match future.as_mut().poll(cx) {
                     Poll::Pending => return Poll::Pending,
-                    Poll::Ready(finished) => this.after(finished),
+                    Poll::Ready(finished) => self.after(finished),
                 },
             };
-            this.state = next;
+            self.state = next;
         }
     }
 }

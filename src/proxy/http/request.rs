@@ -9,6 +9,7 @@ use crate::http1::rewrite::{self, Forwarding};
 use crate::proxy::error::ProxyError;
 use crate::proxy::http::Downstream;
 use crate::proxy::observe::Access;
+use crate::proxy::partial::PartialHead;
 use crate::proxy::scratch::{HEADROOM, Scratch, poll_read};
 use crate::proxy::state::Worker;
 use crate::proxy::timer::ms;
@@ -87,13 +88,15 @@ pub(crate) enum Head {
 #[derive(Debug)]
 pub(crate) struct Wait {
     begun: bool,
+    /// What a head that has not come whole holds.
+    partial: Option<PartialHead>,
 }
 
 impl Wait {
     /// Starts waiting; a connection's first request must come within the time for a head.
     pub(crate) fn new(worker: &Worker, down: &Downstream, first: bool) -> Self {
         down.deadline.set(if first { ms(worker.options.timeouts.head) } else { ms(worker.options.timeouts.keepalive) });
-        Self { begun: false }
+        Self { begun: false, partial: None }
     }
 }
 
@@ -110,6 +113,9 @@ pub(crate) fn poll_head(worker: &Worker, down: &mut Downstream, wait: &mut Wait,
         wait.begun = true;
         down.deadline.set(ms(timeouts.head));
     }
+    if partial && !holds(worker, wait, down.carry.len()) {
+        return Poll::Ready(Head::Answer(Refusal { error: ProxyError::HeadMemory, is_head: false, keep: false }));
+    }
     if let Some(since) = worker.ending_since(&down.entry).filter(|_| !partial) {
         down.deadline.set_at(since + ms(timeouts.drain_idle));
     }
@@ -120,6 +126,12 @@ pub(crate) fn poll_head(worker: &Worker, down: &mut Downstream, wait: &mut Wait,
         return Poll::Ready(Head::Closed);
     }
     Poll::Ready(Head::Answer(Refusal { error: ProxyError::HeadTimeout, is_head: false, keep: false }))
+}
+
+/// Counts the memory of a partial head; returns whether it may go on.
+fn holds(worker: &Worker, wait: &mut Wait, bytes: usize) -> bool {
+    let partial = wait.partial.get_or_insert_with(|| worker.heads.begin());
+    partial.holds(bytes, worker.options.limits.partial_heads_bytes)
 }
 
 fn read_head(worker: &Worker, down: &mut Downstream, scratch: &mut Scratch, cx: &mut Context<'_>) -> Poll<Head> {
