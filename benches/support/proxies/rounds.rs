@@ -85,16 +85,15 @@ impl Meter {
     /// Begins; `peer` and its descendants are measured.
     pub(crate) fn start(peer: u32) -> Self {
         let pids = cpu::tree(peer);
-        let (peer_ns, own_ns) = (cpu::run_ns(&pids), cpu::run_ns(&[std::process::id()]));
+        let (peer_ns, own_ns) = (cpu::run_ns(&pids), cpu::own_ns());
         Self { pids, peer_ns, own_ns, busy_ns: cpu::busy_ns(), start: clock::now() }
     }
 
     /// Ends; returns the peer's CPU time in ns, and what else ran on the two CPUs as shares of the time.
     pub(crate) fn stop(self, cpus: [usize; 2]) -> (u64, [f64; 2]) {
-        let (peer_after, own_after, busy) =
-            (cpu::run_ns(&self.pids), cpu::run_ns(&[std::process::id()]), cpu::busy_ns());
+        let (peer_after, own_after, busy) = (cpu::run_ns(&self.pids), cpu::own_ns(), cpu::busy_ns());
         let wall = (clock::now() - self.start).as_secs_f64();
-        let (peer_ns, own_ns) = (peer_after - self.peer_ns, own_after - self.own_ns);
+        let (peer_ns, own_ns) = (peer_after - self.peer_ns, own_after.saturating_sub(self.own_ns));
         let share = |cpu: usize, explained: u64| {
             let busy = busy.get(cpu).copied().unwrap_or(0) - self.busy_ns.get(cpu).copied().unwrap_or(0);
             busy.saturating_sub(explained) as f64 / 1e9 / wall
