@@ -247,8 +247,10 @@ fn over_limit<T>(bytes: &[u8], limits: &Limits) -> Step<T> {
 fn request<'a>(bytes: &'a [u8], limits: &Limits, fields: &mut Fields) -> Step<RequestLine<'a>> {
     let mut cursor = Cursor { bytes, at: 0 };
     // RFC 9112 §2.2: a server should ignore one empty line before the request line.
-    if let Some([b'\r', b'\n', ..]) = bytes.get(..2) {
-        cursor.at = 2;
+    match bytes {
+        [b'\r', b'\n', ..] => cursor.at = 2,
+        [b'\r'] => return Ok(None),
+        _ => {}
     }
     let Some(method) = cursor.take(TOKEN) else { return Ok(None) };
     if method.is_empty() || method.len() > 32 {

@@ -141,3 +141,11 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_first_half_of_an_empty_line_is_waited_out() {
+    let mut fields = Fields::with_capacity(8);
+    let limits = Limits { head_bytes: 1024, fields: 8, target_bytes: 256 };
+    assert!(matches!(parse_request(b"\r", &limits, &mut fields), Ok(None)));
+    assert!(parse_request(b"\r\r", &limits, &mut fields).is_err());
+}
