@@ -19,7 +19,6 @@ mod corpus;
 mod heads;
 mod mutate;
 #[path = "../support/mod.rs"]
-#[allow(dead_code, reason = "shared; a part is for other tests")]
 mod support;
 
 use mutate::Mutator;
