@@ -27,10 +27,13 @@ fn the_sources_keep_the_rules() {
 }
 
 #[test]
-fn the_names_in_the_architecture_document_exist() {
+fn the_names_in_the_documents_exist() {
     let sources = load(Path::new(ROOT), FOLDERS);
-    let text = fs::read_to_string(Path::new(ROOT).join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");
-    let found = names("ARCHITECTURE.md", &text, &sources);
+    let of = |document: &str| {
+        let text = fs::read_to_string(Path::new(ROOT).join(document)).expect(document);
+        names(document, &text, &sources)
+    };
+    let found = [of("ARCHITECTURE.md"), of("tests/README.md")].concat();
     assert!(found.is_empty(), "{} names:\n{}", found.len(), found.join("\n"));
 }
 
