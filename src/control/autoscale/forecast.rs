@@ -3,6 +3,8 @@
 //!
 //! The horizon is the time until a replica that is ordered now serves. Pure: samples come in, numbers go out.
 
+use crate::control::autoscale::held::{Bins, Held};
+
 /// Shortest length of a bin, seconds; the slack of the objective where that is longer.
 const MIN_BIN_S: f64 = 5.0;
 const MAX_BIN_S: f64 = 30.0;
@@ -46,6 +48,7 @@ pub(super) struct Forecast {
     steps: usize,
     /// Length of a bin, seconds.
     bin_s: f64,
+    rates: Bins,
 }
 
 impl Forecast {
@@ -63,6 +66,7 @@ impl Forecast {
             highest: 0.0,
             steps: 1,
             bin_s: MIN_BIN_S,
+            rates: Bins::new(),
         }
     }
 
@@ -95,6 +99,7 @@ impl Forecast {
                 self.error += weight * (off * off - self.error);
             }
         }
+        self.rates.note(rate);
         self.highest = rate.max(self.highest * (-self.bin_s / HIGHEST_S).exp());
         if self.bins == 0 {
             self.level = rate;
@@ -121,6 +126,18 @@ impl Forecast {
     /// A damped trend goes one way only, so that one of the ends of the path is its peak.
     pub(super) fn peak(&self) -> f64 {
         if self.bins == 0 { self.recent() } else { self.ahead(0).max(self.ahead(self.steps)) }
+    }
+
+    /// Returns the load that is held, if one is.
+    pub(super) fn held(&self) -> Option<Held> {
+        self.rates.held(self.bin_s)
+    }
+
+    /// Returns by how much the rate of the newest samples scatters around a mean rate by chance: standard deviation, per
+    /// second.
+    pub(super) fn recent_scatter(&self, mean: f64) -> f64 {
+        let seconds: f64 = self.recent.iter().map(|(_, seconds)| seconds).sum();
+        if seconds > 0.0 { (mean / seconds).sqrt() } else { 0.0 }
     }
 
     /// Returns the rate of the newest samples, per second.

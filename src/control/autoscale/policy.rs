@@ -6,6 +6,7 @@
 
 use crate::control::autoscale::budget::Budget;
 use crate::control::autoscale::forecast::Forecast;
+use crate::control::autoscale::held::Falls;
 use crate::control::autoscale::load::{Fleet, Load};
 use crate::control::autoscale::service_time::ServiceTime;
 use crate::control::autoscale::stabilize::Stabilizer;
@@ -45,6 +46,8 @@ const Z_FADE_PER_S: f64 = 0.000_5;
 const WINDOW_FADE_PER_S: f64 = 0.004;
 /// Most that good experience takes from z.
 const MIN_Z_EXTRA: f64 = 0.5;
+/// Standard deviations of the newest rate that are no chance while a load is held.
+const SURPRISE: f64 = 2.5;
 /// Samples further apart say nothing: the recommendation holds, seconds.
 const SILENCE_S: f64 = 5.0;
 /// With so much of the slots busy, more in service than the estimate explains and no queue, the estimate is stale.
@@ -62,7 +65,7 @@ pub enum Because {
     Forecast,
     /// The queue needs so many to be worked off in time.
     Backlog,
-    /// More were needed within the stabilization window.
+    /// More were needed within the stabilization window, or when fewer were last tried under the load that is held.
     Window,
     /// The target of a plain policy.
     Target,
@@ -134,6 +137,7 @@ pub struct Scaler {
     forecast: Forecast,
     service: ServiceTime,
     stabilizer: Stabilizer,
+    falls: Falls,
     budget: Budget,
     /// Averages for the plain policies: steady, quick.
     averages: Option<(f64, f64)>,
@@ -160,6 +164,7 @@ impl Scaler {
             forecast: Forecast::new(),
             service: ServiceTime::default(),
             stabilizer,
+            falls: Falls::default(),
             budget: Budget::default(),
             averages: None,
             window_s: None,
@@ -185,8 +190,7 @@ impl Scaler {
         self.learn(spec, load, fleet, service_s, now_ms);
         let (sigma, z) = (self.forecast.sigma(), Z + self.z_extra);
         let recent = self.forecast.recent();
-        let forecast = self.forecast.peak();
-        let expected = forecast.max(recent - sigma);
+        let (forecast, expected) = self.expected(recent, sigma);
         // While the budget holds, one great surprise is no reason to expect the next: the window keeps what it needed. Else
         // it may come again, but no greater.
         let again = if self.spent(spec) > 1.0 { AGAIN * self.forecast.highest() - expected } else { 0.0 };
@@ -215,6 +219,18 @@ impl Scaler {
             self.settle(spec, &mut made, now_ms);
         }
         made
+    }
+
+    /// The highest arrivals per second that are forecast, and what is expected beside what came in the last seconds.
+    fn expected(&self, recent: f64, sigma: f64) -> (f64, f64) {
+        let peak = self.forecast.peak();
+        match self.forecast.held().filter(|held| held.explains(peak)) {
+            None => (peak, peak.max(recent - sigma)),
+            Some(held) => {
+                let chance = SURPRISE * self.forecast.recent_scatter(held.mean);
+                (held.mean, held.mean.max(recent - sigma.max(chance)))
+            }
+        }
     }
 
     /// The mean time in service, raised where more is in service than it explains.
@@ -278,6 +294,7 @@ impl Scaler {
         let asked = made.by_forecast.max(made.by_backlog);
         self.needed = asked;
         made.by_window = self.stabilizer.settle(asked, (made.window_s * 1000.0) as u64, now_ms);
+        made.by_window = self.falls.settle((self.last, asked, made.by_window), self.forecast.held(), now_ms);
         let (replicas, because) = if made.by_window > asked {
             (made.by_window, Because::Window)
         } else if made.by_backlog > made.by_forecast {

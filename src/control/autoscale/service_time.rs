@@ -1,9 +1,9 @@
-//! The time in service: mean and variability, over the last half minute of work.
+//! The time in service: mean and variability, over the last minute of work.
 
 use crate::control::autoscale::load::Load;
 
 /// Time after which a sample counts a third, seconds.
-const MEMORY_S: f64 = 30.0;
+const MEMORY_S: f64 = 60.0;
 /// Requests before the variability is believed; below that it is taken for exponential.
 const FEW: f64 = 20.0;
 

@@ -4,6 +4,7 @@
 //! as a multiple of what an oracle pays that knows the rate of every second to come. `WEIR_TRACE=PATH[:PATH…] cargo test
 //! --release --test sim -- --ignored --nocapture replay` runs files of `t_seconds,rps` lines together with the smooth loads.
 
+mod held;
 mod loads;
 mod queue;
 mod rules;
