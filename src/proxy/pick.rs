@@ -3,7 +3,7 @@
 //! The caller has loaded the current snapshot in the same step. Only so does "acknowledged and nothing in flight" mean
 //! that nobody will use a withdrawn endpoint.
 
-use crate::balance::{EndpointStats, InFlight, ServiceStats, Tried};
+use crate::balance::{EndpointStats, InFlight, ServiceStats, Tried, observe};
 use crate::proxy::error::ProxyError;
 use crate::proxy::pool::Key;
 use crate::proxy::state::Worker;
@@ -132,4 +132,20 @@ pub(crate) fn choose(
     } else {
         Refused::Error(ProxyError::Exhausted)
     })
+}
+
+/// Feeds a failure of a picked endpoint, request or stream, to the passive ejection, at once.
+pub(crate) fn failed(worker: &Worker, key: Key, error: ProxyError) {
+    let Some(failure) = error.failure() else { return };
+    let now_ms = worker.timers.now_ms();
+    let mut locals = worker.locals.borrow_mut();
+    let Some(local) = locals.at(key.slot) else { return };
+    let service = local.service.clone();
+    let Some(index) = service.candidates.iter().position(|c| c.stats.serial() == key.serial) else { return };
+    local.balance.observe(key.serial, 0, true, now_ms);
+    if let Some(length_ms) = observe(&service.candidates, index, Some(failure), &service.spec.outliers, now_ms) {
+        local.counters.ejections.add(1);
+        let instance = service.endpoints.get(index).map(|e| e.id.as_str()).unwrap_or_default();
+        tracing::warn!(service = %service.name(), instance, reason = error.reason(), length_ms, "endpoint ejected");
+    }
 }

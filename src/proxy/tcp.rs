@@ -4,7 +4,7 @@
 //! endpoint is tried when no connection can be made. The guard is held until both directions have closed, so a drain
 //! waits for it. A client that cannot be served gets a reset: an orderly end would look like an empty answer.
 
-use crate::balance::{Tried, observe};
+use crate::balance::Tried;
 use crate::clock;
 use crate::model::{ListenerProtocol, ListenerSpec};
 use crate::net::Stream;
@@ -12,7 +12,7 @@ use crate::proxy::connect::connect;
 use crate::proxy::copy::{Relay, Watch};
 use crate::proxy::error::{ProxyError, Retry};
 use crate::proxy::observe::{StreamSummary, record_stream};
-use crate::proxy::pick::{Picked, Refused, Traffic, choose};
+use crate::proxy::pick::{Picked, Refused, Traffic, choose, failed};
 use crate::proxy::state::{Open, Worker};
 use crate::proxy::timer::{Deadline, ms};
 use std::future::poll_fn;
@@ -118,7 +118,7 @@ async fn establish(
         match connect(picked.address, connect_ms, deadline).await {
             Ok(stream) => return Ok(Established { stream, picked, attempts }),
             Err(error) => {
-                failed(worker, &picked, error);
+                failed(worker, picked.key, error);
                 if !may_retry(worker, &picked, error, attempts) {
                     return Err((error, attempts));
                 }
@@ -141,22 +141,6 @@ fn pick(worker: &Worker, listener: &ListenerSpec, tried: &Tried) -> Result<(Pick
         Err(Refused::Absent(_)) => Err(ProxyError::NoEndpoint),
         // A stream is outside the limit that saturates.
         Err(Refused::Saturated(_)) => Err(ProxyError::Exhausted),
-    }
-}
-
-/// Feeds a failed connection to the passive ejection.
-fn failed(worker: &Worker, picked: &Picked, error: ProxyError) {
-    let Some(failure) = error.failure() else { return };
-    let now_ms = worker.timers.now_ms();
-    let mut locals = worker.locals.borrow_mut();
-    let Some(local) = locals.at(picked.key.slot) else { return };
-    let service = local.service.clone();
-    let Some(index) = service.candidates.iter().position(|c| c.stats.serial() == picked.key.serial) else { return };
-    local.balance.observe(picked.key.serial, 0, true, now_ms);
-    if let Some(length_ms) = observe(&service.candidates, index, Some(failure), &service.spec.outliers, now_ms) {
-        local.counters.ejections.add(1);
-        let instance = service.endpoints.get(index).map(|e| e.id.as_str()).unwrap_or_default();
-        tracing::warn!(service = %service.name(), instance, reason = error.reason(), length_ms, "endpoint ejected");
     }
 }
 

@@ -11,7 +11,7 @@ use crate::proxy::http::pick::{changed, pick};
 use crate::proxy::http::request::{Refusal, Request};
 use crate::proxy::http::{Downstream, respond, upgrade};
 use crate::proxy::observe::{Summary, record};
-use crate::proxy::pick::Picked;
+use crate::proxy::pick::{Picked, failed};
 use crate::proxy::state::Worker;
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -145,7 +145,7 @@ pub(crate) async fn handle(worker: &Rc<Worker>, down: &mut Downstream, mut reque
             Ok(dialled) => dialled,
             Err(error) => {
                 course.last = Some(error);
-                failed(worker, &picked, error);
+                failed(worker, picked.key, error);
                 drop(picked);
                 if course.goes_on(worker, &request, down, error).await {
                     continue;
@@ -180,7 +180,7 @@ pub(crate) async fn handle(worker: &Rc<Worker>, down: &mut Downstream, mut reque
                 course.last = Some(error);
                 course.stale = error == ProxyError::Reset && !tally.answered && idle_ms.is_some();
                 if !(course.stale && idle_ms.is_some_and(|idle| idle > STALE_IDLE_MS)) {
-                    failed(worker, &picked, error);
+                    failed(worker, picked.key, error);
                 }
                 if tally.begun || error.status() == 0 {
                     if tally.ends_cleanly || error == ProxyError::ClientStalled {
@@ -249,22 +249,6 @@ fn may_retry(worker: &Worker, request: &Request, error: ProxyError, attempts: u8
     allowed
 }
 
-/// Feeds a failure to the passive ejection, on the request that failed.
-fn failed(worker: &Worker, picked: &Picked, error: ProxyError) {
-    let Some(failure) = error.failure() else { return };
-    let now_ms = worker.timers.now_ms();
-    let mut locals = worker.locals.borrow_mut();
-    let Some(local) = locals.at(picked.key.slot) else { return };
-    let service = local.service.clone();
-    let Some(index) = service.candidates.iter().position(|c| c.stats.serial() == picked.key.serial) else { return };
-    local.balance.observe(picked.key.serial, 0, true, now_ms);
-    if let Some(length_ms) = observe(&service.candidates, index, Some(failure), &service.spec.outliers, now_ms) {
-        local.counters.ejections.add(1);
-        let instance = service.endpoints.get(index).map(|e| e.id.as_str()).unwrap_or_default();
-        tracing::warn!(service = %service.name(), instance, reason = error.reason(), length_ms, "endpoint ejected");
-    }
-}
-
 /// The answer was relayed: keep the upstream connection, feed the outcome, count.
 fn done(
     worker: &Worker,
@@ -278,7 +262,7 @@ fn done(
     }
     let status = finished.status;
     match status {
-        502..=504 => failed(worker, &picked, ProxyError::GatewayStatus(status)),
+        502..=504 => failed(worker, picked.key, ProxyError::GatewayStatus(status)),
         500.. => server_error(worker, &picked),
         _ => {}
     }
