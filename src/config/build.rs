@@ -6,6 +6,7 @@ use crate::config::docker;
 use crate::config::environment::Environment;
 use crate::config::file::{Admin, Control, Dns, File, Level, Listen, Log, LogFormat, Node, OnExit, Proxy};
 use crate::config::forward;
+use crate::config::http2;
 use crate::config::loaded::Loaded;
 use crate::config::relations::{self, Index};
 use crate::control::Options as ControlOptions;
@@ -155,6 +156,7 @@ fn read_proxy(p: &mut Problems, section: &Proxy, (workers, pin): Workers) -> Pro
         workers,
         pin,
         limits: read_proxy_limits(p, section),
+        http2: http2::read(p, &section.http2.clone().unwrap_or_default()),
         timeouts: read_proxy_timeouts(p, section),
         max_idle_per_endpoint: within(
             p,

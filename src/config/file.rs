@@ -219,9 +219,40 @@ pub struct Proxy {
     /// Bounds on what a client may send or hold.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<ProxyLimits>,
+    /// Bounds on one HTTP/2 connection of a client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http2: Option<ProxyHttp2>,
     /// Time limits towards clients.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<ProxyTimeouts>,
+}
+
+/// Bounds on one HTTP/2 connection of a client; a peer that breaks one of the last three is told ENHANCE_YOUR_CALM.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProxyHttp2 {
+    /// Streams open at once, 1 to 10000; above: REFUSED_STREAM. Default 100.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub streams: Option<usize>,
+    /// What is taken of one request's body before the endpoint takes it, `1KiB` to `64MiB`; default `64KiB`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stream_window: Option<Size>,
+    /// As `stream_window`, for all streams together, `64KiB` to `256MiB`; default `256KiB`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connection_window: Option<Size>,
+    /// Streams that a client resets before they are answered, in ten seconds, 1 to 1000000; default 100.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub resets: Option<usize>,
+    /// Control frames in ten seconds that move nothing forward, 1 to 1000000; default 1000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub control_frames: Option<usize>,
+    /// CONTINUATION frames of one head, 0 to 1000; default 8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 1000))]
+    pub continuations: Option<usize>,
 }
 
 /// Bounds on what a client may send or hold.

@@ -15,6 +15,7 @@ mod environment;
 mod error;
 mod file;
 mod forward;
+mod http2;
 mod load;
 mod loaded;
 mod normal;

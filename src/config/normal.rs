@@ -6,6 +6,7 @@ use crate::config::file::{
     ProxyTimeouts, Store,
 };
 use crate::config::forward;
+use crate::config::http2;
 use crate::config::loaded::Loaded;
 use crate::dns::Options as DnsOptions;
 use crate::model::{self, ListenerProtocol, ListenerSpec, PortSpec, RouteSpec, ServiceName};
@@ -135,6 +136,7 @@ fn write_proxy(options: &ProxyOptions) -> Proxy {
             body: options.limits.body_bytes.map(Size::new),
             retry_body: size(options.limits.retry_body_bytes),
         }),
+        http2: Some(http2::write(&options.http2)),
         timeouts: Some(ProxyTimeouts {
             head: Some(options.timeouts.head.into()),
             keepalive: Some(options.timeouts.keepalive.into()),

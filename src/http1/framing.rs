@@ -172,6 +172,11 @@ impl Body {
         }
     }
 
+    /// Returns the trailer section of a body that ended in the form [`Form::Payload`], checked, its empty line included.
+    pub fn take_trailer(&mut self) -> Option<Vec<u8>> {
+        self.trailer.take()
+    }
+
     /// As [`Body::advance`] for a chunked body, appending what is to be forwarded to `sink`.
     ///
     /// # Errors
@@ -201,7 +206,9 @@ impl Body {
                     }
                     if trailer.ends_with(b"\r\n\r\n") || trailer.as_slice() == b"\r\n" {
                         write_end(&mut sink, trailer)?;
-                        self.trailer = None;
+                        if !matches!(sink, Some((Form::Payload, _))) {
+                            self.trailer = None;
+                        }
                         self.state = State::Done;
                     } else if byte == b'\n' && !trailer.ends_with(b"\r\n") {
                         return Err(Reject::Trailer);
@@ -255,11 +262,13 @@ pub enum Form {
     ChunkedNoTrailers,
     /// Payload only: an HTTP/1.0 client, delimited by close.
     Plain,
+    /// Payload only; the trailer section is left for [`Body::take_trailer`].
+    Payload,
 }
 
 fn write_data(sink: &mut Option<(Form, &mut Vec<u8>)>, data: &[u8]) {
     let Some((form, out)) = sink else { return };
-    if *form == Form::Plain {
+    if matches!(form, Form::Plain | Form::Payload) {
         out.extend_from_slice(data);
         return;
     }
@@ -289,7 +298,7 @@ fn hex_size(mut n: usize, buffer: &mut [u8; 16]) -> &[u8] {
 fn write_end(sink: &mut Option<(Form, &mut Vec<u8>)>, trailer: &[u8]) -> Result<(), Reject> {
     let Some((form, out)) = sink else { return check_trailer(trailer, None) };
     match form {
-        Form::Plain => check_trailer(trailer, None),
+        Form::Plain | Form::Payload => check_trailer(trailer, None),
         Form::ChunkedNoTrailers => {
             out.extend_from_slice(b"0\r\n\r\n");
             check_trailer(trailer, None)

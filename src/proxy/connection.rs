@@ -1,11 +1,91 @@
 //! One accepted socket, told once.
 
+use crate::net::Stream;
 use crate::proxy::entry::Entry;
-use crate::proxy::http::{Downstream, h1};
+use crate::proxy::http::{Client, Downstream, h1};
+use crate::proxy::http2::{Bounds, server};
 use crate::proxy::state::{Open, Worker};
+use crate::proxy::timer::ms;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 use tokio::net::TcpStream;
+
+/// A client's connection: HTTP/1.1, or HTTP/2 from its preface on.
+pub(crate) enum Connection {
+    Http1(h1::Connection),
+    Http2(Pin<Box<dyn Future<Output = ()>>>),
+}
+
+impl Future for Connection {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        loop {
+            match this {
+                Self::Http1(connection) => match ready!(Pin::new(connection).poll(cx)) {
+                    Some(h1::Handover { open, worker, down }) => {
+                        *this = Self::Http2(Box::pin(http2(open, worker, down)));
+                    }
+                    None => return Poll::Ready(()),
+                },
+                Self::Http2(serving) => return serving.as_mut().poll(cx),
+            }
+        }
+    }
+}
+
+/// Serves an HTTP/2 connection to its end; what came of it already, preface first, is in `down.carry`.
+pub(crate) async fn http2(open: Open, worker: Rc<Worker>, mut down: Downstream) {
+    let options = &worker.options;
+    let limits = &options.http2;
+    let terms = server::Terms {
+        timers: worker.timers.clone(),
+        shard: worker.shard.clone(),
+        limits: worker.limits.clone(),
+        streams: limits.streams,
+        stream_window: limits.stream_window,
+        connection_window: limits.connection_window,
+        bounds: Bounds {
+            resets: limits.resets,
+            control_frames: limits.control_frames,
+            continuations: limits.continuations,
+        },
+        head_ms: ms(options.timeouts.head),
+        keepalive_ms: ms(options.timeouts.keepalive),
+        stall_ms: ms(options.timeouts.body_idle),
+        drain_idle_ms: ms(options.timeouts.drain_idle),
+    };
+    let front = std::mem::take(&mut down.carry);
+    // The lanes share what is known of the client; the stream itself goes to the codec.
+    let (client, stream, deadline) = down.apart();
+    server::serve(terms, (stream, front), deadline, Lanes { worker: worker.clone(), client }).await;
+    drop(open);
+}
+
+/// Opens lanes on the request path.
+struct Lanes {
+    worker: Rc<Worker>,
+    client: Client,
+}
+
+impl server::Host for Lanes {
+    fn open(&mut self, lane: Stream) {
+        let down = self.client.on(lane, self.worker.timers.register());
+        tokio::task::spawn_local(h1::Connection::stream(self.worker.clone(), down));
+    }
+
+    fn random(&mut self) -> u128 {
+        let mut rng = self.worker.rng.borrow_mut();
+        (u128::from(rng.next_u64()) << 64) | u128::from(rng.next_u64())
+    }
+
+    fn ending_since(&self) -> Option<u64> {
+        self.worker.ending_since(&self.client.entry)
+    }
+}
 
 /// Returns the future that serves a connection to its end. `open` counts it; the peer comes with whether it is a trusted
 /// proxy. `None`: the connection is gone already.
@@ -15,11 +95,11 @@ pub(crate) fn serve(
     stream: TcpStream,
     peer: (IpAddr, bool),
     entry: Rc<Entry>,
-) -> Option<h1::Connection> {
+) -> Option<Connection> {
     // Small answers must not wait for the client's delayed acknowledgement.
     stream.set_nodelay(true).ok()?;
     let down = Downstream::new(stream.into(), peer, entry, worker.timers.register());
-    Some(h1::Connection::new(open, worker, down))
+    Some(Connection::Http1(h1::Connection::new(open, worker, down)))
 }
 
 #[cfg(test)]

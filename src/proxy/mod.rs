@@ -2,7 +2,7 @@
 //!
 //! A connection's life: a [`worker`] accepts it ([`accept`]), [`connection`] serves it with the HTTP/1.1 engine
 //! (`http::h1`), each request becomes one `http::exchange`, which picks an endpoint from the current snapshot, takes an
-//! upstream connection from the worker's [`pool`] and relays. A connection of a TCP listener goes to one endpoint as it
+//! upstream connection from the worker's [`pool`] and relays. HTTP/2 ([`http2`]) is a bridge to the same path on either side. A connection of a TCP listener goes to one endpoint as it
 //! is ([`tcp`]); its octets and those of upgraded connections move in [`copy`]. Nothing is shared between workers but the
 //! snapshot's counters. No timer per wait: [`timer`] is swept on a coarse clock.
 
@@ -13,6 +13,7 @@ mod copy;
 mod entry;
 mod error;
 mod http;
+mod http2;
 mod local;
 mod observe;
 mod options;
@@ -29,5 +30,5 @@ mod timer;
 mod worker;
 
 pub use accept::Lent;
-pub use options::{Limits, Options, Timeouts};
+pub use options::{Http2Options, Limits, Options, Timeouts};
 pub use worker::{Workers, start};

@@ -11,6 +11,8 @@ pub struct Options {
     pub pin: Option<bool>,
     /// Bounds on what a client may send or hold.
     pub limits: Limits,
+    /// Bounds on HTTP/2 connections of clients.
+    pub http2: Http2Options,
     /// Time limits towards clients.
     pub timeouts: Timeouts,
     /// Idle connections kept to one endpoint by one worker. 512: above the concurrency of a busy worker.
@@ -38,6 +40,23 @@ pub struct Limits {
     pub retry_body_bytes: usize,
 }
 
+/// Bounds on one HTTP/2 connection of a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Http2Options {
+    /// Streams open at once; above: REFUSED_STREAM.
+    pub streams: u32,
+    /// Octets of one request's body that are taken before the endpoint takes them.
+    pub stream_window: u32,
+    /// As `stream_window`, for all streams together.
+    pub connection_window: u32,
+    /// Streams that the client resets before they are answered, in ten seconds; above: ENHANCE_YOUR_CALM.
+    pub resets: u32,
+    /// Control frames in ten seconds that move nothing forward; above: ENHANCE_YOUR_CALM.
+    pub control_frames: u32,
+    /// CONTINUATION frames of one head; above: ENHANCE_YOUR_CALM.
+    pub continuations: u32,
+}
+
 /// Time limits towards clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeouts {
@@ -61,6 +80,7 @@ impl Default for Options {
             workers: None,
             pin: None,
             limits: Limits::default(),
+            http2: Http2Options::default(),
             timeouts: Timeouts::default(),
             max_idle_per_endpoint: 512,
             pool_idle: Duration::from_secs(4),
@@ -78,6 +98,19 @@ impl Default for Limits {
             uri_bytes: 16 * 1024,
             body_bytes: None,
             retry_body_bytes: 64 * 1024,
+        }
+    }
+}
+
+impl Default for Http2Options {
+    fn default() -> Self {
+        Self {
+            streams: 100,
+            stream_window: 64 * 1024,
+            connection_window: 256 * 1024,
+            resets: 100,
+            control_frames: 1000,
+            continuations: 8,
         }
     }
 }

@@ -15,7 +15,6 @@ use crate::proxy::http::request::Request;
 use crate::proxy::http::response::Response;
 use crate::proxy::scratch::{HEADROOM, Scratch, poll_read};
 use crate::proxy::state::Worker;
-use crate::proxy::timer::ms;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -25,9 +24,6 @@ use tokio::io::AsyncWrite;
 const MAX_INTERIM: u8 = 16;
 /// Octets relayed in one poll before other connections get a turn.
 const TURN_BYTES: usize = 256 * 1024;
-/// A slow body is tolerated for so long before its rate counts.
-const RATE_GRACE_MS: u64 = 5000;
-
 /// How an attempt ended well.
 #[derive(Debug)]
 pub(crate) enum Outcome {
@@ -50,28 +46,30 @@ pub(crate) struct Finished {
 
 /// One attempt in progress.
 pub(crate) struct Attempt<'a> {
-    worker: &'a Worker,
-    down: &'a mut Downstream,
-    request: &'a mut Request,
-    up: &'a mut Stream,
+    pub(super) worker: &'a Worker,
+    pub(super) down: &'a mut Downstream,
+    pub(super) request: &'a mut Request,
+    pub(super) up: &'a mut Stream,
     /// Octets of the request's buffer that were written.
-    sent: usize,
+    pub(super) sent: usize,
     /// The endpoint takes no more; an answer may still be there.
-    send_broken: bool,
-    interim: u8,
-    response: Option<Response>,
+    pub(super) send_broken: bool,
+    pub(super) interim: u8,
+    pub(super) response: Option<Response>,
     /// The answer's head so far, when it came in pieces.
     partial: Vec<u8>,
     /// What the client has not taken yet.
-    out: Vec<u8>,
-    out_at: usize,
+    pub(super) out: Vec<u8>,
+    pub(super) out_at: usize,
+    /// A layer towards the client holds what the client has not taken yet.
+    pub(super) held_back: bool,
     /// Whether a gateway error is given to the client; else it is an error, and another endpoint is tried.
     pass_gateway_errors: bool,
     switched: Option<Vec<u8>>,
     /// Whether a part of the final answer was given to the client.
     begun: bool,
     /// Since when the client could send the body, by the coarse clock.
-    body_since_ms: u64,
+    pub(super) body_since_ms: u64,
     pub(crate) sent_bytes: u64,
     pub(crate) first_byte: Option<Instant>,
 }
@@ -103,6 +101,7 @@ impl<'a> Attempt<'a> {
             partial: Vec::new(),
             out: Vec::new(),
             out_at: 0,
+            held_back: false,
             pass_gateway_errors,
             switched: None,
             begun: false,
@@ -155,57 +154,6 @@ impl<'a> Attempt<'a> {
         }
         self.flush(cx)?;
         if self.down.deadline.poll_expired(cx) { Poll::Ready(Err(self.expired())) } else { Poll::Pending }
-    }
-
-    /// Pushes on what a layer under either side still holds; sockets hold nothing.
-    fn flush(&mut self, cx: &mut Context<'_>) -> Result<(), ProxyError> {
-        if self.up.buffers() && matches!(Pin::new(&mut *self.up).poll_flush(cx), Poll::Ready(Err(_))) {
-            self.send_broken = true;
-        }
-        if self.down.stream.buffers() && matches!(Pin::new(&mut self.down.stream).poll_flush(cx), Poll::Ready(Err(_))) {
-            return Err(ProxyError::ClientGone);
-        }
-        Ok(())
-    }
-
-    /// Sets the deadline for what is waited for now.
-    fn touch(&self) {
-        let timeouts = &self.worker.options.timeouts;
-        let now = self.worker.timers.now_ms();
-        let rate = |bytes: u64| {
-            let per_second = timeouts.body_min_bytes_per_second.max(1);
-            self.body_since_ms + RATE_GRACE_MS + bytes.saturating_mul(1000) / per_second
-        };
-        let idle = now + ms(timeouts.body_idle);
-        let at = if self.out_at < self.out.len() {
-            idle.min(rate(self.sent_bytes).max(now + RATE_GRACE_MS))
-        } else if self.response.is_some() {
-            now + self.request.policy.idle_ms
-        } else if !self.awaits_body() {
-            now + self.request.policy.response_ms
-        } else {
-            idle.min(rate(self.request.body.passed()))
-        };
-        self.down.deadline.set_at(at);
-    }
-
-    /// Returns whether it is the client's turn: more of the body must come, and it does not wait for `100 Continue`.
-    fn awaits_body(&self) -> bool {
-        let held_back = self.request.expects && self.interim == 0 && self.request.body.passed() == 0;
-        !self.request.body.is_done() && !held_back
-    }
-
-    /// Says who was too slow.
-    fn expired(&self) -> ProxyError {
-        if self.out_at < self.out.len() {
-            ProxyError::ClientStalled
-        } else if self.response.is_some() {
-            ProxyError::Truncated
-        } else if self.awaits_body() && self.sent >= self.request.buffer.len() {
-            ProxyError::BodyTimeout
-        } else {
-            ProxyError::ResponseTimeout
-        }
     }
 
     /// Moves the request up; returns how many octets moved.
@@ -272,6 +220,9 @@ impl<'a> Attempt<'a> {
         }
         self.out.clear();
         self.out_at = 0;
+        if self.holds_back(cx)? {
+            return Ok(if moved > 0 { Step::Moved(moved) } else { Step::Idle });
+        }
         if let Some(outcome) = self.ended() {
             return Ok(Step::Ended(outcome));
         }
@@ -323,7 +274,8 @@ impl<'a> Attempt<'a> {
             },
         };
         self.relay(scratch, (start, end), cx)?;
-        match self.ended().filter(|_| self.out.is_empty()) {
+        let passed_on = self.out.is_empty() && !self.holds_back(cx)?;
+        match self.ended().filter(|_| passed_on) {
             Some(outcome) => Ok(Step::Ended(outcome)),
             None => Ok(Step::Moved(n)),
         }

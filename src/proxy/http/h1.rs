@@ -14,7 +14,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWrite;
 
 /// After an answer that closes, so many octets are read and thrown away, so that the answer is not lost to a reset.
 const LINGER_BYTES: usize = 64 * 1024;
@@ -25,8 +25,8 @@ const LINGER_MS: u64 = 2000;
 pub(crate) struct Connection {
     worker: Rc<Worker>,
     state: State,
-    /// Counts the connection as open.
-    _open: Open,
+    /// Counts the connection as open; `None`: it is a part of one that is counted.
+    open: Option<Open>,
 }
 
 enum State {
@@ -38,6 +38,15 @@ enum State {
     Rare(Pin<Box<dyn Future<Output = Finished>>>),
     /// Nothing is left.
     Over,
+    /// The client speaks HTTP/2 on this connection.
+    Http2(Downstream),
+}
+
+/// A connection whose client speaks HTTP/2; what came of it is in its carry.
+pub(crate) struct Handover {
+    pub(crate) open: Open,
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) down: Downstream,
 }
 
 /// The connection after something that it was lent to.
@@ -49,7 +58,13 @@ struct Finished {
 impl Connection {
     pub(crate) fn new(open: Open, worker: Rc<Worker>, down: Downstream) -> Self {
         let wait = Wait::new(&worker, &down, true);
-        Self { worker, state: State::Idle { down, wait }, _open: open }
+        Self { worker, state: State::Idle { down, wait }, open: Some(open) }
+    }
+
+    /// One of the streams of a connection that is counted elsewhere.
+    pub(crate) fn stream(worker: Rc<Worker>, down: Downstream) -> Self {
+        let wait = Wait::new(&worker, &down, true);
+        Self { worker, state: State::Idle { down, wait }, open: None }
     }
 
     /// Goes on after a request or an answer.
@@ -68,6 +83,7 @@ impl Connection {
         match head {
             Head::Closed if down.stream.buffers() => State::Rare(Box::pin(close(down))),
             Head::Closed => State::Over,
+            Head::Http2 => State::Http2(down),
             Head::Request(request) => {
                 let spare = self.worker.take_spare().and_then(|spare| spare.downcast::<Exchange>().ok());
                 let exchange = spare.unwrap_or_else(Exchange::new);
@@ -86,9 +102,9 @@ impl Connection {
 }
 
 impl Future for Connection {
-    type Output = ();
+    type Output = Option<Handover>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         let polled = this.poll_state(cx);
         this.worker.turn_ended();
@@ -97,15 +113,22 @@ impl Future for Connection {
 }
 
 impl Connection {
-    fn poll_state(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_state(&mut self, cx: &mut Context<'_>) -> Poll<Option<Handover>> {
         loop {
             let next = match &mut self.state {
-                State::Over => return Poll::Ready(()),
+                State::Over => return Poll::Ready(None),
+                State::Http2(_) => {
+                    let State::Http2(down) = std::mem::replace(&mut self.state, State::Over) else {
+                        return Poll::Ready(None);
+                    };
+                    let worker = self.worker.clone();
+                    return Poll::Ready(self.open.take().map(|open| Handover { open, worker, down }));
+                }
                 State::Idle { down, wait } => match request::poll_head(&self.worker, down, wait, cx) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(head) => {
                         let State::Idle { down, .. } = std::mem::replace(&mut self.state, State::Over) else {
-                            return Poll::Ready(());
+                            return Poll::Ready(None);
                         };
                         self.begin(down, head)
                     }
@@ -187,8 +210,14 @@ async fn close(mut down: Downstream) -> Finished {
 
 /// Closes in a way that lets the client read the answer: our side first, then wait for its end (RFC 9112 §9.6).
 async fn linger(worker: Rc<Worker>, mut down: Downstream) -> Finished {
-    if down.stream.shutdown().await.is_ok() {
-        down.deadline.set(LINGER_MS);
+    down.deadline.set(LINGER_MS);
+    let ended = poll_fn(|cx| match Pin::new(&mut down.stream).poll_shutdown(cx) {
+        Poll::Ready(ended) => Poll::Ready(ended.is_ok()),
+        Poll::Pending if down.deadline.poll_expired(cx) => Poll::Ready(false),
+        Poll::Pending => Poll::Pending,
+    })
+    .await;
+    if ended {
         let mut left = LINGER_BYTES;
         poll_fn(|cx| {
             loop {

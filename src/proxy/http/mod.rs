@@ -1,12 +1,13 @@
 //! HTTP requests: from a parsed head to the end of the answer.
 //!
 //! [`h1`] drives a client's connection; [`request`] turns bytes into a [`request::Request`]; [`exchange`] picks, attempts
-//! and retries; [`attempt`] relays one attempt, as [`response`] decides; [`respond`] writes Weir's own answers; [`upgrade`]
+//! and retries; [`attempt`] relays one attempt, as [`response`] decides and at the pace of [`pace`]; [`respond`] writes Weir's own answers; [`upgrade`]
 //! carries tunnels.
 
 mod attempt;
 mod exchange;
 pub(crate) mod h1;
+mod pace;
 mod pick;
 mod request;
 mod respond;
@@ -38,5 +39,28 @@ pub(crate) struct Downstream {
 impl Downstream {
     pub(crate) fn new(stream: Stream, (peer, trusted): (IpAddr, bool), entry: Rc<Entry>, deadline: Deadline) -> Self {
         Self { stream, carry: Vec::new(), deadline, peer, client: peer.to_string().into(), trusted, entry }
+    }
+
+    /// Parts what is known of the client from its stream and deadline.
+    pub(crate) fn apart(self) -> (Client, Stream, Deadline) {
+        let Self { stream, deadline, peer, client: text, trusted, entry, carry: _ } = self;
+        (Client { peer, text, trusted, entry }, stream, deadline)
+    }
+}
+
+/// What is known of a client, for further streams of it.
+#[derive(Debug)]
+pub(crate) struct Client {
+    peer: IpAddr,
+    text: Box<str>,
+    trusted: bool,
+    pub(crate) entry: Rc<Entry>,
+}
+
+impl Client {
+    /// Returns the client's side of one of its streams.
+    pub(crate) fn on(&self, stream: Stream, deadline: Deadline) -> Downstream {
+        let (peer, client, trusted, entry) = (self.peer, self.text.clone(), self.trusted, self.entry.clone());
+        Downstream { stream, carry: Vec::new(), deadline, peer, client, trusted, entry }
     }
 }

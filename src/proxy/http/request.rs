@@ -81,8 +81,13 @@ pub(crate) struct Refusal {
 pub(crate) enum Head {
     Request(Request),
     Answer(Refusal),
+    /// The client speaks HTTP/2; what it sent is in the connection's carry.
+    Http2,
     Closed,
 }
+
+/// How an HTTP/2 connection begins by prior knowledge (RFC 9113 §3.4): the parser refuses the version.
+const HTTP2: &[u8] = b"PRI * HTTP/2.0";
 
 /// The state of waiting for a head.
 #[derive(Debug)]
@@ -90,21 +95,27 @@ pub(crate) struct Wait {
     begun: bool,
     /// What a head that has not come whole holds.
     partial: Option<PartialHead>,
+    /// The connection's first request, where HTTP/2 may begin instead.
+    first: bool,
 }
 
 impl Wait {
     /// Starts waiting; a connection's first request must come within the time for a head.
     pub(crate) fn new(worker: &Worker, down: &Downstream, first: bool) -> Self {
         down.deadline.set(if first { ms(worker.options.timeouts.head) } else { ms(worker.options.timeouts.keepalive) });
-        Self { begun: false, partial: None }
+        Self { begun: false, first, partial: None }
     }
 }
 
 /// Waits for a head; everything from its last octet to the rewritten request happens in the same poll.
 pub(crate) fn poll_head(worker: &Worker, down: &mut Downstream, wait: &mut Wait, cx: &mut Context<'_>) -> Poll<Head> {
     let found = worker.with_scratch(|scratch| read_head(worker, down, scratch, cx));
-    if let Poll::Ready(head) = found {
-        return Poll::Ready(head);
+    match found {
+        Poll::Ready(Head::Http2) if !wait.first => {
+            return Poll::Ready(Head::Answer(refusal(Reject::Version)));
+        }
+        Poll::Ready(head) => return Poll::Ready(head),
+        Poll::Pending => {}
     }
     let timeouts = &worker.options.timeouts;
     // RFC 9112 §2.2: one empty line may stand before a request; it begins none.
@@ -178,6 +189,10 @@ fn try_parse(worker: &Worker, down: &mut Downstream, scratch: &mut Scratch, have
     let line = match head::parse_request(bytes, &worker.limits, fields) {
         Ok(Some(line)) => line,
         Ok(None) => return None,
+        Err(Reject::Version) if bytes.starts_with(HTTP2) => {
+            keep_rest(worker, down, bytes);
+            return Some(Head::Http2);
+        }
         Err(reject) => return Some(Head::Answer(refusal(reject))),
     };
     let (head_bytes, rest) = bytes.split_at_checked(line.len)?;

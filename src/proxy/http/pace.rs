@@ -1,0 +1,83 @@
+//! Whose turn it is in an attempt, and how long it may take.
+
+use crate::proxy::error::ProxyError;
+use crate::proxy::http::attempt::Attempt;
+use crate::proxy::timer::ms;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use tokio::io::AsyncWrite;
+
+/// A slow body is tolerated for so long before its rate counts.
+const RATE_GRACE_MS: u64 = 5000;
+
+impl Attempt<'_> {
+    /// Pushes on what a layer under either side still holds; sockets hold nothing.
+    pub(super) fn flush(&mut self, cx: &mut Context<'_>) -> Result<(), ProxyError> {
+        if self.up.buffers() && matches!(Pin::new(&mut *self.up).poll_flush(cx), Poll::Ready(Err(_))) {
+            self.send_broken = true;
+        }
+        if self.down.stream.buffers() && matches!(Pin::new(&mut self.down.stream).poll_flush(cx), Poll::Ready(Err(_))) {
+            return Err(ProxyError::ClientGone);
+        }
+        Ok(())
+    }
+
+    /// Sets the deadline for what is waited for now.
+    pub(super) fn touch(&self) {
+        let timeouts = &self.worker.options.timeouts;
+        let now = self.worker.timers.now_ms();
+        let rate = |bytes: u64| {
+            let per_second = timeouts.body_min_bytes_per_second.max(1);
+            self.body_since_ms + RATE_GRACE_MS + bytes.saturating_mul(1000) / per_second
+        };
+        let idle = now + ms(timeouts.body_idle);
+        let at = if self.waits_for_client() {
+            idle.min(rate(self.sent_bytes).max(now + RATE_GRACE_MS))
+        } else if self.response.is_some() {
+            now + self.request.policy.idle_ms
+        } else if !self.awaits_body() {
+            now + self.request.policy.response_ms
+        } else {
+            idle.min(rate(self.request.body.passed()))
+        };
+        self.down.deadline.set_at(at);
+    }
+
+    /// Returns whether it is the client's turn: more of the body must come, and it does not wait for `100 Continue`.
+    pub(super) fn awaits_body(&self) -> bool {
+        let held_back = self.request.expects && self.interim == 0 && self.request.body.passed() == 0;
+        !self.request.body.is_done() && !held_back
+    }
+
+    /// Returns whether the client has yet to take something of the answer.
+    pub(super) fn waits_for_client(&self) -> bool {
+        self.held_back || self.out_at < self.out.len()
+    }
+
+    /// Says who was too slow.
+    pub(super) fn expired(&self) -> ProxyError {
+        if self.waits_for_client() {
+            ProxyError::ClientStalled
+        } else if self.response.is_some() {
+            ProxyError::Truncated
+        } else if self.awaits_body() && self.sent >= self.request.buffer.len() {
+            ProxyError::BodyTimeout
+        } else {
+            ProxyError::ResponseTimeout
+        }
+    }
+
+    /// Returns whether a layer towards the client still holds of the answer: nothing more is read for it, and it is the
+    /// client's turn.
+    pub(super) fn holds_back(&mut self, cx: &mut Context<'_>) -> Result<bool, ProxyError> {
+        if !self.down.stream.buffers() {
+            return Ok(false);
+        }
+        match Pin::new(&mut self.down.stream).poll_flush(cx) {
+            Poll::Ready(Ok(())) => self.held_back = false,
+            Poll::Ready(Err(_)) => return Err(ProxyError::ClientGone),
+            Poll::Pending => self.held_back = true,
+        }
+        Ok(self.held_back)
+    }
+}

@@ -1,0 +1,16 @@
+//! HTTP/2 around the one request path, which speaks HTTP/1.1 octets.
+//!
+//! Downstream, [`server`] drives a client's connection; each of its streams becomes a [`lane`]: a layer that yields the
+//! request as HTTP/1.1 octets and takes the answer back as such, so that every rule, limit, retry and log line of the
+//! request path holds here too, and the strict HTTP/1.1 parser checks again what came over HTTP/2.  [`head`] is what both translate by, [`source`]
+//! and [`sink`] are the two directions of a stream, [`meter`] bounds what a peer may do on the wire.
+
+mod head;
+mod lane;
+mod meter;
+pub(crate) mod server;
+mod sink;
+mod source;
+mod wire;
+
+pub(crate) use meter::Bounds;

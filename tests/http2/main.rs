@@ -1,0 +1,17 @@
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "tests"
+)]
+//! HTTP/2 from outside: clients by prior knowledge in front of HTTP/1.1 endpoints, hostile frames, and HTTP/2 endpoints.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod abuse;
+mod client;
+mod frames;
+mod serving;
