@@ -117,6 +117,11 @@ fn exchange(target: SocketAddr, config: &Arc<ClientConfig>, close: bool) -> io::
     }
 }
 
+/// One full handshake and one request.
+pub(crate) fn shake(target: SocketAddr, config: &Arc<ClientConfig>) -> io::Result<()> {
+    exchange(target, config, true).map(|_| ())
+}
+
 /// Full handshakes one after the other for a while, each with one request.
 pub(crate) fn handshakes(
     load: &mut Load,

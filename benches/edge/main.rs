@@ -31,6 +31,7 @@ mod report;
 #[path = "../support/proxies/rounds.rs"]
 #[allow(dead_code, reason = "shared; a part is for other benches")]
 mod rounds;
+mod steady;
 
 use load::{Load, Shape, Stretch};
 use message::Kind;
@@ -45,7 +46,7 @@ use std::time::Duration;
 const HELP: &str = "usage: cargo bench --bench edge -- [options]
 
   --peers A,B        of weir, nginx, haproxy, envoy, traefik, caddy (default: all)
-  --scenarios A,B    of tiny, 16k, close, tls, h2, handshake, memory (default: all)
+  --scenarios A,B    of tiny, 16k, close, tls, h2, handshake, memory, p99, change, turn (default: all)
   --rounds N         quiet rounds for each peer and scenario (default 10; at most three times as many are run)
   --seconds S        length of one measured stretch (default 0.5)
   --max-other P      drop a round with more than P % other load on either CPU (default 5)
@@ -94,6 +95,9 @@ const SCENARIOS: [Scenario; 6] = [
     },
 ];
 
+/// Parts that are no rounds of a load over all peers.
+const OTHERS: [&str; 4] = ["memory", "p99", "change", "turn"];
+
 struct Options {
     peers: Vec<String>,
     scenarios: Vec<String>,
@@ -122,7 +126,7 @@ fn options() -> Result<Options, Box<dyn Error>> {
     let list = |text: &str| text.split(',').map(str::to_owned).collect::<Vec<_>>();
     let mut options = Options {
         peers: list("weir,nginx,haproxy,envoy,traefik,caddy"),
-        scenarios: SCENARIOS.iter().map(|s| s.name).chain(["memory"]).map(str::to_owned).collect(),
+        scenarios: SCENARIOS.iter().map(|s| s.name).chain(OTHERS).map(str::to_owned).collect(),
         method: Method { rounds: 10, seconds: 0.5, max_other: 0.05, cpus: [0, 1] },
         idle: 5000,
         weir: env!("CARGO_BIN_EXE_weir").into(),
@@ -191,9 +195,18 @@ fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
         options.method.cpus[0], options.method.cpus[1]
     );
     let running: Vec<&Peer> = running.iter().collect();
-    for wanted in options.scenarios.iter().filter(|name| *name != "memory") {
-        let scenario = SCENARIOS.iter().find(|s| s.name == wanted).ok_or(format!("no scenario {wanted}"))?;
-        good &= run(scenario, &running, (&mut load, &setting), &options.method)?;
+    let weir = running.iter().find(|peer| peer.name == "weir");
+    for wanted in options.scenarios.iter().map(String::as_str) {
+        good &= match (wanted, weir) {
+            ("memory", _) | ("change" | "turn", None) => true,
+            ("p99", _) => steady::tail(&mut load, &running)?,
+            ("change", Some(weir)) => steady::changes(&mut load, weir, &setting, &options.method)?,
+            ("turn", Some(weir)) => steady::turns(&mut load, weir, &setting)?,
+            _ => {
+                let scenario = SCENARIOS.iter().find(|s| s.name == wanted).ok_or(format!("no scenario {wanted}"))?;
+                run(scenario, &running, (&mut load, &setting), &options.method)?
+            }
+        };
     }
     Ok(good)
 }

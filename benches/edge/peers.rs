@@ -8,7 +8,7 @@ use crate::process::{Peer, free_address, program};
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What a peer is started with.
 pub(crate) struct Setting<'a> {
@@ -91,9 +91,29 @@ backend be\n{endpoints}"
 }
 
 fn weir_command(folder: &Path, [plain, tls]: [SocketAddr; 2], setting: &Setting<'_>) -> io::Result<Vec<String>> {
-    let (admin, state) = (free_address()?, folder.join("state"));
+    let file = folder.join("weir.toml");
+    fs::write(&file, weir_text(folder, [plain, tls], setting, setting.endpoints))?;
+    let weir = setting.weir.to_string_lossy().into_owned();
+    Ok(vec![weir, "run".into(), "--no-keeper".into(), "--config".into(), file.to_string_lossy().into_owned()])
+}
+
+/// Changes which endpoints Weir has, as an operator would: by a new configuration file in the old one's place.
+pub(crate) fn change_endpoints(peer: &Peer, setting: &Setting<'_>, endpoints: &[SocketAddr]) -> io::Result<()> {
+    let folder = setting.folder.join("weir");
+    let next = folder.join("weir.toml.next");
+    fs::write(&next, weir_text(&folder, peer.listen, setting, endpoints))?;
+    fs::rename(next, folder.join("weir.toml"))
+}
+
+/// Where Weir's admin socket is.
+pub(crate) fn admin_socket(setting: &Setting<'_>) -> PathBuf {
+    setting.folder.join("weir/state/weir.sock")
+}
+
+fn weir_text(folder: &Path, [plain, tls]: [SocketAddr; 2], setting: &Setting<'_>, endpoints: &[SocketAddr]) -> String {
+    let state = folder.join("state");
     let mut text = format!(
-        "[node]\nworkers = 1\n\n[store]\npath = \"{}\"\n\n[admin]\nlisten = \"{admin}\"\n
+        "[node]\nworkers = 1\n\n[store]\npath = \"{}\"\n\n[admin]\nlisten = \"127.0.0.1:0\"\n
 [[listener]]\nname = \"plain\"\naddress = \"{plain}\"\n
 [[listener]]\nname = \"tls\"\naddress = \"{tls}\"\n
 [listener.tls]\nminimum_version = \"1.3\"\ncertificates = [{{ certificate = \"{}\", key = \"{}\" }}]\n
@@ -103,11 +123,8 @@ fn weir_command(folder: &Path, [plain, tls]: [SocketAddr; 2], setting: &Setting<
         setting.certificate.display(),
         setting.key.display()
     );
-    for endpoint in setting.endpoints {
+    for endpoint in endpoints {
         text += &format!("\n[[service.endpoint]]\naddress = \"{endpoint}\"\n");
     }
-    let file = folder.join("weir.toml");
-    fs::write(&file, text)?;
-    let weir = setting.weir.to_string_lossy().into_owned();
-    Ok(vec![weir, "run".into(), "--no-keeper".into(), "--config".into(), file.to_string_lossy().into_owned()])
+    text
 }

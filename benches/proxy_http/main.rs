@@ -15,6 +15,7 @@ mod cpu;
 #[allow(dead_code, reason = "shared; a part is for idle connections")]
 mod load;
 #[path = "../support/proxies/message.rs"]
+#[allow(dead_code, reason = "shared; a part is for other benches")]
 mod message;
 mod peers;
 #[path = "../support/proxies/process.rs"]

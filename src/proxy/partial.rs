@@ -1,7 +1,10 @@
-//! The memory that heads which have not come whole may hold, all connections of a worker together.
+//! The memory that heads which have not come whole, and requests that wait behind another, may hold: all connections of a
+//! worker together.
 //!
 //! Each head has its own bounds in size and time; together they could still hold gigabytes. Beyond the budget those go that
-//! hold more than their share, so that a client whose head merely came in two pieces is served on.
+//! hold more than their share, so that a client whose head merely came in two pieces is served on. Those that were there
+//! before and send nothing more stay for their time, so that the sum may go beyond the budget, at most to twice as much.
+//! Octets are counted, not what the allocator keeps for them.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -40,7 +43,7 @@ impl PartialHead {
         let all = self.heads.bytes.get() - self.bytes + bytes;
         self.heads.bytes.set(all);
         self.bytes = bytes;
-        all <= budget || bytes <= budget / self.heads.count.get().max(1)
+        all <= budget || (bytes <= budget / self.heads.count.get().max(1) && all <= budget.saturating_mul(2))
     }
 }
 

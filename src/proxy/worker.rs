@@ -176,10 +176,12 @@ fn spawn(index: usize, lent: Vec<Lent>, shared: &Shared) -> io::Result<Running> 
 
 fn run(index: usize, lent: Vec<Lent>, mut inbox: mpsc::Receiver<Order>, shared: &Shared) -> io::Result<()> {
     let shard = shared.metrics.shard();
-    let awake = shard.clone();
+    let (awake, asleep) = (shard.clone(), shard.clone());
+    shard.turns.woken(clock::now_ns());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
+        .on_thread_park(move || asleep.turns.rests(clock::now_ns()))
         .on_thread_unpark(move || awake.turns.woken(clock::now_ns()))
         .build_local(Default::default())?;
     let worker = Rc::new(Worker::new(index, shared, shard));

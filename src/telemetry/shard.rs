@@ -121,6 +121,9 @@ impl ServiceCounters {
 /// Upper bounds of the buckets of turns in microseconds.
 pub(crate) const TURN_BUCKETS_US: [u64; 10] = [20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 100_000];
 
+/// Shorter stretches before the worker rests belong to the turn before: the runtime's own steps.
+const UNCOUNTED_NS: u64 = 5_000;
+
 /// The lengths of one worker's turns: from the moment that it could begin one piece of work to that piece's end. Nothing
 /// else on the worker is served meanwhile. One reading of the clock for each.
 #[derive(Debug, Default)]
@@ -135,6 +138,13 @@ impl Turns {
     /// The worker wakes from waiting.
     pub fn woken(&self, now_ns: u64) {
         self.began_ns.store(now_ns, Ordering::Relaxed);
+    }
+
+    /// The worker waits from now on: what it did last and nobody counted, such as accepting, was a turn too.
+    pub fn rests(&self, now_ns: u64) {
+        if now_ns.saturating_sub(self.began_ns.load(Ordering::Relaxed)) > UNCOUNTED_NS {
+            self.ended(now_ns);
+        }
     }
 
     /// A piece of work has ended; the next can begin.

@@ -44,6 +44,12 @@ async fn partial_heads_together_hold_no_more_than_the_budget() {
         statuses.iter().all(|(status, why)| (*status, why.as_deref()) == (503, Some("head_memory"))),
         "{statuses:?}"
     );
+    // Requests that wait behind another count too; beyond the budget they are not read, and the answer says so.
+    let mut raw = Raw::connect(proxy.address).await.unwrap();
+    let whole = format!("GET /1 HTTP/1.1\r\nHost: a\r\n\r\n{}", large.replace("GET /", "GET /2") + "\r\n");
+    raw.send(&whole).await;
+    let answer = raw.try_answer(false).await.unwrap();
+    assert_eq!((answer.text().as_str(), answer.closes()), ("fine", true));
     drop(greedy);
     eventually("nothing is held", LIMIT, async || (proxy.metric("weir_partial_head_bytes") == 0).then_some(())).await;
 }

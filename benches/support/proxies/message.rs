@@ -10,12 +10,15 @@ pub(crate) enum Kind {
     Tiny,
     /// A 16 KiB body.
     Large,
+    /// A 1 MiB body.
+    Bulk,
     /// A browser's head of half a kilobyte, an answer of 12 fields and 128 B.
     Browser,
 }
 
 const TINY_BYTES: usize = 128;
 const LARGE_BYTES: usize = 16 * 1024;
+const BULK_BYTES: usize = 1024 * 1024;
 
 const BROWSER_FIELDS: &str = "User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:139.0) Gecko/20100101 Firefox/139.0\r\n\
     Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\n\
@@ -45,6 +48,7 @@ pub(crate) fn request(kind: Kind, close: bool) -> Vec<u8> {
     let (path, fields) = match kind {
         Kind::Tiny => ("/", ""),
         Kind::Large => ("/16k", ""),
+        Kind::Bulk => ("/mebibyte", ""),
         Kind::Browser => ("/browser/article/2026/11/24?ref=front", BROWSER_FIELDS),
     };
     let connection = if close { "Connection: close\r\n" } else { "" };
@@ -53,14 +57,20 @@ pub(crate) fn request(kind: Kind, close: bool) -> Vec<u8> {
 
 /// Returns the backend's answer to a request head.
 pub(crate) fn answer(head: &[u8]) -> &'static [u8] {
-    static ANSWERS: OnceLock<[Vec<u8>; 3]> = OnceLock::new();
-    let [tiny, large, browser] = ANSWERS.get_or_init(|| {
+    static ANSWERS: OnceLock<[Vec<u8>; 4]> = OnceLock::new();
+    let [tiny, large, browser, bulk] = ANSWERS.get_or_init(|| {
         let plain = "Content-Type: text/plain\r\n";
-        [build(plain, TINY_BYTES), build(plain, LARGE_BYTES), build(BROWSER_ANSWER, TINY_BYTES)]
+        [
+            build(plain, TINY_BYTES),
+            build(plain, LARGE_BYTES),
+            build(BROWSER_ANSWER, TINY_BYTES),
+            build(plain, BULK_BYTES),
+        ]
     });
     match head.get(5) {
         Some(b'1') => large,
         Some(b'b') => browser,
+        Some(b'm') => bulk,
         _ => tiny,
     }
 }

@@ -199,7 +199,7 @@ impl<'a> Attempt<'a> {
             };
             let input = room.get(..n).unwrap_or_default();
             let used = request.take_body(input, limits.body_bytes).map_err(ProxyError::Refused)?;
-            down.carry.extend_from_slice(input.get(used..).unwrap_or_default());
+            request.keep_alive &= down.keep(worker, input.get(used..).unwrap_or_default());
             Ok(true)
         })
     }
@@ -239,7 +239,7 @@ impl<'a> Attempt<'a> {
         let complete = !unread && self.sent >= self.request.buffer.len() && !self.send_broken;
         Some(Outcome::Done(Finished {
             status: response.status,
-            close: response.close || unread,
+            close: response.close || unread || !self.request.keep_alive,
             unread,
             reuse: response.reuse.filter(|_| complete && !response.ended),
         }))

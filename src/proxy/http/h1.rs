@@ -92,6 +92,10 @@ impl Connection {
             }
             Head::Answer(refusal) => {
                 let (worker, mut down) = (self.worker.clone(), down);
+                if !refusal.keep {
+                    // The answer may take its time; nothing of this is read any more.
+                    down.forget(&worker);
+                }
                 State::Rare(Box::pin(async move {
                     let next = respond::refuse(&worker, &mut down, &refusal).await;
                     Finished { down, next }

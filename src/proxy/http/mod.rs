@@ -16,6 +16,8 @@ mod upgrade;
 
 use crate::net::Stream;
 use crate::proxy::entry::Entry;
+use crate::proxy::partial::PartialHead;
+use crate::proxy::state::Worker;
 use crate::proxy::timer::Deadline;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -34,11 +36,46 @@ pub(crate) struct Downstream {
     pub(crate) trusted: bool,
     /// The listener that it came through.
     pub(crate) entry: Rc<Entry>,
+    /// Counts what is carried among what all connections carry.
+    held: Option<PartialHead>,
 }
 
 impl Downstream {
     pub(crate) fn new(stream: Stream, (peer, trusted): (IpAddr, bool), entry: Rc<Entry>, deadline: Deadline) -> Self {
-        Self { stream, carry: Vec::new(), deadline, peer, client: peer.to_string().into(), trusted, entry }
+        Self { stream, carry: Vec::new(), deadline, peer, client: peer.to_string().into(), trusted, entry, held: None }
+    }
+
+    /// Counts what is carried; returns whether it may be.
+    pub(crate) fn holds(&mut self, worker: &Worker) -> bool {
+        let held = self.held.get_or_insert_with(|| worker.heads.begin());
+        held.holds(self.carry.len(), worker.options.limits.partial_heads_bytes)
+    }
+
+    /// Carries what came behind a request until it is served, in place of what was carried. False: it is too much for the
+    /// worker and is dropped; no further request can be read from this connection.
+    pub(crate) fn keep(&mut self, worker: &Worker, rest: &[u8]) -> bool {
+        if rest.is_empty() {
+            self.forget(worker);
+            return true;
+        }
+        if self.carry.capacity() == 0 {
+            self.carry = worker.take_buffer();
+        }
+        self.carry.clear();
+        self.carry.extend_from_slice(rest);
+        let may = self.holds(worker);
+        if !may {
+            self.forget(worker);
+        }
+        may
+    }
+
+    /// Gives back what is carried.
+    pub(crate) fn forget(&mut self, worker: &Worker) {
+        self.held = None;
+        if self.carry.capacity() > 0 {
+            worker.give_buffer(std::mem::take(&mut self.carry));
+        }
     }
 
     /// Parts what is known of the client from its stream and deadline.

@@ -9,7 +9,6 @@ use crate::http1::rewrite::{self, Forwarding};
 use crate::proxy::error::ProxyError;
 use crate::proxy::http::Downstream;
 use crate::proxy::observe::Access;
-use crate::proxy::partial::PartialHead;
 use crate::proxy::scratch::{HEADROOM, Scratch, poll_read};
 use crate::proxy::state::Worker;
 use crate::proxy::timer::ms;
@@ -93,8 +92,6 @@ const HTTP2: &[u8] = b"PRI * HTTP/2.0";
 #[derive(Debug)]
 pub(crate) struct Wait {
     begun: bool,
-    /// What a head that has not come whole holds.
-    partial: Option<PartialHead>,
     /// The connection's first request, where HTTP/2 may begin instead.
     first: bool,
 }
@@ -103,7 +100,7 @@ impl Wait {
     /// Starts waiting; a connection's first request must come within the time for a head.
     pub(crate) fn new(worker: &Worker, down: &Downstream, first: bool) -> Self {
         down.deadline.set(if first { ms(worker.options.timeouts.head) } else { ms(worker.options.timeouts.keepalive) });
-        Self { begun: false, first, partial: None }
+        Self { begun: false, first }
     }
 }
 
@@ -124,7 +121,7 @@ pub(crate) fn poll_head(worker: &Worker, down: &mut Downstream, wait: &mut Wait,
         wait.begun = true;
         down.deadline.set(ms(timeouts.head));
     }
-    if partial && !holds(worker, wait, down.carry.len()) {
+    if partial && !down.holds(worker) {
         return Poll::Ready(Head::Answer(Refusal { error: ProxyError::HeadMemory, is_head: false, keep: false }));
     }
     if let Some(since) = worker.ending_since(&down.entry).filter(|_| !partial) {
@@ -137,12 +134,6 @@ pub(crate) fn poll_head(worker: &Worker, down: &mut Downstream, wait: &mut Wait,
         return Poll::Ready(Head::Closed);
     }
     Poll::Ready(Head::Answer(Refusal { error: ProxyError::HeadTimeout, is_head: false, keep: false }))
-}
-
-/// Counts the memory of a partial head; returns whether it may go on.
-fn holds(worker: &Worker, wait: &mut Wait, bytes: usize) -> bool {
-    let partial = wait.partial.get_or_insert_with(|| worker.heads.begin());
-    partial.holds(bytes, worker.options.limits.partial_heads_bytes)
 }
 
 fn read_head(worker: &Worker, down: &mut Downstream, scratch: &mut Scratch, cx: &mut Context<'_>) -> Poll<Head> {
@@ -200,15 +191,19 @@ fn try_parse(worker: &Worker, down: &mut Downstream, scratch: &mut Scratch, have
     Some(match building.request() {
         Ok((mut request, framing)) => match take_body(worker, &mut request, framing, rest) {
             Ok(used) => {
-                keep_rest(worker, down, rest.get(used..).unwrap_or_default());
+                // Too much is held already: what was pipelined is not read, which the client hears of (RFC 9112 §9.3.2).
+                let kept = down.keep(worker, rest.get(used..).unwrap_or_default());
+                request.keep_alive &= kept;
+                if request.websocket && !kept {
+                    // Its octets must not be missing in the tunnel.
+                    return Some(Head::Answer(Refusal { error: ProxyError::HeadMemory, is_head: false, keep: false }));
+                }
                 Head::Request(request)
             }
             Err(reject) => Head::Answer(refusal(reject)),
         },
         Err((error, keep)) => {
-            if keep {
-                keep_rest(worker, down, rest);
-            }
+            let keep = keep && down.keep(worker, rest);
             Head::Answer(Refusal { error, is_head: line.method == "HEAD", keep })
         }
     })
@@ -216,20 +211,6 @@ fn try_parse(worker: &Worker, down: &mut Downstream, scratch: &mut Scratch, have
 
 fn refusal(reject: Reject) -> Refusal {
     Refusal { error: ProxyError::Refused(reject), is_head: false, keep: false }
-}
-
-fn keep_rest(worker: &Worker, down: &mut Downstream, rest: &[u8]) {
-    if rest.is_empty() {
-        if down.carry.capacity() > 0 {
-            worker.give_buffer(std::mem::take(&mut down.carry));
-        }
-        return;
-    }
-    if down.carry.capacity() == 0 {
-        down.carry = worker.take_buffer();
-    }
-    down.carry.clear();
-    down.carry.extend_from_slice(rest);
 }
 
 /// Takes what has come of the body with the head.

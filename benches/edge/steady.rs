@@ -1,0 +1,185 @@
+//! What stays steady: latency at saturation, cost and errors while endpoints change, the worker's turns under a mix.
+
+use crate::clients;
+use crate::load::{Load, Shape};
+use crate::message::{self, Kind};
+use crate::peers::{self, Setting};
+use crate::process::Peer;
+use crate::report::quantile;
+use crate::report_bound;
+use crate::rounds::{Meter, Method};
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+use weir::clock;
+
+const TINY: Shape = Shape { kind: Kind::Tiny, connections: 64, close: false, rate: None };
+
+/// Ten pairs, Weir and nginx in alternating order: in how many Weir's p99 at saturation is at most 0.85 of nginx's.
+pub(crate) fn tail(load: &mut Load, peers: &[&Peer]) -> Result<bool, Box<dyn Error>> {
+    let named = |name: &str| peers.iter().find(|peer| peer.name == name);
+    let (Some(weir), Some(nginx)) = (named("weir"), named("nginx")) else {
+        println!("\np99: needs weir and nginx");
+        return Ok(false);
+    };
+    println!("\np99: 64 keepalive connections in a closed loop, 1 s each, in pairs; microseconds");
+    let mut ratios = Vec::new();
+    for pair in 0..10 {
+        let order = if pair % 2 == 0 { [*weir, *nginx] } else { [*nginx, *weir] };
+        let mut p99 = BTreeMap::new();
+        for peer in order {
+            load.run(peer.listen[0], TINY, Duration::from_millis(100))?;
+            let stretch = load.run(peer.listen[0], TINY, Duration::from_secs(1))?;
+            let place = stretch.latencies_us.len() * 99 / 100;
+            p99.insert(peer.name, f64::from(stretch.latencies_us.get(place).copied().unwrap_or(u32::MAX)));
+        }
+        ratios.push(p99["weir"] / p99["nginx"]);
+        print!("  {}/{}", p99["weir"], p99["nginx"]);
+    }
+    println!();
+    let missed = ratios.iter().filter(|&&ratio| ratio > 0.85).count();
+    println!("  median ratio {:.3}", quantile(&ratios, 0.5));
+    Ok(report_bound("pairs of ten with weir above 0.85 x nginx", missed as f64, 1.0))
+}
+
+/// The endpoints of Weir change once a second, by its configuration file, in every other stretch.
+pub(crate) fn changes(
+    load: &mut Load,
+    weir: &Peer,
+    setting: &Setting<'_>,
+    method: &Method,
+) -> Result<bool, Box<dyn Error>> {
+    println!("\nchange: stretches of 2 s with and without a change of the endpoints each second; us CPU per request");
+    let (mut quiet, mut changing, mut errors) = (Vec::new(), Vec::new(), 0);
+    for round in 0..2 * method.rounds {
+        let with = round % 2 == 1;
+        load.run(weir.listen[0], TINY, Duration::from_millis(60))?;
+        load.idle(Duration::from_millis(10))?;
+        let meter = Meter::start(weir.pid());
+        let (mut requests, mut failed) = (0, 0);
+        for half in 0..2 {
+            if with {
+                let endpoints = &setting.endpoints[..if half == 0 { 1 } else { 2 }];
+                peers::change_endpoints(weir, setting, endpoints)?;
+            }
+            let stretch = load.run(weir.listen[0], TINY, Duration::from_secs(1))?;
+            requests += stretch.requests;
+            failed += stretch.errors;
+        }
+        load.idle(Duration::from_millis(5))?;
+        let (ns, other) = meter.stop(method.cpus);
+        errors += failed;
+        let cost = ns as f64 / 1e3 / requests.max(1) as f64;
+        let dropped = other.iter().any(|&share| share > method.max_other);
+        print!("  {cost:.2}{}{}", if with { "c" } else { "" }, if dropped { "*" } else { "" });
+        if !dropped {
+            if with { changing.push(cost) } else { quiet.push(cost) }
+        }
+    }
+    println!();
+    let ratio = quantile(&changing, 0.25) / quantile(&quiet, 0.25);
+    let generation = metric(&exposition(setting)?, "weir_table_generation").unwrap_or(0.0);
+    println!("  the table is at generation {generation}");
+    let taken = report_bound("changes not taken up", method.rounds as f64 * 2.0 - (generation - 1.0).max(0.0), 0.0);
+    let failed = report_bound("failed requests", errors as f64, 0.0);
+    Ok(report_bound("with changes / without", ratio, 1.02) & failed & taken)
+}
+
+/// Tiny requests, bodies of 1 MiB, handshakes and a change each second at once: how long the worker's turns are.
+pub(crate) fn turns(load: &mut Load, weir: &Peer, setting: &Setting<'_>) -> Result<bool, Box<dyn Error>> {
+    const SECONDS: u64 = 10;
+    println!(
+        "\nturn: 64 connections with tiny requests, bodies of 1 MiB, handshakes, a change each second, {SECONDS} s"
+    );
+    let before = exposition(setting)?;
+    let (stop, bulk, shaken) =
+        (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let config = clients::config(setting.certificate)?;
+    let [plain, tls] = weir.listen;
+    let others = [
+        work(stop.clone(), bulk.clone(), move || mebibyte(plain)),
+        work(stop.clone(), shaken.clone(), move || clients::shake(tls, &config)),
+    ];
+    let (mut requests, mut errors) = (0, 0);
+    for second in 0..SECONDS {
+        let endpoints = &setting.endpoints[..1 + usize::from(second % 2 == 1)];
+        peers::change_endpoints(weir, setting, endpoints)?;
+        let stretch = load.run(plain, TINY, Duration::from_secs(1))?;
+        requests += stretch.requests;
+        errors += stretch.errors;
+    }
+    stop.store(true, Ordering::SeqCst);
+    while !others.iter().all(thread::JoinHandle::is_finished) {
+        load.idle(Duration::from_millis(5))?;
+    }
+    for other in others {
+        other.join().map_err(|_panic| "a load panicked")?;
+    }
+    let after = exposition(setting)?;
+    let grown = |name: &str| metric(&after, name).unwrap_or(0.0) - metric(&before, name).unwrap_or(0.0);
+    let all = grown("weir_worker_turn_seconds_count{worker=\"0\"}");
+    println!(
+        "  {requests} tiny requests, {errors} failed, {} MiB, {} handshakes; {all} turns",
+        bulk.load(Ordering::SeqCst),
+        shaken.load(Ordering::SeqCst)
+    );
+    for le in ["0.00002", "0.00005", "0.0001", "0.0002", "0.0005", "0.001", "0.002", "0.005", "0.01"] {
+        let within = grown(&format!("weir_worker_turn_seconds_bucket{{worker=\"0\",le=\"{le}\"}}"));
+        println!("    above {:>6} us: {:>10.6} %", le.parse::<f64>()? * 1e6, (all - within) / all * 100.0);
+    }
+    let within = grown("weir_worker_turn_seconds_bucket{worker=\"0\",le=\"0.0002\"}");
+    let good = report_bound("per 10,000 turns above 200 us", (all - within) / all * 10_000.0, 1.0);
+    Ok(report_bound("failed requests", errors as f64, 0.0) & good)
+}
+
+/// Does the same over and over until it is to stop; counts what went well.
+fn work(
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicU64>,
+    mut step: impl FnMut() -> io::Result<()> + Send + 'static,
+) -> thread::JoinHandle<()> {
+    thread::spawn(move || {
+        while !stop.load(Ordering::SeqCst) {
+            if step().is_ok() {
+                done.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        crate::cpu::thread_ends();
+    })
+}
+
+/// Fetches 1 MiB over a connection of its own.
+fn mebibyte(target: SocketAddr) -> io::Result<()> {
+    let mut stream = TcpStream::connect(target)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.write_all(&message::request(Kind::Bulk, true))?;
+    let mut octets = Vec::new();
+    stream.read_to_end(&mut octets)?;
+    if octets.len() > 1024 * 1024 { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+}
+
+/// Reads Weir's metrics over its socket.
+fn exposition(setting: &Setting<'_>) -> io::Result<String> {
+    let deadline = clock::now() + Duration::from_secs(5);
+    let mut stream = loop {
+        match UnixStream::connect(peers::admin_socket(setting)) {
+            Ok(stream) => break stream,
+            Err(error) if clock::now() > deadline => return Err(error),
+            Err(_) => thread::park_timeout(Duration::from_millis(20)),
+        }
+    };
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn metric(text: &str, name: &str) -> Option<f64> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+}
