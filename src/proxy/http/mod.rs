@@ -80,7 +80,7 @@ impl Downstream {
 
     /// Parts what is known of the client from its stream and deadline.
     pub(crate) fn apart(self) -> (Client, Stream, Deadline) {
-        let Self { stream, deadline, peer, client: text, trusted, entry, carry: _ } = self;
+        let Self { stream, deadline, peer, client: text, trusted, entry, carry: _, held: _ } = self;
         (Client { peer, text, trusted, entry }, stream, deadline)
     }
 }
@@ -98,6 +98,6 @@ impl Client {
     /// Returns the client's side of one of its streams.
     pub(crate) fn on(&self, stream: Stream, deadline: Deadline) -> Downstream {
         let (peer, client, trusted, entry) = (self.peer, self.text.clone(), self.trusted, self.entry.clone());
-        Downstream { stream, carry: Vec::new(), deadline, peer, client, trusted, entry }
+        Downstream { stream, carry: Vec::new(), deadline, peer, client, trusted, entry, held: None }
     }
 }

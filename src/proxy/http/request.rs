@@ -181,7 +181,9 @@ fn try_parse(worker: &Worker, down: &mut Downstream, scratch: &mut Scratch, have
         Ok(Some(line)) => line,
         Ok(None) => return None,
         Err(Reject::Version) if bytes.starts_with(HTTP2) => {
-            keep_rest(worker, down, bytes);
+            if !down.keep(worker, bytes) {
+                return Some(Head::Closed);
+            }
             return Some(Head::Http2);
         }
         Err(reject) => return Some(Head::Answer(refusal(reject))),
