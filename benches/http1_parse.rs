@@ -47,6 +47,7 @@ fn main() {
                 framing: request_body(bytes, &fields, line.version).unwrap(),
                 client: b"192.0.2.1",
                 scheme: "http",
+                identity: b"",
                 trusted: false,
                 request_id: b"0123456789abcdef0123456789abcdef",
             };

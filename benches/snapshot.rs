@@ -70,8 +70,14 @@ impl World {
             port: 0,
         };
         let address = SocketAddr::from(([127, 0, 0, 1], 8080));
-        let listener =
-            ListenerSpec { name: "web".into(), address, trusted_proxies: Vec::new(), protocol: Default::default() };
+        let listener = ListenerSpec {
+            name: "web".into(),
+            address,
+            trusted_proxies: Vec::new(),
+            protocol: Default::default(),
+            tls: None,
+            redirect_https: false,
+        };
         Changes {
             services: self.services.iter().map(set).collect(),
             routes: Some(self.services.iter().map(route).collect()),

@@ -41,7 +41,7 @@ fn the_names_in_the_documents_exist() {
 const DUPLICATES: &[&str] = &[
     // dashmap 6 stays on hashbrown 0.14; everything else is on a newer one.
     "hashbrown",
-    // rustls and what is around it (pem, url, x509-parser): aws-lc-rs stays on untrusted 0.7 while rustls-webpki has 0.9;
+    // aws-lc-rs stays on untrusted 0.7 while rustls-webpki has 0.9;
     // the others are of procedural macros and decoders, whose crates move to the next version one after another.
     "base64",
     "syn",

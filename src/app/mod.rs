@@ -6,6 +6,7 @@
 
 mod asks;
 mod keeper;
+mod keyring;
 mod live;
 mod reload;
 mod shutdown;
@@ -14,6 +15,7 @@ mod watch;
 mod wire;
 
 pub use keeper::keep;
+pub use keyring::{Keyring, Prepared, check as check_certificates};
 pub use live::{AtEnd, Change, Live, Sockets};
 
 use crate::app::asks::Asks;

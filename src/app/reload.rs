@@ -5,6 +5,7 @@
 //! stays in use until a better one is taken up; without a difference no generation is published; the same bad text is
 //! complained about once. Next on the path: `control/deployments`, `app/live.rs`.
 
+use crate::app::keyring::Keyring;
 use crate::app::live::Live;
 use crate::clock;
 use crate::config::{ConfigError, Difference, Loaded, Reader, Text};
@@ -35,6 +36,7 @@ pub(super) struct Reloader {
     /// The listeners in use, with their exact addresses.
     pub(super) listening: Vec<ListenerSpec>,
     pub(super) live: Live,
+    pub(super) keyring: Keyring,
     pub(super) deployments: deployments::Handle,
     pub(super) registry: registry::Handle,
     pub(super) dns: Option<dns::Live>,
@@ -140,6 +142,7 @@ impl Reloader {
     async fn move_traffic(&mut self, next: &Loaded, text: &Text) -> Result<u64, ConfigError> {
         let before = definitions(&self.current, &self.listening);
         let workers = |loaded: &Loaded| loaded.proxy.workers;
+        let keys = self.keyring.prepare(&next.listeners).map_err(|faults| text.refuse(faults))?;
         let change = if next.listeners != self.current.listeners || workers(next) != workers(&self.current) {
             let count = super::wire::worker_count(next);
             Some(self.live.prepare(&next.listeners, count).await.map_err(|error| unbound(text, next, &error))?)
@@ -149,6 +152,7 @@ impl Reloader {
         let listening = change.as_ref().map_or_else(|| self.listening.clone(), |change| change.listeners());
         let after = definitions(next, &listening);
         let Some(change) = change else { return self.publish(before, after, text).await };
+        self.keyring.add(keys);
         // A listener that goes has its routes until it takes no more connections; one that comes has them before.
         self.publish(before.clone(), between(&before, &after), text).await?;
         if let Err(error) = change.apply().await {
@@ -157,6 +161,7 @@ impl Reloader {
             return Err(error);
         }
         self.listening = listening;
+        self.keyring.keep_only(&self.listening);
         self.publish(after.clone(), after, text).await
     }
 

@@ -1,4 +1,4 @@
-//! When the file of the configuration may have changed: hints only, its content decides.
+//! When the file of the configuration, or one that it names, may have changed: hints only, its content decides.
 //!
 //! Watches directories, never the file: editors and deployments replace it by renames, and a volume swaps a symbolic link
 //! (`..data`) somewhere on its path. So every directory that a link of the path, or the file, stands in is watched, and the
@@ -44,10 +44,10 @@ struct Bell {
     places: Mutex<Places>,
 }
 
-/// Watches one path.
+/// Watches some paths.
 #[derive(Debug)]
 pub(super) struct Watch {
-    path: PathBuf,
+    paths: Vec<PathBuf>,
     bell: Arc<Bell>,
     /// `None`: the file's state is polled.
     watcher: Option<INotifyWatcher>,
@@ -56,26 +56,32 @@ pub(super) struct Watch {
 impl Watch {
     /// Begins to watch a path.
     pub(super) fn new(path: &Path) -> Self {
-        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        Self::over([path.to_owned()])
+    }
+
+    /// Begins to watch some paths.
+    pub(super) fn over(paths: impl IntoIterator<Item = PathBuf>) -> Self {
+        let paths = absolute(paths);
         let bell = Arc::new(Bell::default());
         let hear = bell.clone();
         let watcher = INotifyWatcher::new(move |event| hear.hear(event), notify::Config::default());
         match watcher {
             Ok(watcher) => {
-                let mut watch = Self { path, bell, watcher: Some(watcher) };
+                let mut watch = Self { paths, bell, watcher: Some(watcher) };
                 watch.take_up();
                 watch
             }
             Err(error) => {
                 cannot_watch(&error);
-                Self::polling(&path)
+                Self { paths, bell: Arc::default(), watcher: None }
             }
         }
     }
 
-    /// Begins to look at a path's state again and again.
-    fn polling(path: &Path) -> Self {
-        Self { path: path.to_owned(), bell: Arc::default(), watcher: None }
+    /// Watches other paths from now on.
+    pub(super) fn move_to(&mut self, paths: impl IntoIterator<Item = PathBuf>) {
+        self.paths = absolute(paths);
+        self.take_up();
     }
 
     /// Returns how changes are noticed.
@@ -96,7 +102,7 @@ impl Watch {
     }
 
     /// Waits for the end of a change. Not cancel-safe.
-    async fn changed(&self) {
+    pub(super) async fn changed(&self) {
         if self.watcher.is_none() {
             return self.polled().await;
         }
@@ -118,11 +124,12 @@ impl Watch {
 
     /// Waits until the file's state has changed and then stays for one more look.
     async fn polled(&self) {
-        let before = state(&self.path);
-        let mut last = before;
+        let look = || self.paths.iter().map(|path| state(path)).collect::<Vec<_>>();
+        let before = look();
+        let mut last = before.clone();
         loop {
             tokio::time::sleep(POLL).await;
-            let now = state(&self.path);
+            let now = look();
             if now != before && now == last {
                 return;
             }
@@ -131,9 +138,12 @@ impl Watch {
     }
 
     /// Watches the directories that matter now.
-    fn take_up(&mut self) {
+    pub(super) fn take_up(&mut self) {
         let Some(watcher) = &mut self.watcher else { return };
-        let wanted = places(&self.path);
+        let mut wanted = Places::new();
+        for (directory, names) in self.paths.iter().flat_map(|path| places(path)) {
+            wanted.entry(directory).or_default().extend(names);
+        }
         let before =
             std::mem::replace(&mut *self.bell.places.lock().unwrap_or_else(PoisonError::into_inner), wanted.clone());
         // A directory of the same name may be another one by now.
@@ -153,8 +163,12 @@ impl Watch {
     }
 }
 
+fn absolute(paths: impl IntoIterator<Item = PathBuf>) -> Vec<PathBuf> {
+    paths.into_iter().map(|path| std::path::absolute(&path).unwrap_or(path)).collect()
+}
+
 fn cannot_watch(error: &notify::Error) {
-    tracing::warn!(%error, "the kernel does not watch the configuration file (see fs.inotify in sysctl); it is polled");
+    tracing::warn!(%error, "the kernel does not watch files (see fs.inotify in sysctl); they are polled");
 }
 
 impl Bell {
@@ -327,7 +341,7 @@ mod tests {
         let folder = Folder::new("poll");
         let file = folder.0.join("weir.toml");
         fs::write(&file, "1").unwrap();
-        let mut watch = Watch::polling(&file);
+        let mut watch = Watch { paths: vec![file.clone()], bell: Default::default(), watcher: None };
         assert_eq!(watch.kind(), "poll");
         assert!(timeout(Duration::from_secs(60), watch.changed()).await.is_err(), "nothing changed");
         for text in ["22", "333"] {

@@ -4,9 +4,11 @@
 //! serve from it. Each worker gets a `table::Reader` and its own sockets.
 
 use crate::admin::{self, Rates, State, Upgrader};
+use crate::app::keyring::Keyring;
 use crate::app::live::{Live, Sockets};
 use crate::app::reload::Reloader;
 use crate::app::upgrade::Upgrades;
+use crate::app::watch::Watch;
 use crate::app::{Origin, RunOptions};
 use crate::config::Loaded;
 use crate::control::autoscale::{self, ScaleGauges};
@@ -19,15 +21,19 @@ use crate::dns;
 use crate::lifecycle::{self, Signal, Trigger};
 use crate::model::OnExit;
 use crate::net::Binder;
-use crate::proxy;
+use crate::proxy::{self, Tls};
+use crate::table::certificates::Report;
 use crate::table::{self, Snapshot, Table, names::Names};
-use crate::telemetry::{AccessLog, LogOptions, Metrics};
+use crate::telemetry::{AccessLog, Handshakes, LogOptions, Metrics};
 use anyhow::Context;
 use std::path::Path;
 use tokio::task::JoinHandle;
 
 /// Longest wait for the first checks of static endpoints before connections are accepted; one on this machine takes 5 ms.
 const FIRST_CHECKS: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// Certificates are looked at again after this even when nothing tells of a change.
+const KEYRING_LOOK: std::time::Duration = std::time::Duration::from_secs(3600);
 
 /// Events that a slow listener may lag behind, and that `weir events` shows of the past.
 const EVENTS: usize = 1024;
@@ -64,6 +70,7 @@ pub(super) async fn build(
     let (trigger, signal) = lifecycle::drain();
     let metrics = Metrics::new();
     let access = access_log(&loaded.log, &metrics)?;
+    let (tls, keyring) = keyring(&loaded, &metrics)?;
     let (publisher, table) = table::channel(Snapshot::empty(match &loaded.dns {
         Some(dns) => Names::new(&dns.zone),
         None => Names::default(),
@@ -89,13 +96,14 @@ pub(super) async fn build(
         _ => None,
     };
     let lent = listening.lend(count)?;
-    let workers =
-        proxy::start(&loaded.proxy, lent, &table, &metrics, access, &signal).context("failed to start workers")?;
+    let parts = proxy::Parts { table: table.clone(), metrics, access, tls };
+    let workers = proxy::start(&loaded.proxy, lent, parts, &signal).context("failed to start workers")?;
     let live = Live::new(listening, workers);
     let reloader = Reloader {
         current: written,
         listening: loaded.listeners,
         live: live.clone(),
+        keyring: keyring.clone(),
         deployments: control.deployments.clone(),
         registry: control.registry.clone(),
         dns: dns.as_ref().map(dns::Server::live),
@@ -104,11 +112,40 @@ pub(super) async fn build(
         desk,
         reader: origin.reader.clone(),
     };
+    tokio::spawn(watch_keyring(keyring));
     tokio::spawn(reloader.run(signal));
     if let Some(watch) = origin.watch {
         tokio::spawn(watch.run(configuration.clone()));
     }
     Ok(Parts { trigger, live, control, dns, admin, configuration, upgrader, close_admin })
+}
+
+/// Reads the certificates that listeners show.
+fn keyring(loaded: &Loaded, metrics: &Metrics) -> anyhow::Result<(Tls, Keyring)> {
+    let handshakes = Handshakes::new().context("failed to make the metrics of handshakes")?;
+    handshakes.register(metrics.registry()).context("failed to register the metrics of handshakes")?;
+    let tls = Tls::new(handshakes);
+    let keyring = Keyring::new(tls.clone(), Report::default());
+    let prepared = keyring.prepare(&loaded.listeners).map_err(|faults| {
+        let faults: Vec<_> = faults.iter().map(|(key, message, _)| format!("{key}: {message}")).collect();
+        anyhow::anyhow!("{}", faults.join("; "))
+    })?;
+    keyring.add(prepared);
+    Ok((tls, keyring))
+}
+
+/// Reads files of certificates again when they may have changed; ends with the runtime.
+async fn watch_keyring(keyring: Keyring) {
+    let mut watch = Watch::over(keyring.files());
+    loop {
+        tokio::select! {
+            () = watch.changed() => watch.take_up(),
+            () = keyring.moved() => watch.move_to(keyring.files()),
+            // What no hint told of, and what expired meanwhile.
+            () = tokio::time::sleep(KEYRING_LOOK) => {}
+        }
+        keyring.refresh();
+    }
 }
 
 /// Starts what upgrades are asked of; without a keeper it refuses.

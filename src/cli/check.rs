@@ -1,7 +1,8 @@
 //! `weir check` and `weir schema`: the configuration as people and editors see it.
 
+use crate::app;
 use crate::cli::output;
-use crate::config::{self, ConfigError, Environment, Flags, Source};
+use crate::config::{self, ConfigError, Environment, Flags, Reader, Source};
 use anyhow::Result;
 use std::io::Write;
 use std::path::Path;
@@ -16,7 +17,16 @@ const INVALID: u8 = 2;
 /// # Errors
 /// When it cannot be printed.
 pub(super) fn check(path: Option<&Path>) -> Result<ExitCode> {
-    match config::load(&Source::File(path.map(Path::to_owned)), &Environment::current(), &Flags::default()) {
+    let source = Source::File(path.map(Path::to_owned));
+    let read = |reader: Reader| {
+        let text = reader.read()?;
+        let loaded = reader.load(&text)?;
+        match app::check_certificates(&loaded.listeners) {
+            faults if faults.is_empty() => Ok(loaded),
+            faults => Err(text.refuse(faults)),
+        }
+    };
+    match Reader::open(&source, Environment::current(), Flags::default()).and_then(read) {
         Ok(loaded) => {
             output::write(&loaded.to_toml()?)?;
             for note in loaded.notes() {

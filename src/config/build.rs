@@ -210,6 +210,7 @@ fn read_proxy_limits(p: &mut Problems, section: &Proxy) -> ProxyLimits {
             defaults.retry_body_bytes,
             0..=16 << 20,
         ),
+        handshakes: within(p, "proxy.limits.handshakes", limits.handshakes, defaults.handshakes, &(1..=65_536)),
     }
 }
 
@@ -223,6 +224,7 @@ fn read_proxy_timeouts(p: &mut Problems, section: &Proxy) -> ProxyTimeouts {
         p.add("proxy.timeouts.drain_idle", format!("{idle} is above drain {drain}"), "lower drain_idle or raise drain");
     }
     ProxyTimeouts {
+        handshake: time(p, "proxy.timeouts.handshake", timeouts.handshake, defaults.handshake, MS..=MAX),
         head: time(p, "proxy.timeouts.head", timeouts.head, defaults.head, MS..=MAX),
         keepalive: time(p, "proxy.timeouts.keepalive", timeouts.keepalive, defaults.keepalive, MS..=MAX),
         body_idle: time(p, "proxy.timeouts.body_idle", timeouts.body_idle, defaults.body_idle, MS..=MAX),

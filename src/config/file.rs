@@ -283,12 +283,19 @@ pub struct ProxyLimits {
     /// Size of a request body that is kept for a retry, at most `16MiB`; default `64KiB`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_body: Option<Size>,
+    /// TLS handshakes that one worker does at a time, 1 to 65536; above, the oldest is given up. Default 1024.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65_536))]
+    pub handshakes: Option<usize>,
 }
 
 /// Time limits towards clients.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProxyTimeouts {
+    /// Whole TLS handshake; default `5s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handshake: Option<Duration>,
     /// Whole request head, from its first byte; above: 408. Default `10s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub head: Option<Duration>,

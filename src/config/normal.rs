@@ -135,9 +135,11 @@ fn write_proxy(options: &ProxyOptions) -> Proxy {
             uri: size(options.limits.uri_bytes),
             body: options.limits.body_bytes.map(Size::new),
             retry_body: size(options.limits.retry_body_bytes),
+            handshakes: Some(options.limits.handshakes),
         }),
         http2: Some(http2::write(&options.http2)),
         timeouts: Some(ProxyTimeouts {
+            handshake: Some(options.timeouts.handshake.into()),
             head: Some(options.timeouts.head.into()),
             keepalive: Some(options.timeouts.keepalive.into()),
             body_idle: Some(options.timeouts.body_idle.into()),

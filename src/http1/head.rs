@@ -56,6 +56,9 @@ pub enum Kind {
     Forwarded,
     /// `X-Request-Id`.
     RequestId,
+    /// Who the client is by its certificate: `Client-Cert` (RFC 9440), `X-Client-Cert-Subject`, `X-Client-Cert-San` and the
+    /// like. Only Weir says it.
+    Identity,
 }
 
 /// One field as offsets into the head.
@@ -411,6 +414,7 @@ pub fn kind(name: &[u8]) -> Kind {
         9 if is("forwarded") || is("x-real-ip") => Kind::Forwarded,
         10 if is("connection") => Kind::Connection,
         10 if is("keep-alive") => Kind::KeepAlive,
+        11 if is("client-cert") => Kind::Identity,
         12 if is("x-request-id") => Kind::RequestId,
         14 if is("content-length") => Kind::ContentLength,
         14 if is("http2-settings") => Kind::Hop,
@@ -423,6 +427,8 @@ pub fn kind(name: &[u8]) -> Kind {
             if name.first().is_some_and(|b| b.eq_ignore_ascii_case(&b'p')) { Kind::Hop } else { Kind::Forwarded }
         }
         19 if is("proxy-authorization") => Kind::Hop,
+        17 if is("client-cert-chain") || is("x-client-cert-san") => Kind::Identity,
+        21 if is("x-client-cert-subject") => Kind::Identity,
         _ => Kind::Other,
     }
 }

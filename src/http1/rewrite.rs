@@ -21,6 +21,8 @@ pub struct Forwarding<'a> {
     pub scheme: &'a str,
     /// Whether the client is a trusted proxy: its forwarding fields are kept and `X-Forwarded-For` is appended to.
     pub trusted: bool,
+    /// Field lines that say who the client is by its certificate, or nothing.
+    pub identity: &'a [u8],
     /// The id to set when the client sent none that is kept.
     pub request_id: &'a [u8],
 }
@@ -134,6 +136,7 @@ pub fn request(head: &[u8], line: &RequestLine<'_>, fields: &Fields, forwarding:
             | Kind::Te
             | Kind::KeepAlive
             | Kind::Hop
+            | Kind::Identity
             | Kind::ForwardedFor => false,
         };
         if stays {
@@ -156,6 +159,7 @@ pub fn request(head: &[u8], line: &RequestLine<'_>, fields: &Fields, forwarding:
     if !forwarding.trusted || !fields.iter().any(|f| f.name(head).eq_ignore_ascii_case(b"x-forwarded-host")) {
         put(out, &[b"X-Forwarded-Host: ", host, b"\r\n"]);
     }
+    put(out, &[forwarding.identity]);
     if !request_id {
         put(out, &[b"X-Request-Id: ", forwarding.request_id, b"\r\n"]);
     }

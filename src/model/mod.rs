@@ -9,6 +9,7 @@ mod id;
 mod instance;
 mod rollout;
 mod service;
+mod tls;
 
 pub use container::{ContainerAddress, ContainerSpec, Volume};
 pub use health::{HealthState, Outcome, Transition};
@@ -19,3 +20,4 @@ pub use service::{
     HealthCheck, Limits, ListenerProtocol, ListenerSpec, Objective, OnExit, Outliers, Policy, PortSpec, Probe,
     Protocol, RouteSpec, RunSpec, ScalePolicy, ScaleSpec, ServiceSpec, StaticEndpoint, Timeouts,
 };
+pub use tls::{CertificateFiles, ClientCertificate, TlsSpec, TlsVersion, UpstreamTlsSpec, Verify};

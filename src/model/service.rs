@@ -3,7 +3,7 @@
 //! `spec` holds what users write; its conversion fills every default, so nothing here is optional but what may truly be
 //! absent.
 
-use crate::model::{ContainerSpec, RolloutSpec, ServiceName};
+use crate::model::{ContainerSpec, RolloutSpec, ServiceName, TlsSpec, UpstreamTlsSpec};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -227,6 +227,8 @@ pub struct ServiceSpec {
     pub scale: Option<ScaleSpec>,
     /// How a change of how replicas are run replaces them.
     pub rollout: RolloutSpec,
+    /// How its endpoints are spoken to in TLS; `None`: in clear text.
+    pub tls: Option<Arc<UpstreamTlsSpec>>,
     /// Number of the stored revision that this is; 0 before it is stored.
     pub revision: u64,
 }
@@ -252,12 +254,16 @@ pub struct ListenerSpec {
     pub protocol: ListenerProtocol,
     /// Networks whose `X-Forwarded-*` and `Forwarded` are believed, as address and prefix length.
     pub trusted_proxies: Vec<(IpAddr, u8)>,
+    /// How it speaks TLS; `None`: in clear text.
+    pub tls: Option<Arc<TlsSpec>>,
+    /// Whether every request is sent to the same place over https.
+    pub redirect_https: bool,
 }
 
 /// What a listener speaks, and where that leads.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum ListenerProtocol {
-    /// HTTP/1.1 in clear text, to the services that routes name.
+    /// HTTP/1.1, to the services that routes name.
     #[default]
     Http,
     /// Any octets, each connection to one endpoint of one service.

@@ -6,6 +6,7 @@ mod link;
 mod listener;
 pub mod message;
 mod stream;
+pub mod tls;
 mod unix;
 
 pub use binder::{Binder, Bound, Kind, UnixFile, Wanted, or_free};

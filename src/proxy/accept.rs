@@ -9,6 +9,7 @@ use crate::lifecycle::{Phase, Signal};
 use crate::model::{ListenerProtocol, ListenerSpec};
 use crate::proxy::connection;
 use crate::proxy::entry::Entry;
+use crate::proxy::handshake;
 use crate::proxy::spread::Handed;
 use crate::proxy::state::{Open, Worker};
 use crate::proxy::tcp;
@@ -257,6 +258,16 @@ fn serve(worker: &Rc<Worker>, open: Open, stream: TcpStream, peer: SocketAddr, e
     match spec.protocol {
         ListenerProtocol::Http => {
             let trusted = spec.trusted_proxies.iter().any(|(network, length)| contains(*network, *length, peer));
+            if spec.tls.is_some() {
+                tokio::task::spawn_local(handshake::serve(
+                    open,
+                    worker.clone(),
+                    stream,
+                    (peer, trusted),
+                    entry.clone(),
+                ));
+                return;
+            }
             let connection = connection::serve(open, worker.clone(), stream, (peer, trusted), entry.clone());
             if let Some(connection) = connection {
                 tokio::task::spawn_local(connection);

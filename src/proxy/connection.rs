@@ -108,11 +108,13 @@ mod tests {
     use crate::lifecycle::drain;
     use crate::model::{ListenerProtocol, ListenerSpec, ServiceName};
     use crate::proxy::entry::Entry;
+    use crate::proxy::handshake;
     use crate::proxy::options::Options;
     use crate::proxy::state::{Open, Shared, Worker};
     use crate::proxy::tcp::forward;
+    use crate::proxy::tls::Tls;
     use crate::table::{Snapshot, channel, names::Names};
-    use crate::telemetry::Metrics;
+    use crate::telemetry::{Handshakes, Metrics};
     use std::net::{IpAddr, Ipv4Addr};
     use std::rc::Rc;
     use std::sync::Arc;
@@ -131,6 +133,7 @@ mod tests {
             table,
             metrics: Metrics::new(),
             access: None,
+            tls: Tls::new(Handshakes::new().unwrap()),
             signal,
             spread: Arc::default(),
         };
@@ -149,11 +152,16 @@ mod tests {
             address: listener.local_addr().unwrap(),
             trusted_proxies: Vec::new(),
             protocol: ListenerProtocol::Http,
+            tls: None,
+            redirect_https: false,
         };
         let entry = Rc::new(Entry::new(Arc::new(spec)));
-        let future = serve(Open::new(&worker), worker.clone(), stream, peer, entry);
+        let future = serve(Open::new(&worker), worker.clone(), stream, peer, entry.clone());
         let size = size_of_val(&future.unwrap());
         assert!(size <= MAX_FUTURE_BYTES, "{size} octets");
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let size = size_of_val(&handshake::serve(Open::new(&worker), worker.clone(), stream, peer, entry));
+        assert!(size <= MAX_FUTURE_BYTES, "{size} octets with TLS");
     }
 
     #[tokio::test]
@@ -164,7 +172,15 @@ mod tests {
         let worker = worker();
         let service = ServiceName::parse("web").unwrap();
         let protocol = ListenerProtocol::Tcp { service, port: 0 };
-        let spec = Arc::new(ListenerSpec { name: "raw".into(), address, trusted_proxies: Vec::new(), protocol });
+        let spec = ListenerSpec {
+            name: "raw".into(),
+            address,
+            trusted_proxies: Vec::new(),
+            protocol,
+            tls: None,
+            redirect_https: false,
+        };
+        let spec = Arc::new(spec);
         let peer = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let size = size_of_val(&forward(Open::new(&worker), worker.clone(), stream, peer, spec));
         assert!(size <= MAX_STREAM_BYTES, "{size} octets");

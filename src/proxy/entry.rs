@@ -14,6 +14,8 @@ pub(crate) struct Entry {
     address: SocketAddr,
     /// As of now: a reload may change all but name and address.
     spec: RefCell<Arc<ListenerSpec>>,
+    /// Whether requests are sent to https; copied, for it is asked with each.
+    redirect_https: Cell<bool>,
     /// When the listener was removed; 0 while it stays.
     removed_ms: Cell<u64>,
     removed: Notify,
@@ -24,6 +26,7 @@ impl Entry {
         Self {
             name: listener.name.clone(),
             address: listener.address,
+            redirect_https: Cell::new(listener.redirect_https),
             spec: RefCell::new(listener),
             removed_ms: Cell::new(0),
             removed: Notify::new(),
@@ -37,7 +40,13 @@ impl Entry {
 
     /// Takes what a reload changed; connections that are open keep what they began with.
     pub(crate) fn update(&self, listener: Arc<ListenerSpec>) {
+        self.redirect_https.set(listener.redirect_https);
         self.spec.replace(listener);
+    }
+
+    /// Returns whether requests are sent to https.
+    pub(crate) fn redirects_https(&self) -> bool {
+        self.redirect_https.get()
     }
 
     /// Says that the listener is gone, by the worker's coarse clock.

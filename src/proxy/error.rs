@@ -20,6 +20,10 @@ pub(crate) enum ProxyError {
     ClientGone,
     /// The client does not read its response.
     ClientStalled,
+    /// The host is not the one that the TLS connection is for.
+    Misdirected,
+    /// The listener takes requests only to send them to https.
+    HttpsRequired,
     /// No route matches.
     NoRoute,
     /// The route's service does not exist any more.
@@ -68,6 +72,8 @@ impl ProxyError {
             Self::Refused(reject) => reject.status(),
             Self::HeadTimeout | Self::BodyTimeout => 408,
             Self::ClientGone | Self::ClientStalled => 0,
+            Self::Misdirected => 421,
+            Self::HttpsRequired => 308,
             Self::NoRoute => 404,
             Self::NoService
             | Self::NoEndpoint
@@ -90,6 +96,8 @@ impl ProxyError {
             Self::BodyTimeout => "body_timeout",
             Self::ClientGone => "client_gone",
             Self::ClientStalled => "client_stalled",
+            Self::Misdirected => "misdirected",
+            Self::HttpsRequired => "https_required",
             Self::NoRoute => "no_route",
             Self::NoService => "no_service",
             Self::NoEndpoint => "no_endpoint",
@@ -115,6 +123,8 @@ impl ProxyError {
             Self::HeadMemory => "too many request heads come in pieces; send the head at once, or try again",
             Self::BodyTimeout => "the request body did not arrive in time",
             Self::ClientGone | Self::ClientStalled => "the client went away",
+            Self::Misdirected => "this connection was opened for another host: open one for this host",
+            Self::HttpsRequired => "ask for the same under https",
             Self::NoRoute => "no route matches this host and path",
             Self::NoService => "the service of this route does not exist",
             Self::NoEndpoint => "the service has no ready endpoint; try again",
@@ -161,6 +171,7 @@ impl ProxyError {
 /// Returns the reason phrase of a status that Weir itself sends (RFC 9110 §15).
 pub(crate) fn phrase(status: u16) -> &'static str {
     match status {
+        308 => "Permanent Redirect",
         400 => "Bad Request",
         404 => "Not Found",
         405 => "Method Not Allowed",
@@ -168,6 +179,7 @@ pub(crate) fn phrase(status: u16) -> &'static str {
         413 => "Content Too Large",
         414 => "URI Too Long",
         417 => "Expectation Failed",
+        421 => "Misdirected Request",
         431 => "Request Header Fields Too Large",
         501 => "Not Implemented",
         502 => "Bad Gateway",

@@ -38,6 +38,8 @@ pub struct Limits {
     pub body_bytes: Option<u64>,
     /// Octets of a request body that are kept for a retry.
     pub retry_body_bytes: usize,
+    /// TLS handshakes that one worker does at a time; above, the oldest is given up. 1024: some 30 MiB.
+    pub handshakes: usize,
 }
 
 /// Bounds on one HTTP/2 connection of a client.
@@ -60,6 +62,8 @@ pub struct Http2Options {
 /// Time limits towards clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeouts {
+    /// Whole TLS handshake; above: closed. 5 s: four round trips by satellite.
+    pub handshake: Duration,
     /// Whole request head, from its first byte; above: 408.
     pub head: Duration,
     /// Idle keepalive connection.
@@ -98,6 +102,7 @@ impl Default for Limits {
             uri_bytes: 16 * 1024,
             body_bytes: None,
             retry_body_bytes: 64 * 1024,
+            handshakes: 1024,
         }
     }
 }
@@ -118,6 +123,7 @@ impl Default for Http2Options {
 impl Default for Timeouts {
     fn default() -> Self {
         Self {
+            handshake: Duration::from_secs(5),
             head: Duration::from_secs(10),
             keepalive: Duration::from_secs(60),
             body_idle: Duration::from_secs(30),

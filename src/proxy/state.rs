@@ -13,6 +13,7 @@ use crate::proxy::scratch::Scratch;
 use crate::proxy::spread::{Handed, Seat, Spread};
 use crate::proxy::streams::Streams;
 use crate::proxy::timer::{Timers, ms};
+use crate::proxy::tls::{Tls, Underway};
 use crate::rng::Rng;
 use crate::table::{Reader, Table};
 use crate::telemetry::{AccessLog, Metrics, Shard};
@@ -37,6 +38,7 @@ pub(crate) struct Shared {
     pub(crate) table: Table,
     pub(crate) metrics: Metrics,
     pub(crate) access: Option<AccessLog>,
+    pub(crate) tls: Tls,
     pub(crate) signal: Signal,
     pub(crate) spread: Arc<Spread>,
 }
@@ -55,6 +57,10 @@ pub(crate) struct Worker {
     pub(crate) heads: Rc<PartialHeads>,
     pub(crate) shard: Arc<Shard>,
     pub(crate) access: Option<AccessLog>,
+    /// How listeners speak TLS.
+    pub(crate) tls: Tls,
+    /// Its handshakes.
+    pub(crate) underway: Underway,
     scratch: Cell<Option<Box<Scratch>>>,
     buffers: RefCell<Vec<Vec<u8>>>,
     /// What requests are served in and is free now; of a type that only the protocol engine knows.
@@ -92,6 +98,8 @@ impl Worker {
             shard,
             heads: Rc::default(),
             access: shared.access.clone(),
+            tls: shared.tls.clone(),
+            underway: Underway::default(),
             scratch: Cell::new(None),
             buffers: RefCell::default(),
             spares: RefCell::default(),

@@ -10,6 +10,7 @@ use crate::model::ListenerSpec;
 use crate::proxy::accept::{Holdings, Lent};
 use crate::proxy::options::Options;
 use crate::proxy::state::{Shared, Worker};
+use crate::proxy::tls::Tls;
 use crate::sys;
 use crate::table::Table;
 use crate::telemetry::{AccessLog, Metrics};
@@ -130,23 +131,31 @@ async fn wait(answers: Vec<(bool, oneshot::Receiver<()>)>) {
     }
 }
 
+/// What workers serve from and report to.
+#[derive(Debug)]
+pub struct Parts {
+    /// Where they read the table.
+    pub table: Table,
+    /// Where they count.
+    pub metrics: Metrics,
+    /// Where they write access lines, if anywhere.
+    pub access: Option<AccessLog>,
+    /// How listeners speak TLS.
+    pub tls: Tls,
+}
+
 /// Starts one worker for each set of sockets.
 ///
 /// # Errors
 /// When a thread cannot be made.
-pub fn start(
-    options: &Options,
-    sockets: Vec<Vec<Lent>>,
-    table: &Table,
-    metrics: &Metrics,
-    access: Option<AccessLog>,
-    signal: &Signal,
-) -> io::Result<Workers> {
+pub fn start(options: &Options, sockets: Vec<Vec<Lent>>, parts: Parts, signal: &Signal) -> io::Result<Workers> {
+    let Parts { table, metrics, access, tls } = parts;
     let shared = Shared {
         options: options.clone(),
-        table: table.clone(),
-        metrics: metrics.clone(),
+        table,
+        metrics,
         access,
+        tls,
         signal: signal.clone(),
         spread: Arc::default(),
     };

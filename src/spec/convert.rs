@@ -9,6 +9,7 @@ use crate::spec::listener::{MAX_NAME_OCTETS, find_port};
 use crate::spec::route::check_path;
 use crate::spec::{Duration, Endpoint, Health, Policy, ProbeType, Problem, Problems, Protocol, Service, scale};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration as Time;
 
 /// Name of the only port of a service that names none.
@@ -59,6 +60,7 @@ impl Service {
         let scale = self.read_scale(p);
         let replicas = self.read_replicas(p, scale.as_ref().map_or(1, |scale| scale.min));
         let rollout = self.read_rollout(p);
+        let tls = self.tls.as_ref().map(|tls| Arc::new(tls.read(p)));
         match name {
             Some(name) if problems.is_empty() => Ok(model::ServiceSpec {
                 name,
@@ -77,6 +79,7 @@ impl Service {
                 replicas,
                 scale,
                 rollout,
+                tls,
                 revision: 0,
             }),
             _ => Err(problems.into_vec()),

@@ -1,9 +1,10 @@
 //! The definition of a listener.
 
 use crate::model::{self, ServiceName, parse_label};
-use crate::spec::{Address, Network, Problem, Problems, nearest};
+use crate::spec::{Address, ListenerTls, Network, Problem, Problems, nearest};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// Longest name of a listener or route in octets: one DNS label, RFC 1035 §2.3.4.
 pub(crate) const MAX_NAME_OCTETS: usize = 63;
@@ -35,13 +36,19 @@ pub struct Listener {
     /// Networks whose `X-Forwarded-*` and `Forwarded` fields are believed; default none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub trusted_proxies: Vec<Network>,
+    /// How it speaks TLS; without this section it speaks clear text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ListenerTls>,
+    /// Whether every request is answered 308 with the same address under https; only without `tls`; default false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redirect_https: Option<bool>,
 }
 
 /// What a listener speaks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ListenerProtocol {
-    /// HTTP/1.1 in clear text.
+    /// HTTP/1.1, in clear text or with `tls`.
     #[default]
     Http,
     /// Any octets, to one service.
@@ -64,12 +71,15 @@ impl Listener {
             ListenerProtocol::Http => self.read_http(&mut problems),
             ListenerProtocol::Tcp => self.read_tcp(&mut problems, ports),
         };
+        let tls = self.tls.as_ref().map(|tls| Arc::new(tls.read(&mut problems)));
         match (name, self.address, protocol) {
             (Some(name), Some(address), Some(protocol)) if problems.is_empty() => Ok(model::ListenerSpec {
                 name: name.into(),
                 address: address.get(),
                 protocol,
                 trusted_proxies: self.trusted_proxies.iter().map(|network| network.get()).collect(),
+                tls,
+                redirect_https: self.redirect_https.unwrap_or_default(),
             }),
             _ => Err(problems.into_vec()),
         }
@@ -84,6 +94,13 @@ impl Listener {
         if self.port.is_some() {
             problems.add("port", "is only for protocol = \"tcp\"", hint);
         }
+        if self.tls.is_some() && self.redirect_https == Some(true) {
+            problems.add(
+                "redirect_https",
+                "is only for a listener without tls",
+                "write it at the listener that takes clear text",
+            );
+        }
         Some(model::ListenerProtocol::Http)
     }
 
@@ -94,6 +111,13 @@ impl Listener {
                 "is only for protocol = \"http\"",
                 "a tcp listener reads no header fields: remove it",
             );
+        }
+        let hint = "a tcp listener passes octets on as they are: remove it";
+        if self.tls.is_some() {
+            problems.add("tls", "is only for protocol = \"http\"", hint);
+        }
+        if self.redirect_https.is_some() {
+            problems.add("redirect_https", "is only for protocol = \"http\"", hint);
         }
         let port = match (&self.port, ports) {
             (Some(port), Some(ports)) => find_port(problems, "port", port, ports),
@@ -125,6 +149,9 @@ impl Listener {
             service,
             port,
             trusted_proxies: model.trusted_proxies.iter().map(|(ip, prefix)| Network::new(*ip, *prefix)).collect(),
+            tls: model.tls.as_deref().map(ListenerTls::from_model),
+            // Elsewhere it cannot be said.
+            redirect_https: (protocol == ListenerProtocol::Http).then_some(model.redirect_https),
         }
     }
 }

@@ -29,6 +29,7 @@ mod service;
 mod size;
 mod suggest;
 mod text;
+mod tls;
 
 pub use address::{Address, Network, Range};
 pub use cores::Cores;
@@ -46,3 +47,4 @@ pub use service::{Endpoint, Health, Limits, Outliers, Policy, Port, ProbeType, P
 pub use size::Size;
 pub use suggest::nearest;
 pub(crate) use text::text;
+pub use tls::{CertificateFiles, ClientCertificate, ListenerTls, ServiceTls, TlsVersion, Verify};

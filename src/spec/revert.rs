@@ -4,7 +4,7 @@ use crate::model;
 use crate::spec::scale::write_scale;
 use crate::spec::{
     Address, Endpoint, Health, Limits, Outliers, Policy, Port, ProbeType, Protocol, Range, Rollout, Run, Service,
-    Timeouts,
+    ServiceTls, Timeouts,
 };
 use std::net::SocketAddr;
 
@@ -26,6 +26,7 @@ impl Service {
             outliers: Some(write_outliers(&model.outliers)),
             scale: model.scale.as_ref().map(write_scale),
             rollout: model.run.as_ref().map(|_| Rollout::write(&model.rollout)),
+            tls: model.tls.as_deref().map(ServiceTls::from_model),
             run: model.run.as_ref().map(Run::from_model),
             ports: write_ports(model),
             endpoints: model.endpoints.iter().map(write_endpoint).collect(),

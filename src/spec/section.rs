@@ -1,7 +1,7 @@
 //! What the configuration file says of a service, as a hash that changes only when somebody edits it.
 
 use crate::model::ServiceSpec;
-use crate::spec::{Health, Run, Scale, Service, canonical};
+use crate::spec::{Health, Run, Scale, Service, ServiceTls, canonical};
 use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -22,6 +22,7 @@ pub fn section_hash(spec: &ServiceSpec) -> String {
             ..Run::default()
         }),
         scale: written.scale.as_ref().map(|_| Scale::default()),
+        tls: written.tls.as_ref().map(|_| ServiceTls::default()),
         ..Service::default()
     };
     let defaults = bare.to_model().map(|model| Service::from_model(&model)).unwrap_or_default();

@@ -1,7 +1,7 @@
 //! The definition of a service, as written. Defaults are named in the documentation of each key and filled in by
 //! `spec/convert.rs`.
 
-use crate::spec::{Address, Duration, Range, Rollout, Run, Scale};
+use crate::spec::{Address, Duration, Range, Rollout, Run, Scale, ServiceTls};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -61,6 +61,9 @@ pub struct Service {
     /// How a changed definition replaces what runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rollout: Option<Rollout>,
+    /// How its endpoints are spoken to in TLS; without this section in clear text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ServiceTls>,
     /// Its ports; default one TCP port named `http`. Routes use the first unless they name another.
     #[serde(default, rename = "port", skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<Port>,

@@ -29,6 +29,7 @@ fn spec(name: &str, ports: &[&str]) -> Arc<ServiceSpec> {
         replicas: 0,
         scale: None,
         rollout: RolloutSpec::default(),
+        tls: None,
         revision: 0,
     })
 }

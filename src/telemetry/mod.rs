@@ -5,12 +5,14 @@
 
 mod access;
 mod exposition;
+mod handshakes;
 mod log;
 mod metrics;
 mod options;
 mod shard;
 
 pub use access::{AccessLog, AccessRecord};
+pub use handshakes::Handshakes;
 pub use log::{init, set_level};
 pub use metrics::Metrics;
 pub use options::{Format, LogOptions};

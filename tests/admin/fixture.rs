@@ -199,6 +199,8 @@ fn definitions() -> Definitions {
         address: "127.0.0.1:8080".parse().unwrap(),
         trusted_proxies: Vec::new(),
         protocol: Default::default(),
+        tls: None,
+        redirect_https: false,
     };
     let route = RouteSpec {
         name: "all".into(),
@@ -252,6 +254,7 @@ fn spec(service: &str) -> ServiceSpec {
         replicas: 0,
         scale: None,
         rollout: RolloutSpec::default(),
+        tls: None,
         revision: 0,
     }
 }

@@ -102,6 +102,7 @@ pub(crate) fn spec(name: &str, ports: &[&str]) -> ServiceSpec {
         replicas: 0,
         scale: None,
         rollout: RolloutSpec::default(),
+        tls: None,
         revision: 0,
     }
 }

@@ -55,6 +55,7 @@ fn request_heads() {
             framing,
             client: b"192.0.2.1",
             scheme: "http",
+            identity: b"",
             trusted: rng.below(2) == 0,
             request_id: b"id",
         };

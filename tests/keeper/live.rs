@@ -11,8 +11,8 @@ use weir::app::{AtEnd, Live, RunOptions, Sockets};
 use weir::lifecycle::{Phase, Trigger};
 use weir::model::{ListenerProtocol, ListenerSpec};
 use weir::net::Binder;
-use weir::proxy::{Options, Workers};
-use weir::telemetry::Metrics;
+use weir::proxy::{Options, Parts, Tls, Workers};
+use weir::telemetry::{Handshakes, Metrics};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -26,7 +26,14 @@ struct World {
 }
 
 fn listener(name: &str, address: SocketAddr) -> ListenerSpec {
-    ListenerSpec { name: name.into(), address, trusted_proxies: Vec::new(), protocol: ListenerProtocol::Http }
+    ListenerSpec {
+        name: name.into(),
+        address,
+        trusted_proxies: Vec::new(),
+        protocol: ListenerProtocol::Http,
+        tls: None,
+        redirect_https: false,
+    }
 }
 
 impl World {
@@ -38,8 +45,9 @@ impl World {
         let listener = sockets.listeners().remove(0);
         let (trigger, signal) = weir::lifecycle::drain();
         let (options, metrics) = (Options::default(), Metrics::new());
-        let workers =
-            weir::proxy::start(&options, sockets.lend(1).unwrap(), &proxy.table, &metrics, None, &signal).unwrap();
+        let tls = Tls::new(Handshakes::new().unwrap());
+        let parts = Parts { table: proxy.table.clone(), metrics, access: None, tls };
+        let workers = weir::proxy::start(&options, sockets.lend(1).unwrap(), parts, &signal).unwrap();
         Self { live: Live::new(sockets, workers), listener, trigger, proxy, _backend: backend }
     }
 

@@ -245,6 +245,7 @@ pub(crate) fn spec(service: &str, health: Option<HealthCheck>) -> Arc<ServiceSpe
         replicas: 0,
         scale: None,
         rollout: RolloutSpec::default(),
+        tls: None,
         revision: 0,
     })
 }

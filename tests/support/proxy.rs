@@ -8,11 +8,11 @@ use std::time::Duration;
 use weir::lifecycle::{Phase, Trigger};
 use weir::model::{
     Instance, InstanceId, InstanceState, Limits, ListenerProtocol, ListenerSpec, NodeId, Outliers, Policy, PortSpec,
-    Protocol, RolloutSpec, RouteSpec, ServiceName, ServiceSpec, Source, Timeouts, Verdict,
+    Protocol, RolloutSpec, RouteSpec, ServiceName, ServiceSpec, Source, Timeouts, TlsSpec, Verdict,
 };
-use weir::proxy::{Lent, Options, Workers};
+use weir::proxy::{Lent, Options, Parts, Tls, Workers};
 use weir::table::{Change, Changes, Publisher, Snapshot, Table, build, channel, names::Names};
-use weir::telemetry::Metrics;
+use weir::telemetry::{Handshakes, Metrics};
 
 /// What a proxy is started with; tests change what they are about.
 #[derive(Debug)]
@@ -29,6 +29,10 @@ pub struct Setup {
     pub host: Option<Arc<str>>,
     /// What its listener speaks.
     pub protocol: ListenerProtocol,
+    /// How it speaks TLS.
+    pub tls: Option<Arc<TlsSpec>>,
+    /// Whether it sends everybody to https.
+    pub redirect_https: bool,
     endpoints: Vec<SocketAddr>,
 }
 
@@ -81,6 +85,7 @@ fn spec() -> ServiceSpec {
         replicas: 0,
         scale: None,
         rollout: RolloutSpec::default(),
+        tls: None,
         revision: 0,
     }
 }
@@ -118,6 +123,8 @@ impl Setup {
             path: "/".into(),
             host: None,
             protocol: ListenerProtocol::Http,
+            tls: None,
+            redirect_https: false,
             endpoints: endpoints.to_vec(),
         }
     }
@@ -139,8 +146,14 @@ impl Setup {
         let sockets = weir::net::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), count).unwrap();
         let address = sockets[0].local_addr().unwrap();
         let spec = Arc::new(self.spec);
-        let listener =
-            ListenerSpec { name: "web".into(), address, trusted_proxies: self.trusted, protocol: self.protocol };
+        let listener = ListenerSpec {
+            name: "web".into(),
+            address,
+            trusted_proxies: self.trusted,
+            protocol: self.protocol,
+            tls: self.tls,
+            redirect_https: self.redirect_https,
+        };
         let route = RouteSpec {
             name: "all".into(),
             listeners: vec![],
@@ -157,7 +170,13 @@ impl Setup {
         let (publisher, table) = channel(build(&Snapshot::empty(Names::default()), changes));
         let (trigger, signal) = weir::lifecycle::drain();
         let metrics = Metrics::new();
-        let workers = weir::proxy::start(&self.options, lent, &table, &metrics, None, &signal).unwrap();
+        let parts = Parts {
+            table: table.clone(),
+            metrics: metrics.clone(),
+            access: None,
+            tls: Tls::new(Handshakes::new().unwrap()),
+        };
+        let workers = weir::proxy::start(&self.options, lent, parts, &signal).unwrap();
         Proxy { address, metrics, table, trigger, publisher, spec, workers: Some(workers) }
     }
 }

@@ -40,10 +40,7 @@ pub(crate) fn check() -> HealthCheck {
 pub(crate) fn spec(service: &str, health: Option<HealthCheck>) -> ServiceSpec {
     ServiceSpec {
         name: name(service),
-        ports: vec![
-            PortSpec { name: "http".into(), protocol: Protocol::Tcp },
-            PortSpec { name: "metrics".into(), protocol: Protocol::Tcp },
-        ],
+        ports: ["http", "metrics"].map(|name| PortSpec { name: name.into(), protocol: Protocol::Tcp }).to_vec(),
         endpoints: Vec::new(),
         policy: Policy::RoundRobin,
         health,
@@ -58,6 +55,7 @@ pub(crate) fn spec(service: &str, health: Option<HealthCheck>) -> ServiceSpec {
         replicas: 0,
         scale: None,
         rollout: RolloutSpec::default(),
+        tls: None,
         revision: 0,
     }
 }

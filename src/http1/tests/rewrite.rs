@@ -11,8 +11,15 @@ fn forward(text: &str, trusted: bool) -> Result<String, Reject> {
     let line = parse_request(head, &LIMITS, &mut fields)?.unwrap();
     let authority = authority(head, &line, &fields)?;
     let framing = request_body(head, &fields, line.version)?;
-    let forwarding =
-        Forwarding { authority, framing, client: b"192.0.2.1", scheme: "http", trusted, request_id: b"abc" };
+    let forwarding = Forwarding {
+        authority,
+        framing,
+        client: b"192.0.2.1",
+        scheme: "http",
+        identity: b"",
+        trusted,
+        request_id: b"abc",
+    };
     let mut out = Vec::new();
     request(head, &line, &fields, &forwarding, &mut out);
     Ok(String::from_utf8(out).unwrap())

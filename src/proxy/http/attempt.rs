@@ -366,6 +366,9 @@ impl<'a> Attempt<'a> {
             (false, Version::Http10) => Persistence::KeepAlive,
         };
         rewrite::response(head, line, fields, response.announces_chunks, persistence, out);
+        if let Some(session) = &self.down.session {
+            session.add_hsts(out, fields.iter().map(|field| field.name(head)));
+        }
         self.response = Some(response);
         Ok(())
     }

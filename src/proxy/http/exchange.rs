@@ -357,7 +357,7 @@ async fn give_up(
     // To HTTP/1.0 a refusal does not say that the connection stays: it closes.
     let stays = request.keep_alive && request.version == Version::Http11;
     let keep = complete && stays && !error.closes();
-    let refusal = Refusal { error, is_head: request.is_head, keep };
+    let refusal = Refusal { is_head: request.is_head, keep, ..Refusal::new(error) };
     worker.give_buffer(request.buffer);
     if error.status() == 0 {
         worker.shard.refused(error.reason());

@@ -19,6 +19,7 @@ use crate::proxy::entry::Entry;
 use crate::proxy::partial::PartialHead;
 use crate::proxy::state::Worker;
 use crate::proxy::timer::Deadline;
+use crate::proxy::tls::Session;
 use std::net::IpAddr;
 use std::rc::Rc;
 
@@ -38,11 +39,14 @@ pub(crate) struct Downstream {
     pub(crate) entry: Rc<Entry>,
     /// Counts what is carried among what all connections carry.
     held: Option<PartialHead>,
+    /// Its TLS session; `None`: clear text.
+    pub(crate) session: Option<Rc<Session>>,
 }
 
 impl Downstream {
     pub(crate) fn new(stream: Stream, (peer, trusted): (IpAddr, bool), entry: Rc<Entry>, deadline: Deadline) -> Self {
-        Self { stream, carry: Vec::new(), deadline, peer, client: peer.to_string().into(), trusted, entry, held: None }
+        let client = peer.to_string().into();
+        Self { stream, carry: Vec::new(), deadline, peer, client, trusted, entry, held: None, session: None }
     }
 
     /// Counts what is carried; returns whether it may be.
@@ -80,8 +84,8 @@ impl Downstream {
 
     /// Parts what is known of the client from its stream and deadline.
     pub(crate) fn apart(self) -> (Client, Stream, Deadline) {
-        let Self { stream, deadline, peer, client: text, trusted, entry, carry: _, held: _ } = self;
-        (Client { peer, text, trusted, entry }, stream, deadline)
+        let Self { stream, deadline, peer, client: text, trusted, entry, session, carry: _, held: _ } = self;
+        (Client { peer, text, trusted, entry, session }, stream, deadline)
     }
 }
 
@@ -92,12 +96,14 @@ pub(crate) struct Client {
     text: Box<str>,
     trusted: bool,
     pub(crate) entry: Rc<Entry>,
+    session: Option<Rc<Session>>,
 }
 
 impl Client {
     /// Returns the client's side of one of its streams.
     pub(crate) fn on(&self, stream: Stream, deadline: Deadline) -> Downstream {
         let (peer, client, trusted, entry) = (self.peer, self.text.clone(), self.trusted, self.entry.clone());
-        Downstream { stream, carry: Vec::new(), deadline, peer, client, trusted, entry, held: None }
+        let session = self.session.clone();
+        Downstream { stream, carry: Vec::new(), deadline, peer, client, trusted, entry, held: None, session }
     }
 }

@@ -66,12 +66,21 @@ pub(crate) struct Request {
 }
 
 /// A request that Weir answers itself.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Refusal {
     pub(crate) error: ProxyError,
+    /// Where the client is sent instead.
+    pub(crate) location: Option<Box<str>>,
     pub(crate) is_head: bool,
     /// Whether the connection can go on: the request was read to its end.
     pub(crate) keep: bool,
+}
+
+impl Refusal {
+    /// Makes the refusal of what may be no request at all: the connection ends with it.
+    pub(crate) fn new(error: ProxyError) -> Self {
+        Self { error, location: None, is_head: false, keep: false }
+    }
 }
 
 /// What waiting for a head ended in.
@@ -122,7 +131,7 @@ pub(crate) fn poll_head(worker: &Worker, down: &mut Downstream, wait: &mut Wait,
         down.deadline.set(ms(timeouts.head));
     }
     if partial && !down.holds(worker) {
-        return Poll::Ready(Head::Answer(Refusal { error: ProxyError::HeadMemory, is_head: false, keep: false }));
+        return Poll::Ready(Head::Answer(Refusal::new(ProxyError::HeadMemory)));
     }
     if let Some(since) = worker.ending_since(&down.entry).filter(|_| !partial) {
         down.deadline.set_at(since + ms(timeouts.drain_idle));
@@ -133,7 +142,7 @@ pub(crate) fn poll_head(worker: &Worker, down: &mut Downstream, wait: &mut Wait,
     if !partial {
         return Poll::Ready(Head::Closed);
     }
-    Poll::Ready(Head::Answer(Refusal { error: ProxyError::HeadTimeout, is_head: false, keep: false }))
+    Poll::Ready(Head::Answer(Refusal::new(ProxyError::HeadTimeout)))
 }
 
 fn read_head(worker: &Worker, down: &mut Downstream, scratch: &mut Scratch, cx: &mut Context<'_>) -> Poll<Head> {
@@ -198,21 +207,22 @@ fn try_parse(worker: &Worker, down: &mut Downstream, scratch: &mut Scratch, have
                 request.keep_alive &= kept;
                 if request.websocket && !kept {
                     // Its octets must not be missing in the tunnel.
-                    return Some(Head::Answer(Refusal { error: ProxyError::HeadMemory, is_head: false, keep: false }));
+                    return Some(Head::Answer(Refusal::new(ProxyError::HeadMemory)));
                 }
                 Head::Request(request)
             }
             Err(reject) => Head::Answer(refusal(reject)),
         },
         Err((error, keep)) => {
+            let location = (error == ProxyError::HttpsRequired).then(|| building.https_location()).flatten();
             let keep = keep && down.keep(worker, rest);
-            Head::Answer(Refusal { error, is_head: line.method == "HEAD", keep })
+            Head::Answer(Refusal { location, is_head: line.method == "HEAD", keep, ..Refusal::new(error) })
         }
     })
 }
 
 fn refusal(reject: Reject) -> Refusal {
-    Refusal { error: ProxyError::Refused(reject), is_head: false, keep: false }
+    Refusal::new(ProxyError::Refused(reject))
 }
 
 /// Takes what has come of the body with the head.
@@ -280,13 +290,18 @@ impl Building<'_> {
         worker.timers.set_now(clock::to_ms(started));
         // To HTTP/1.0 a refusal does not say that the connection stays: it closes.
         let keep = keep_alive && framing == Framing::None && line.version == Version::Http11;
+        if down.entry.redirects_https() {
+            return Err((ProxyError::HttpsRequired, keep));
+        }
+        self.check_host(authority.host).map_err(|error| (error, keep))?;
         let (target, policy) = self.route(authority.host, authority.target).map_err(|error| (error, keep))?;
         let mut id = [0u8; 32];
         let forwarding = Forwarding {
             authority,
             framing,
             client: down.client.as_bytes(),
-            scheme: "http",
+            scheme: if down.session.is_some() { "https" } else { "http" },
+            identity: down.session.as_ref().map_or(&[], |session| &session.identity),
             trusted: down.trusted,
             request_id: hex_id(&mut worker.rng.borrow_mut(), &mut id),
         };
@@ -319,6 +334,21 @@ impl Building<'_> {
     fn logged_id<'b>(&'b self, own: &'b [u8]) -> &'b [u8] {
         let kept = self.fields.iter().find(|f| self.down.trusted && f.kind == Kind::RequestId);
         kept.map(|f| f.value(self.bytes)).filter(|value| !value.is_empty()).unwrap_or(own)
+    }
+
+    /// Returns the same address under https, at its usual port.
+    fn https_location(&self) -> Option<Box<str>> {
+        let authority = rewrite::authority(self.bytes, &self.line, self.fields).ok()?;
+        let host = std::str::from_utf8(without_port(authority.host)).ok()?;
+        let target = if authority.target == "*" { "/" } else { authority.target };
+        Some(format!("https://{host}{}{target}", if target.starts_with('?') { "/" } else { "" }).into())
+    }
+
+    /// A TLS connection carries requests for what its client asked for in the handshake.
+    fn check_host(&self, host: &[u8]) -> Result<(), ProxyError> {
+        let Some(session) = &self.down.session else { return Ok(()) };
+        let mut lower = [0u8; 256];
+        if session.is_for(lower_host(host, &mut lower)) { Ok(()) } else { Err(ProxyError::Misdirected) }
     }
 
     /// Only `100-continue`, once (RFC 9110 §10.1.1).
@@ -365,12 +395,16 @@ fn policy(service: &Service) -> Policy {
 
 /// Returns the host in lower case without port; a host longer than any DNS name matches no route by name.
 fn lower_host<'a>(host: &[u8], buffer: &'a mut [u8; 256]) -> &'a str {
-    let end = if host.ends_with(b"]") { None } else { host.iter().rposition(|&b| b == b':') };
-    let name = host.get(..end.unwrap_or(host.len())).unwrap_or_default();
+    let name = without_port(host);
     let Some(place) = buffer.get_mut(..name.len()) else { return "" };
     place.copy_from_slice(name);
     place.make_ascii_lowercase();
     std::str::from_utf8(place).unwrap_or("")
+}
+
+fn without_port(host: &[u8]) -> &[u8] {
+    let end = if host.ends_with(b"]") { None } else { host.iter().rposition(|&b| b == b':') };
+    host.get(..end.unwrap_or(host.len())).unwrap_or_default()
 }
 
 /// Writes 128 random bits as hexadecimal digits.

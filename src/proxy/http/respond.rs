@@ -20,7 +20,8 @@ const WRITE_MS: u64 = 5000;
 pub(crate) async fn refuse(worker: &Worker, down: &mut Downstream, refusal: &Refusal) -> Next {
     worker.shard.refused(refusal.error.reason());
     let keep = refusal.keep && worker.ending_since(&down.entry).is_none();
-    let answer = compose(refusal, keep, clock::unix_ms() / 1000);
+    let hsts = down.session.as_ref().map_or("", |session| session.hsts());
+    let answer = compose(refusal, keep, hsts, clock::unix_ms() / 1000);
     down.deadline.set(WRITE_MS);
     let mut at = 0;
     let written = poll_fn(|cx| {
@@ -42,14 +43,14 @@ pub(crate) async fn refuse(worker: &Worker, down: &mut Downstream, refusal: &Ref
     }
 }
 
-fn compose(refusal: &Refusal, keep: bool, unix_seconds: u64) -> Vec<u8> {
+fn compose(refusal: &Refusal, keep: bool, hsts: &str, unix_seconds: u64) -> Vec<u8> {
     let (status, reason) = (refusal.error.status(), refusal.error.reason());
     let text = refusal.error.text();
     let mut answer = Vec::with_capacity(256);
     // Writing to a vector cannot fail.
     let _ = write!(
         answer,
-        "HTTP/1.1 {status} {}\r\nDate: {}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nCache-Control: no-store\r\nweir-reason: {reason}\r\n{}{}{}\r\n",
+        "HTTP/1.1 {status} {}\r\nDate: {}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nCache-Control: no-store\r\nweir-reason: {reason}\r\n{hsts}{}{}{}",
         phrase(status),
         imf_fixdate(unix_seconds),
         text.len() + 1,
@@ -57,6 +58,10 @@ fn compose(refusal: &Refusal, keep: bool, unix_seconds: u64) -> Vec<u8> {
         if status == 405 { "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n" } else { "" },
         if keep { "" } else { "Connection: close\r\n" },
     );
+    if let Some(location) = &refusal.location {
+        let _ = write!(answer, "Location: {location}\r\n");
+    }
+    answer.extend_from_slice(b"\r\n");
     if !refusal.is_head {
         let _ = writeln!(answer, "{text}");
     }

@@ -127,3 +127,19 @@ fn name_of(name: &GeneralName<'_>) -> Option<Box<str>> {
         _ => None,
     }
 }
+
+/// Returns subject and alternative names of a certificate for people, such as `CN=a,O=b` and `DNS:a, URI:spiffe://b`; empty
+/// where it cannot be read. The text may hold any characters.
+pub fn subject(certificate: &[u8]) -> (String, String) {
+    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return Default::default() };
+    let listed = parsed.subject_alternative_name().ok().flatten();
+    let show = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(name) => Some(format!("DNS:{name}")),
+        GeneralName::RFC822Name(name) => Some(format!("email:{name}")),
+        GeneralName::URI(name) => Some(format!("URI:{name}")),
+        GeneralName::IPAddress(_) => name_of(name).map(|address| format!("IP:{address}")),
+        _ => None,
+    };
+    let names: Vec<String> = listed.iter().flat_map(|listed| &listed.value.general_names).filter_map(show).collect();
+    (parsed.subject().to_string(), names.join(", "))
+}

@@ -7,11 +7,13 @@
 
 mod certificate;
 mod challenges;
+mod report;
 #[cfg(test)]
 mod tests;
 
-pub use certificate::{Certificate, CertificateError};
+pub use certificate::{Certificate, CertificateError, subject};
 pub use challenges::{ACME_PROTOCOL, Challenges};
+pub use report::{Report, SOON_S, Standing};
 
 use arc_swap::ArcSwap;
 use rustls::SignatureScheme;
@@ -61,12 +63,15 @@ impl Certificates {
 
     /// Takes out what came from a source.
     pub fn remove(&self, source: &str) {
-        self.retain(|known| known != source);
+        self.set.rcu(|set| Set::new(set.sources.iter().filter(|(known, _)| **known != *source).cloned().collect()));
     }
 
-    /// Keeps only what came from some sources.
-    pub fn retain(&self, stays: impl Fn(&str) -> bool) {
-        self.set.rcu(|set| Set::new(set.sources.iter().filter(|(source, _)| stays(source)).cloned().collect()));
+    /// Puts some certificates, in this order and before the others, in the place of all whose source begins with `kind`.
+    pub fn replace(&self, kind: &str, with: &[(Arc<str>, Arc<Certificate>)]) {
+        self.set.rcu(|set| {
+            let others = set.sources.iter().filter(|(source, _)| !source.starts_with(kind));
+            Set::new(with.iter().chain(others).cloned().collect())
+        });
     }
 
     /// Returns every certificate with its source, in order.

@@ -68,7 +68,10 @@ fn a_source_is_replaced_in_its_place_and_removed() {
     assert_eq!((found(&set, None), found(&set, Some("old.test"))), ("new.test".into(), "new.test".into()));
     set.remove("1");
     assert_eq!(found(&set, Some("new.test")), "other.test");
-    set.retain(|source| source != "2");
+    set.replace("file ", &[("file 3".into(), elliptic(&["file.test"])), ("file 4".into(), elliptic(&["more.test"]))]);
+    assert_eq!((found(&set, None), found(&set, Some("other.test"))), ("file.test".into(), "other.test".into()));
+    set.replace("file ", &[]);
+    set.remove("2");
     assert!(set.is_empty());
 }
 

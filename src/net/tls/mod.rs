@@ -1,0 +1,14 @@
+//! TLS over sockets, both ways: handshakes, and the layer that carries octets afterwards.
+//!
+//! Takes ready configurations: which certificate is shown is the certificates' matter (`table/certificates`), whom a
+//! connection belongs to the proxy's. TLS 1.2 and 1.3 by rustls, which has no renegotiation, no compression and no early data
+//! unless asked; nothing here asks. A deadline is whoever awaits the handshake's.
+
+mod accept;
+mod layer;
+mod refusal;
+mod server;
+
+pub use accept::{Accepted, Protocol, accept};
+pub use refusal::Refusal;
+pub use server::{ClientPolicy, Server, ServerError, ServerOptions};

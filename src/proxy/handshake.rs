@@ -1,0 +1,107 @@
+//! A connection of a listener that speaks TLS: the handshake under its bounds, then the engine.
+//!
+//! One deadline for the whole handshake; what comes after it is an ordinary connection over a layered stream. Next on the
+//! path: `http/h1.rs`.
+
+use crate::clock;
+use crate::net::tls::{Accepted, Protocol, Refusal, accept};
+use crate::proxy::connection::{Connection, http2};
+use crate::proxy::entry::Entry;
+use crate::proxy::http::{Downstream, h1};
+use crate::proxy::state::{Open, Worker};
+use crate::proxy::timer::ms;
+use crate::proxy::tls::{Session, identity};
+use crate::table::certificates::asks_for_challenge;
+use std::future::poll_fn;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use tokio::net::TcpStream;
+
+/// Returns the future that does the handshake and then serves the connection to its end.
+pub(crate) fn serve(
+    open: Open,
+    worker: Rc<Worker>,
+    socket: TcpStream,
+    peer: (IpAddr, bool),
+    entry: Rc<Entry>,
+) -> Secured {
+    Secured::Greeting(Box::pin(handshake(open, worker, socket, peer, entry)))
+}
+
+/// A connection of a listener that speaks TLS.
+#[expect(clippy::large_enum_variant, reason = "the large one is what nearly every connection is")]
+pub(crate) enum Secured {
+    /// In its handshake. Boxed: it ends long before the connection, and would make its future larger.
+    Greeting(Pin<Box<dyn Future<Output = Option<Connection>>>>),
+    /// After it.
+    Serving(Connection),
+}
+
+impl Future for Secured {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        if let Self::Greeting(handshake) = this {
+            match handshake.as_mut().poll(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(None) => return Poll::Ready(()),
+                Poll::Ready(Some(connection)) => *this = Self::Serving(connection),
+            }
+        }
+        match this {
+            Self::Serving(connection) => Pin::new(connection).poll(cx),
+            Self::Greeting(_) => Poll::Pending,
+        }
+    }
+}
+
+async fn handshake(
+    open: Open,
+    worker: Rc<Worker>,
+    socket: TcpStream,
+    peer: (IpAddr, bool),
+    entry: Rc<Entry>,
+) -> Option<Connection> {
+    socket.set_nodelay(true).ok()?;
+    let tls = worker.tls.clone();
+    let listener = tls.find(&entry.name)?;
+    let began = clock::now();
+    let deadline = worker.timers.register();
+    deadline.set(ms(worker.options.timeouts.handshake));
+    let (id, mut crowded) = worker.underway.begin(worker.options.limits.handshakes);
+    let server = listener.server().clone();
+    let mut accepting = Box::pin(accept(socket, |hello| match asks_for_challenge(hello) {
+        true => server.challenge,
+        false => server.config,
+    }));
+    let accepted = poll_fn(|cx| match accepting.as_mut().poll(cx) {
+        Poll::Ready(accepted) => Poll::Ready(accepted),
+        Poll::Pending if Pin::new(&mut crowded).poll(cx).is_ready() => Poll::Ready(Err(Refusal::Crowded)),
+        Poll::Pending if deadline.poll_expired(cx) => Poll::Ready(Err(Refusal::Timeout)),
+        Poll::Pending => Poll::Pending,
+    })
+    .await;
+    worker.underway.end(id);
+    let Accepted { stream, protocol, version, resumed, server_name, client_certificate } = match accepted {
+        Ok(accepted) => accepted,
+        Err(refusal) => {
+            tls.handshakes.failed(refusal.reason());
+            worker.underway.say(worker.timers.now_ms(), &entry.name, peer.0, refusal);
+            return None;
+        }
+    };
+    tls.handshakes.succeeded(version, resumed, clock::now().saturating_duration_since(began));
+    let identity = client_certificate.map_or_else(Box::default, |certificate| identity(&certificate));
+    let session = Rc::new(Session { listener, server_name, identity });
+    let mut down = Downstream::new(stream, peer, entry, deadline);
+    down.session = Some(session);
+    match protocol {
+        Protocol::Http1 => Some(Connection::Http1(h1::Connection::new(open, worker, down))),
+        Protocol::Http2 => Some(Connection::Http2(Box::pin(http2(open, worker, down)))),
+        // The authority has seen what it came for, and says nothing more (RFC 8737 §3).
+        Protocol::Challenge => None,
+    }
+}

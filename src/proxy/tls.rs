@@ -1,0 +1,207 @@
+//! TLS of listeners as workers see it: which listener speaks it and how, how many handshakes are under way, and what a
+//! connection's session means for its requests.
+//!
+//! `app` makes [`TlsListener`]s from files and puts them here by the listener's name; a worker finds them at each accept, so
+//! that a change holds for the next connection and touches none that is open. A worker does a bounded number of handshakes
+//! at a time: the oldest makes room for the newest, so that clients who do not go on keep nobody out. The handshake itself
+//! is in `handshake.rs`.
+
+use crate::net::tls::{Refusal, Server};
+use crate::table::certificates::{Certificates, subject};
+use crate::telemetry::Handshakes;
+use arc_swap::ArcSwap;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// One line about refused handshakes in so many milliseconds for each worker; the others are counted in the next.
+const LINE_EVERY_MS: u64 = 1000;
+
+/// TLS of all listeners; a cheap handle.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    listeners: Arc<ArcSwap<Listeners>>,
+    pub(crate) handshakes: Handshakes,
+}
+
+type Listeners = HashMap<Arc<str>, Arc<TlsListener>>;
+
+/// How one listener speaks TLS.
+#[derive(Debug)]
+pub struct TlsListener {
+    server: Server,
+    certificates: Certificates,
+    /// The field line that every answer has, or nothing.
+    hsts: Box<str>,
+}
+
+/// What the TLS session of a connection means for its requests.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) listener: Arc<TlsListener>,
+    /// The host that the client asked for in its handshake, in lower case.
+    pub(crate) server_name: Option<Box<str>>,
+    /// Field lines that tell endpoints who the client is, or nothing.
+    pub(crate) identity: Box<[u8]>,
+}
+
+/// The handshakes of one worker that are under way.
+#[derive(Debug, Default)]
+pub(crate) struct Underway {
+    next: Cell<u64>,
+    /// By age; dropping the sender ends one.
+    running: RefCell<BTreeMap<u64, oneshot::Sender<()>>>,
+    line_ms: Cell<u64>,
+    unsaid: Cell<u64>,
+}
+
+impl Tls {
+    /// Makes the handle without any listener.
+    pub fn new(handshakes: Handshakes) -> Self {
+        Self { listeners: Arc::default(), handshakes }
+    }
+
+    /// Takes up how listeners speak TLS, by their names; those that are not named speak none.
+    pub fn set(&self, listeners: HashMap<Arc<str>, Arc<TlsListener>>) {
+        self.listeners.store(Arc::new(listeners));
+    }
+
+    /// Returns how a listener speaks TLS.
+    pub fn find(&self, name: &str) -> Option<Arc<TlsListener>> {
+        self.listeners.load().get(name).cloned()
+    }
+}
+
+impl TlsListener {
+    /// Puts together what a listener's connections need; `hsts` is the `max-age` of RFC 6797, zero for no such field.
+    pub fn new(server: Server, certificates: Certificates, hsts: Duration) -> Self {
+        let hsts = match hsts.as_secs() {
+            0 => Box::default(),
+            seconds => format!("Strict-Transport-Security: max-age={seconds}\r\n").into(),
+        };
+        Self { server, certificates, hsts }
+    }
+
+    /// Returns what its handshakes are done with.
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+
+    /// Returns the listener's certificates.
+    pub fn certificates(&self) -> &Certificates {
+        &self.certificates
+    }
+}
+
+impl Session {
+    /// Returns whether the connection may carry requests for a host, in lower case and without port: it is the one that the
+    /// client asked for, or the same certificate is for both (RFC 9110 §7.4, §15.5.20). A client that named none may ask
+    /// for any: it got what is for everybody.
+    pub(crate) fn is_for(&self, host: &str) -> bool {
+        let Some(name) = &self.server_name else { return true };
+        **name == *host || self.listener.certificates.covers(name, host)
+    }
+
+    /// Returns the field line that every answer has, or nothing.
+    pub(crate) fn hsts(&self) -> &str {
+        &self.listener.hsts
+    }
+
+    /// Adds that line to a whole head, unless the endpoint's answer has such a field (RFC 6797 §7.1).
+    pub(crate) fn add_hsts<'a>(&self, head: &mut Vec<u8>, mut names: impl Iterator<Item = &'a [u8]>) {
+        let line = self.hsts();
+        if !line.is_empty() && !names.any(|name| name.eq_ignore_ascii_case(b"strict-transport-security")) {
+            head.truncate(head.len().saturating_sub(2));
+            head.extend_from_slice(line.as_bytes());
+            head.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
+impl Underway {
+    /// Begins one; where there are too many the oldest ends.
+    pub(crate) fn begin(&self, max: usize) -> (u64, oneshot::Receiver<()>) {
+        let id = self.next.get();
+        self.next.set(id + 1);
+        let (keep, crowded) = oneshot::channel();
+        let mut running = self.running.borrow_mut();
+        while running.len() >= max.max(1) {
+            running.pop_first();
+        }
+        running.insert(id, keep);
+        (id, crowded)
+    }
+
+    pub(crate) fn end(&self, id: u64) {
+        self.running.borrow_mut().remove(&id);
+    }
+
+    /// Writes a line about a refusal, unless there was one a moment ago.
+    pub(crate) fn say(&self, now_ms: u64, listener: &str, peer: IpAddr, refusal: Refusal) {
+        if now_ms < self.line_ms.get() + LINE_EVERY_MS && self.line_ms.get() != 0 {
+            self.unsaid.set(self.unsaid.get() + 1);
+            return;
+        }
+        self.line_ms.set(now_ms);
+        let unsaid = self.unsaid.replace(0);
+        tracing::info!(listener, client = %peer, reason = refusal.reason(), unsaid, "TLS handshake refused");
+    }
+}
+
+/// Writes who the client is: its certificate (RFC 9440 §2.2), and for people its subject and alternative names.
+pub(crate) fn identity(certificate: &[u8]) -> Box<[u8]> {
+    let (subject, names) = subject(certificate);
+    let mut lines = format!("Client-Cert: :{}:\r\n", base64(certificate));
+    for (field, value) in [("X-Client-Cert-Subject", subject), ("X-Client-Cert-San", names)] {
+        // What is no visible ASCII must not get into a field.
+        let clean = |c: char| if c.is_ascii_graphic() || c == ' ' { c } else { '?' };
+        let value: String = value.chars().map(clean).collect();
+        lines += &format!("{field}: {}\r\n", value.trim());
+    }
+    lines.into_bytes().into()
+}
+
+/// Encodes octets (RFC 4648 §4).
+fn base64(octets: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(octets.len().div_ceil(3) * 4);
+    for group in octets.chunks(3) {
+        let bits = group.iter().fold(0u32, |bits, octet| (bits << 8) | u32::from(*octet)) << (8 * (3 - group.len()));
+        for place in 0..4 {
+            let digit = DIGITS.get((bits >> (18 - 6 * place)) as usize & 63).copied().unwrap_or(b'=');
+            text.push(if place <= group.len() { char::from(digit) } else { '=' });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Underway, base64};
+    use tokio::sync::oneshot::error::TryRecvError;
+
+    #[test]
+    fn encodes_as_the_rfc_does() {
+        let cases = ["", "f", "fo", "foo", "foob", "fooba", "foobar"];
+        let expected = ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy"];
+        assert_eq!(cases.map(|case| base64(case.as_bytes())), expected);
+        assert_eq!(base64(&[0xfb, 0xff]), "+/8=");
+    }
+
+    #[test]
+    fn the_oldest_handshake_makes_room() {
+        let underway = Underway::default();
+        let (first, mut a) = underway.begin(2);
+        let (_, mut b) = underway.begin(2);
+        assert_eq!(a.try_recv(), Err(TryRecvError::Empty));
+        let (_, mut c) = underway.begin(2);
+        assert_eq!(a.try_recv(), Err(TryRecvError::Closed));
+        assert_eq!((b.try_recv(), c.try_recv()), (Err(TryRecvError::Empty), Err(TryRecvError::Empty)));
+        underway.end(first);
+        let (_, _d) = underway.begin(3);
+        assert_eq!(b.try_recv(), Err(TryRecvError::Empty));
+    }
+}

@@ -1,0 +1,257 @@
+//! The definition of TLS, towards clients and towards endpoints.
+
+use crate::model;
+use crate::spec::{Duration, Problems};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::time::Duration as Time;
+use utoipa::ToSchema;
+
+/// Longest `hsts`: two years, what preload lists ask for, and some more.
+const MAX_HSTS: Time = Time::from_secs(3 * 365 * 24 * 3600);
+
+/// How a listener speaks TLS.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = ListenerTlsDefinition)]
+pub struct ListenerTls {
+    /// Its certificates; hosts are found by the names in them. The first is for clients that name no host, or one that no
+    /// certificate is for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<CertificateFiles>,
+    /// The oldest version that it speaks; default `1.2`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub minimum_version: Option<TlsVersion>,
+    /// Whether clients show a certificate; default `none`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_certificate: Option<ClientCertificate>,
+    /// File of the authorities that clients' certificates are checked against, PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_ca: Option<String>,
+    /// File of the lists of revoked certificates of those authorities, PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_crl: Option<String>,
+    /// `max-age` of the field `Strict-Transport-Security` in every answer, up to 1095d; default `0s`: no such field.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hsts: Option<Duration>,
+}
+
+/// A certificate and its key in files.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = CertificateFilesDefinition)]
+pub struct CertificateFiles {
+    /// PEM file of the chain, the server's own certificate first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(required)]
+    #[schema(required)]
+    pub certificate: Option<String>,
+    /// PEM file of the private key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(required)]
+    #[schema(required)]
+    pub key: Option<String>,
+}
+
+/// A version of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub enum TlsVersion {
+    /// TLS 1.2.
+    #[serde(rename = "1.2")]
+    V12,
+    /// TLS 1.3.
+    #[serde(rename = "1.3")]
+    V13,
+}
+
+/// Whether a listener's clients show a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClientCertificate {
+    /// They are not asked.
+    None,
+    /// They are asked; one that is shown must be valid.
+    Optional,
+    /// Without a valid one there is no connection.
+    Required,
+}
+
+/// How Weir speaks TLS to the endpoints of a service.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = ServiceTlsDefinition)]
+pub struct ServiceTls {
+    /// File of the authorities that certificates are checked against, PEM; default those of the system.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<String>,
+    /// The name that certificates must be for; default the endpoint's address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<String>,
+    /// PEM file of the certificate that Weir shows when asked for one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
+    /// PEM file of its private key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Whether certificates are checked: `full`, or `off`, which lets anybody in between read and change everything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verify: Option<Verify>,
+}
+
+/// Whether certificates of endpoints are checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verify {
+    /// Chain, validity and name.
+    Full,
+    /// Nothing.
+    Off,
+}
+
+impl ListenerTls {
+    /// Reads the section; the result counts only when nothing was recorded.
+    pub(super) fn read(&self, p: &mut Problems) -> model::TlsSpec {
+        let certificates = (0..).zip(&self.certificates).filter_map(|(i, files)| {
+            p.within("tls.certificates", i, |p| {
+                let certificate = file(p, "certificate", files.certificate.as_deref());
+                let key = file(p, "key", files.key.as_deref());
+                Some(model::CertificateFiles { certificate: certificate?, key: key? })
+            })
+        });
+        let certificates: Vec<_> = certificates.collect();
+        if self.certificates.is_empty() {
+            let hint = "add certificates = [{ certificate = \"a.pem\", key = \"a.key\" }]";
+            p.absent("tls.certificates", hint);
+        }
+        let client_certificate = self.client_certificate.map_or_else(Default::default, Into::into);
+        let is_asked = client_certificate != model::ClientCertificate::None;
+        if is_asked && self.client_ca.is_none() {
+            p.absent("tls.client_ca", "add the file of the authorities that clients' certificates are from");
+        }
+        // Whoever names authorities means them to count.
+        if self.client_certificate.is_none() && (self.client_ca.is_some() || self.client_crl.is_some()) {
+            let hint = "write \"required\" or \"optional\"; \"none\" asks no client for a certificate";
+            p.absent("tls.client_certificate", hint);
+        }
+        let hsts = self.hsts.map_or(Time::ZERO, Duration::get);
+        if hsts > MAX_HSTS || hsts.subsec_nanos() != 0 {
+            p.add("tls.hsts", "is not in whole seconds up to 1095d", "write \"365d\", or \"0s\" for no such field");
+        }
+        model::TlsSpec {
+            certificates,
+            minimum_version: match self.minimum_version {
+                None | Some(TlsVersion::V12) => model::TlsVersion::V12,
+                Some(TlsVersion::V13) => model::TlsVersion::V13,
+            },
+            client_certificate,
+            client_ca: optional_file(p, "tls.client_ca", self.client_ca.as_deref()),
+            client_crl: optional_file(p, "tls.client_crl", self.client_crl.as_deref()),
+            hsts,
+        }
+    }
+
+    /// Writes the section of a listener in use.
+    pub(super) fn from_model(model: &model::TlsSpec) -> Self {
+        let certificates = model
+            .certificates
+            .iter()
+            .map(|files| CertificateFiles { certificate: Some(text(&files.certificate)), key: Some(text(&files.key)) });
+        Self {
+            certificates: certificates.collect(),
+            minimum_version: Some(match model.minimum_version {
+                model::TlsVersion::V12 => TlsVersion::V12,
+                model::TlsVersion::V13 => TlsVersion::V13,
+            }),
+            client_certificate: Some(match model.client_certificate {
+                model::ClientCertificate::None => ClientCertificate::None,
+                model::ClientCertificate::Optional => ClientCertificate::Optional,
+                model::ClientCertificate::Required => ClientCertificate::Required,
+            }),
+            client_ca: model.client_ca.as_ref().map(text),
+            client_crl: model.client_crl.as_ref().map(text),
+            hsts: Some(model.hsts.into()),
+        }
+    }
+}
+
+impl ServiceTls {
+    /// Reads the section; the result counts only when nothing was recorded.
+    pub(super) fn read(&self, p: &mut Problems) -> model::UpstreamTlsSpec {
+        let certificate = optional_file(p, "tls.certificate", self.certificate.as_deref());
+        let key = optional_file(p, "tls.key", self.key.as_deref());
+        match (&self.certificate, &self.key) {
+            (Some(_), None) => p.absent("tls.key", "add the file of the certificate's private key"),
+            (None, Some(_)) => p.absent("tls.certificate", "add the file of the key's certificate"),
+            _ => {}
+        }
+        if self.server_name.as_deref().is_some_and(|name| !is_host(name)) {
+            p.add("tls.server_name", "is no host name", "write a name such as \"api.internal\", or an IP address");
+        }
+        let verify = match self.verify {
+            None | Some(Verify::Full) => model::Verify::Full,
+            Some(Verify::Off) => model::Verify::Off,
+        };
+        if verify == model::Verify::Off && self.ca.is_some() {
+            p.add("tls.ca", "is not used with verify = \"off\"", "remove one of the two");
+        }
+        model::UpstreamTlsSpec {
+            ca: optional_file(p, "tls.ca", self.ca.as_deref()),
+            server_name: self.server_name.as_deref().map(|name| name.to_ascii_lowercase().into()),
+            certificate: certificate.zip(key).map(|(certificate, key)| model::CertificateFiles { certificate, key }),
+            verify,
+        }
+    }
+
+    /// Writes the section of a service in use.
+    pub(super) fn from_model(model: &model::UpstreamTlsSpec) -> Self {
+        Self {
+            ca: model.ca.as_ref().map(text),
+            server_name: model.server_name.as_deref().map(str::to_owned),
+            certificate: model.certificate.as_ref().map(|files| text(&files.certificate)),
+            key: model.certificate.as_ref().map(|files| text(&files.key)),
+            verify: Some(match model.verify {
+                model::Verify::Full => Verify::Full,
+                model::Verify::Off => Verify::Off,
+            }),
+        }
+    }
+}
+
+impl From<ClientCertificate> for model::ClientCertificate {
+    fn from(written: ClientCertificate) -> Self {
+        match written {
+            ClientCertificate::None => Self::None,
+            ClientCertificate::Optional => Self::Optional,
+            ClientCertificate::Required => Self::Required,
+        }
+    }
+}
+
+fn text(path: &PathBuf) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+fn file(p: &mut Problems, key: &str, path: Option<&str>) -> Option<PathBuf> {
+    if path.is_none() {
+        p.absent(key, format!("add {key} = \"FILE\", in PEM"));
+    }
+    optional_file(p, key, path)
+}
+
+fn optional_file(p: &mut Problems, key: &str, path: Option<&str>) -> Option<PathBuf> {
+    if path == Some("") {
+        p.add(key, "is empty", "write the path of a file");
+    }
+    path.map(PathBuf::from)
+}
+
+/// Returns whether it is an address or labels with dots between them.
+fn is_host(name: &str) -> bool {
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && label.bytes().all(|octet| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_'))
+    };
+    name.parse::<std::net::IpAddr>().is_ok() || (name.len() <= 253 && name.split('.').all(is_label))
+}
