@@ -141,6 +141,7 @@ fn row(rates: &Reading, service: &table::Service, status: Option<&ServiceStatus>
             .collect(),
         check: service.spec.health.as_ref().map(|health| match &health.probe {
             Probe::Tcp => "tcp".to_owned(),
+            Probe::Grpc { service, .. } => format!("grpc {service}").trim_end().to_owned(),
             Probe::Http { path, .. } => format!("http {path}"),
         }),
         scalable: service.spec.run.is_some(),

@@ -11,6 +11,7 @@ pub mod deployments;
 pub mod discovery;
 pub mod events;
 pub mod gauges;
+mod grpc_probe;
 pub mod health;
 pub mod history;
 mod leaving;

@@ -4,6 +4,7 @@
 //! connection for one attempt, closed after it; no redirect is followed; at most 64 KiB of body are read; the caller's
 //! timeout covers all of it. Outcomes are sentences for people.
 
+use crate::control::grpc_probe;
 use crate::control::runtime::Runtime;
 use crate::model::{InstanceId, Probe};
 use async_trait::async_trait;
@@ -95,6 +96,11 @@ impl Prober for Network {
         let stream = connect.map_err(|error| format!("connect: {}", cause(&error)))?;
         match &target.probe {
             Probe::Tcp => Ok("connect: accepted".to_owned()),
+            Probe::Grpc { service, host } => {
+                let host = host.as_deref().map_or_else(|| target.address.to_string(), str::to_owned);
+                let checked = grpc_probe::check(stream, &host, service).await;
+                checked.map(|()| "grpc: SERVING".to_owned()).map_err(|reason| format!("grpc: {reason}"))
+            }
             Probe::Http { path, host, status } => {
                 let host = host.as_deref().map_or_else(|| target.address.to_string(), str::to_owned);
                 let code = get(stream, path, &host).await.map_err(|reason| format!("GET {path}: {reason}"))?;

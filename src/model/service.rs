@@ -71,6 +71,13 @@ pub enum Probe {
         /// The accepted status codes.
         status: RangeInclusive<u16>,
     },
+    /// `grpc.health.v1.Health/Check` is answered `SERVING`, over HTTP/2 by prior knowledge.
+    Grpc {
+        /// The service that is asked for; empty: the server as a whole.
+        service: Arc<str>,
+        /// The authority; the endpoint's address when absent.
+        host: Option<Arc<str>>,
+    },
 }
 
 /// Active health checks of a service.

@@ -322,29 +322,45 @@ fn read_probe(p: &mut Problems, health: &Health) -> model::Probe {
         ("health.path", health.path.is_some()),
         ("health.host", health.host.is_some()),
         ("health.status", health.status.is_some()),
+        ("health.grpc_service", health.grpc_service.is_some()),
     ];
-    match health.kind {
-        None => p.absent("health.type", "add type = \"http\" or type = \"tcp\""),
-        Some(ProbeType::Http) => {}
-        Some(ProbeType::Tcp) => {
-            for (key, _) in written.into_iter().filter(|(_, written)| *written) {
-                p.add(key, "has no meaning for type = \"tcp\"", "remove it, or write type = \"http\"");
-            }
-            return model::Probe::Tcp;
+    let (name, hint, meaningless): (_, _, &[&str]) = match health.kind {
+        None => {
+            p.absent("health.type", "add type = \"http\", type = \"tcp\" or type = \"grpc\"");
+            ("", "", &[])
         }
+        Some(ProbeType::Http) => ("http", "write type = \"grpc\"", &["health.grpc_service"]),
+        Some(ProbeType::Tcp) => {
+            ("tcp", "write type = \"http\"", &["health.path", "health.host", "health.status", "health.grpc_service"])
+        }
+        Some(ProbeType::Grpc) => ("grpc", "write type = \"http\"", &["health.path", "health.status"]),
+    };
+    for (key, _) in written.into_iter().filter(|(key, written)| *written && meaningless.contains(key)) {
+        p.add(key, format!("has no meaning for type = \"{name}\""), format!("remove it, or {hint}"));
+    }
+    let host = read_probe_host(p, health);
+    match health.kind {
+        Some(ProbeType::Tcp) => return model::Probe::Tcp,
+        Some(ProbeType::Grpc) => {
+            return model::Probe::Grpc { service: health.grpc_service.as_deref().unwrap_or_default().into(), host };
+        }
+        None | Some(ProbeType::Http) => {}
     }
     let path = health.path.as_deref().unwrap_or("/");
     check_path(p, "health.path", path, true);
-    if let Some(host) = health.host.as_deref()
-        && (host.is_empty() || !host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b)))
-    {
-        p.add("health.host", format!("{host:?} is no Host field"), "write a host name, with :PORT where it is needed");
-    }
     let status = health.status.as_ref().map_or(200..=399, super::Range::get);
     if *status.start() < 100 || *status.end() > 599 {
         p.add("health.status", "holds codes outside 100 to 599", "write a range of status codes, such as \"200-399\"");
     }
-    model::Probe::Http { path: path.into(), host: health.host.as_deref().map(Into::into), status }
+    model::Probe::Http { path: path.into(), host, status }
+}
+
+fn read_probe_host(p: &mut Problems, health: &Health) -> Option<Arc<str>> {
+    let host = health.host.as_deref()?;
+    if host.is_empty() || !host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b)) {
+        p.add("health.host", format!("{host:?} is no Host field"), "write a host name, with :PORT where it is needed");
+    }
+    Some(host.into())
 }
 
 #[cfg(test)]

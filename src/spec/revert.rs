@@ -49,6 +49,7 @@ impl From<model::Policy> for Policy {
 fn write_health(health: &model::HealthCheck, ports: &[model::PortSpec]) -> Health {
     let (kind, path, host, status) = match &health.probe {
         model::Probe::Tcp => (ProbeType::Tcp, None, None, None),
+        model::Probe::Grpc { host, .. } => (ProbeType::Grpc, None, host.as_deref().map(str::to_owned), None),
         model::Probe::Http { path, host, status } => (
             ProbeType::Http,
             Some(path.to_string()),
@@ -60,6 +61,10 @@ fn write_health(health: &model::HealthCheck, ports: &[model::PortSpec]) -> Healt
         kind: Some(kind),
         path,
         host,
+        grpc_service: match &health.probe {
+            model::Probe::Grpc { service, .. } if !service.is_empty() => Some(service.to_string()),
+            _ => None,
+        },
         port: ports.get(health.port).map(|port| port.name.to_string()),
         status,
         interval: Some(health.interval.into()),

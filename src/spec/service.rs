@@ -101,9 +101,12 @@ pub struct Health {
     /// Path that an `http` check gets; default `/`. Redirects are not followed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// Host field of an `http` check; default the endpoint's address.
+    /// Host of an `http` or `grpc` check; default the endpoint's address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
+    /// Service that a `grpc` check asks for; default the server as a whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc_service: Option<String>,
     /// Name of the checked port; default the first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<String>,
@@ -137,6 +140,8 @@ pub enum ProbeType {
     Http,
     /// A TCP connection is accepted.
     Tcp,
+    /// `grpc.health.v1.Health/Check` is answered `SERVING`, over HTTP/2 without TLS.
+    Grpc,
 }
 
 /// Bounds on what a service's endpoints are given at once.
