@@ -14,4 +14,6 @@ mod support;
 mod abuse;
 mod client;
 mod frames;
+mod real;
 mod serving;
+mod websocket;
