@@ -17,7 +17,7 @@ pub use id::{InstanceId, NameError, NodeId, ServiceName, parse_label};
 pub use instance::{Instance, InstanceState, Source, Verdict, Workload};
 pub use rollout::{OnFailure, RolloutSpec, Strategy};
 pub use service::{
-    HealthCheck, Limits, ListenerProtocol, ListenerSpec, Objective, OnExit, Outliers, Policy, PortSpec, Probe,
-    Protocol, RouteSpec, RunSpec, ScalePolicy, ScaleSpec, ServiceSpec, StaticEndpoint, Timeouts,
+    EndpointProtocol, HealthCheck, Limits, ListenerProtocol, ListenerSpec, Objective, OnExit, Outliers, Policy,
+    PortSpec, Probe, Protocol, RouteSpec, RunSpec, ScalePolicy, ScaleSpec, ServiceSpec, StaticEndpoint, Timeouts,
 };
 pub use tls::{CertificateFiles, ClientCertificate, TlsSpec, TlsVersion, UpstreamTlsSpec, Verify};

@@ -208,6 +208,8 @@ pub struct ServiceSpec {
     pub ports: Vec<PortSpec>,
     /// Endpoints that the configuration lists.
     pub endpoints: Vec<StaticEndpoint>,
+    /// What its endpoints speak to HTTP listeners.
+    pub protocol: EndpointProtocol,
     /// How an endpoint is picked.
     pub policy: Policy,
     /// Active checks.
@@ -238,6 +240,16 @@ pub struct ServiceSpec {
     pub tls: Option<Arc<UpstreamTlsSpec>>,
     /// Number of the stored revision that this is; 0 before it is stored.
     pub revision: u64,
+}
+
+/// What endpoints speak to HTTP listeners.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum EndpointProtocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2: by prior knowledge in clear text, by ALPN over TLS.
+    Http2,
 }
 
 /// What becomes of replicas when Weir ends.

@@ -20,6 +20,10 @@ pub trait Layer: AsyncRead + AsyncWrite + Unpin + fmt::Debug {
     fn is_idle(&mut self) -> bool;
     /// Makes the close an abort: what the other side was sent must not look complete.
     fn abort_on_close(&mut self);
+    /// Returns whether the other side certainly did nothing with what it was sent, though it broke off.
+    fn was_refused(&self) -> bool {
+        false
+    }
 }
 
 /// A byte stream, both ways.
@@ -50,6 +54,14 @@ impl Stream {
             // It may be gone already: then there is nobody to tell.
             Self::Tcp(stream) => drop(stream.set_zero_linger()),
             Self::Layered(layer) => layer.abort_on_close(),
+        }
+    }
+
+    /// Returns whether the other side certainly did nothing with what it was sent; a socket cannot tell.
+    pub fn was_refused(&self) -> bool {
+        match self {
+            Self::Tcp(_) => false,
+            Self::Layered(layer) => layer.was_refused(),
         }
     }
 

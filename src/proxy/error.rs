@@ -44,8 +44,12 @@ pub(crate) enum ProxyError {
     ConnectTimeout,
     /// The endpoint closed or reset the connection before its response.
     Reset,
+    /// The endpoint did nothing with the request: it refused the stream, or is going away.
+    StreamRefused,
     /// The endpoint did not answer in time.
     ResponseTimeout,
+    /// The time limit that a gRPC call brought along passed.
+    CallTimeout,
     /// The endpoint's response is malformed.
     BadResponse(Reject),
     /// The endpoint's response ended early or stalled.
@@ -81,9 +85,14 @@ impl ProxyError {
             | Self::QueueTimeout
             | Self::LocalLimit
             | Self::HeadMemory => 503,
-            Self::Exhausted | Self::Connect | Self::Reset | Self::BadResponse(_) | Self::Truncated => 502,
+            Self::Exhausted
+            | Self::Connect
+            | Self::Reset
+            | Self::StreamRefused
+            | Self::BadResponse(_)
+            | Self::Truncated => 502,
             Self::GatewayStatus(status) => status,
-            Self::ConnectTimeout | Self::ResponseTimeout => 504,
+            Self::ConnectTimeout | Self::ResponseTimeout | Self::CallTimeout => 504,
         }
     }
 
@@ -108,7 +117,9 @@ impl ProxyError {
             Self::Connect => "connect_failed",
             Self::ConnectTimeout => "connect_timeout",
             Self::Reset => "upstream_reset",
+            Self::StreamRefused => "stream_refused",
             Self::ResponseTimeout => "response_timeout",
+            Self::CallTimeout => "grpc_timeout",
             Self::BadResponse(_) => "bad_response",
             Self::Truncated => "truncated",
             Self::GatewayStatus(_) => "gateway_status",
@@ -135,7 +146,9 @@ impl ProxyError {
             Self::Connect => "the endpoint could not be reached",
             Self::ConnectTimeout => "the endpoint could not be reached in time",
             Self::Reset => "the endpoint closed the connection before it answered",
+            Self::StreamRefused => "the endpoint refused the request; try again",
             Self::ResponseTimeout => "the endpoint did not answer in time",
+            Self::CallTimeout => "the endpoint did not answer within the time limit of the call",
             Self::BadResponse(_) => "the endpoint's response was malformed",
             Self::Truncated => "the endpoint's response ended early",
             Self::GatewayStatus(_) => "the endpoint answered with a gateway error",
@@ -145,7 +158,7 @@ impl ProxyError {
     /// Returns when another attempt is safe.
     pub(crate) fn retry(self) -> Retry {
         match self {
-            Self::Connect | Self::ConnectTimeout => Retry::Safe,
+            Self::Connect | Self::ConnectTimeout | Self::StreamRefused => Retry::Safe,
             Self::Reset | Self::GatewayStatus(_) | Self::BadResponse(_) => Retry::IfIdempotent,
             _ => Retry::Never,
         }

@@ -1,6 +1,7 @@
 //! Idle upstream connections of one worker: newest first, bounded, closed when idle for long or when their endpoint goes.
 
 use crate::net::Stream;
+use crate::proxy::http2::client::Multiplexed;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
@@ -34,13 +35,15 @@ pub(crate) struct Reused {
 #[derive(Debug)]
 pub(crate) struct Pool {
     idle: HashMap<Key, Vec<Idle>>,
+    /// Connections that carry several requests at once, idle or not.
+    multiplexed: HashMap<Key, Vec<Multiplexed>>,
     max_per_endpoint: usize,
     idle_ms: u64,
 }
 
 impl Pool {
     pub(crate) fn new(max_per_endpoint: usize, idle_ms: u64) -> Self {
-        Self { idle: HashMap::new(), max_per_endpoint, idle_ms }
+        Self { idle: HashMap::new(), multiplexed: HashMap::new(), max_per_endpoint, idle_ms }
     }
 
     /// Takes the connection that was used last, if it idled no longer than `max_idle_ms` and is still open.
@@ -62,12 +65,26 @@ impl Pool {
     }
 
     /// Keeps a connection; `keep_ms` is the endpoint's own limit (`Keep-Alive: timeout`).
-    pub(crate) fn checkin(&mut self, key: Key, stream: Stream, keep_ms: Option<u64>, now_ms: u64) {
+    pub(crate) fn checkin(&mut self, key: Key, mut stream: Stream, keep_ms: Option<u64>, now_ms: u64) {
+        // A stream of a multiplexed connection ends with its request.
+        if stream.buffers() && !stream.is_idle() {
+            return;
+        }
         let list = self.idle.entry(key).or_default();
         if list.len() < self.max_per_endpoint {
             let until_ms = now_ms + keep_ms.unwrap_or(u64::MAX / 2).min(self.idle_ms);
             list.push(Idle { stream, since_ms: now_ms, until_ms });
         }
+    }
+
+    /// Opens a stream on a multiplexed connection that has room, the oldest first: the others may idle out.
+    pub(crate) fn open(&self, key: Key) -> Option<Stream> {
+        self.multiplexed.get(&key)?.iter().find_map(Multiplexed::open)
+    }
+
+    /// Shares a multiplexed connection.
+    pub(crate) fn share(&mut self, key: Key, connection: Multiplexed) {
+        self.multiplexed.entry(key).or_default().push(connection);
     }
 
     /// Closes what idled too long; the oldest are first in each list.
@@ -76,15 +93,21 @@ impl Pool {
             list.retain(|idle| now_ms <= idle.until_ms);
             !list.is_empty()
         });
+        self.multiplexed.retain(|_, list| {
+            list.retain(|connection| connection.stays(self.idle_ms, now_ms));
+            !list.is_empty()
+        });
     }
 
     /// Closes the connections to endpoints that are gone.
     pub(crate) fn retain(&mut self, stays: impl Fn(&Key) -> bool) {
         self.idle.retain(|key, _| stays(key));
+        // Requests on them go on to their end.
+        self.multiplexed.retain(|key, _| stays(key));
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.idle.is_empty()
+        self.idle.is_empty() && self.multiplexed.is_empty()
     }
 }
 

@@ -7,7 +7,9 @@ use crate::model::{self, ServiceName, parse_label};
 use crate::spec::bounds::{bounded, positive};
 use crate::spec::listener::{MAX_NAME_OCTETS, find_port};
 use crate::spec::route::check_path;
-use crate::spec::{Duration, Endpoint, Health, Policy, ProbeType, Problem, Problems, Protocol, Service, scale};
+use crate::spec::{
+    Duration, Endpoint, EndpointProtocol, Health, Policy, ProbeType, Problem, Problems, Protocol, Service, scale,
+};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration as Time;
@@ -66,6 +68,10 @@ impl Service {
                 name,
                 ports,
                 endpoints,
+                protocol: match self.protocol {
+                    None | Some(EndpointProtocol::Http1) => model::EndpointProtocol::Http1,
+                    Some(EndpointProtocol::H2) => model::EndpointProtocol::Http2,
+                },
                 policy: self.policy.map_or_else(model::Policy::default, Into::into),
                 health,
                 limits,

@@ -43,7 +43,9 @@ pub use route::Route;
 pub use run::{ContainerAddress, Run};
 pub use scale::{Scale, ScalePolicy};
 pub use section::{section_hash, size_hash};
-pub use service::{Endpoint, Health, Limits, Outliers, Policy, Port, ProbeType, Protocol, Service, Timeouts};
+pub use service::{
+    Endpoint, EndpointProtocol, Health, Limits, Outliers, Policy, Port, ProbeType, Protocol, Service, Timeouts,
+};
 pub use size::Size;
 pub use suggest::nearest;
 pub(crate) use text::text;

@@ -3,8 +3,8 @@
 use crate::model;
 use crate::spec::scale::write_scale;
 use crate::spec::{
-    Address, Endpoint, Health, Limits, Outliers, Policy, Port, ProbeType, Protocol, Range, Rollout, Run, Service,
-    ServiceTls, Timeouts,
+    Address, Endpoint, EndpointProtocol, Health, Limits, Outliers, Policy, Port, ProbeType, Protocol, Range, Rollout,
+    Run, Service, ServiceTls, Timeouts,
 };
 use std::net::SocketAddr;
 
@@ -14,6 +14,10 @@ impl Service {
         Self {
             name: Some(model.name.name().to_owned()),
             namespace: Some(model.name.namespace().to_owned()),
+            protocol: Some(match model.protocol {
+                model::EndpointProtocol::Http1 => EndpointProtocol::Http1,
+                model::EndpointProtocol::Http2 => EndpointProtocol::H2,
+            }),
             policy: Some(model.policy.into()),
             replicas: model.run.as_ref().map(|_| model.replicas),
             retries: Some(model.retries),

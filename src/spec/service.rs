@@ -19,6 +19,9 @@ pub struct Service {
     /// Namespace, one DNS label; default `default`. References are `name` or `namespace/name`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
+    /// What its endpoints speak to HTTP listeners; default `http1`. gRPC needs `h2`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<EndpointProtocol>,
     /// How an endpoint is picked; default `expected-delay`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy: Option<Policy>,
@@ -70,6 +73,16 @@ pub struct Service {
     /// Instances that something else runs.
     #[serde(default, rename = "endpoint", skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<Endpoint>,
+}
+
+/// What endpoints speak to HTTP listeners.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum EndpointProtocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2, by prior knowledge.
+    H2,
 }
 
 /// How an endpoint is picked.

@@ -241,6 +241,7 @@ fn spec(service: &str) -> ServiceSpec {
         name: name(service),
         ports: ["http", "metrics"].map(|port| PortSpec { name: port.into(), protocol: Protocol::Tcp }).into(),
         endpoints: Vec::new(),
+        protocol: Default::default(),
         policy: Policy::RoundRobin,
         health: None,
         limits: Limits { concurrency: None, queue: 100, queue_timeout: second },

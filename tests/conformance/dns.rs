@@ -89,6 +89,7 @@ pub(crate) fn spec(name: &str, ports: &[&str]) -> ServiceSpec {
         name: ServiceName::parse(name).unwrap(),
         ports: ports.iter().map(|p| PortSpec { name: (*p).into(), protocol: Protocol::Tcp }).collect(),
         endpoints: Vec::new(),
+        protocol: Default::default(),
         policy: Policy::default(),
         health: None,
         limits: Limits { concurrency: None, queue: 0, queue_timeout: second },

@@ -232,6 +232,7 @@ pub(crate) fn spec(service: &str, health: Option<HealthCheck>) -> Arc<ServiceSpe
         name: name(service),
         ports: vec![PortSpec { name: "http".into(), protocol: Protocol::Tcp }],
         endpoints: Vec::new(),
+        protocol: Default::default(),
         policy: Policy::RoundRobin,
         health,
         limits: Limits { concurrency: None, queue: 100, queue_timeout: SECOND },

@@ -61,6 +61,7 @@ fn spec() -> ServiceSpec {
         name: service(),
         ports: vec![PortSpec { name: "http".into(), protocol: Protocol::Tcp }],
         endpoints: vec![],
+        protocol: Default::default(),
         policy: Policy::RoundRobin,
         health: None,
         limits: Limits { concurrency: None, queue: 100, queue_timeout: Duration::from_secs(5) },

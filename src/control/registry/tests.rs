@@ -42,6 +42,7 @@ pub(crate) fn spec(service: &str, health: Option<HealthCheck>) -> ServiceSpec {
         name: name(service),
         ports: ["http", "metrics"].map(|name| PortSpec { name: name.into(), protocol: Protocol::Tcp }).to_vec(),
         endpoints: Vec::new(),
+        protocol: Default::default(),
         policy: Policy::RoundRobin,
         health,
         limits: Limits { concurrency: None, queue: 100, queue_timeout: SECOND },

@@ -284,6 +284,7 @@ impl<'a> Attempt<'a> {
     /// The endpoint's stream ended, in order or by an error.
     fn lost(&mut self, in_order: bool) -> Result<Step, ProxyError> {
         match &mut self.response {
+            None if self.up.was_refused() => Err(ProxyError::StreamRefused),
             None => Err(ProxyError::Reset),
             Some(response) if in_order && response.body.ends_with_connection() => {
                 response.ended = true;

@@ -10,6 +10,7 @@ use crate::proxy::http::attempt::{Attempt, Finished, Outcome};
 use crate::proxy::http::pick::{changed, pick};
 use crate::proxy::http::request::{Refusal, Request};
 use crate::proxy::http::{Downstream, respond, upgrade};
+use crate::proxy::http2::client;
 use crate::proxy::observe::{Summary, record};
 use crate::proxy::pick::{Picked, failed};
 use crate::proxy::state::Worker;
@@ -208,6 +209,10 @@ async fn dial(
     picked: &Picked,
     fresh: bool,
 ) -> Result<(Stream, Option<u64>), ProxyError> {
+    if request.policy.http2 {
+        // Boxed: rare as long as connections stay, and its state would make every request's larger.
+        return Box::pin(multiplex(worker, down, request, picked, fresh)).await;
+    }
     let max_idle_ms = if request.idempotent { u64::MAX } else { FRESH_IDLE_MS };
     let reused = match fresh {
         true => None,
@@ -222,6 +227,27 @@ async fn dial(
             Ok((stream, None))
         }
     }
+}
+
+/// Opens a stream on a connection to an HTTP/2 endpoint, or makes one.
+async fn multiplex(
+    worker: &Worker,
+    down: &Downstream,
+    request: &Request,
+    picked: &Picked,
+    fresh: bool,
+) -> Result<(Stream, Option<u64>), ProxyError> {
+    let kept = if fresh { None } else { worker.pool.borrow().open(picked.key) };
+    if let Some(stream) = kept {
+        down.deadline.set(request.policy.response_ms);
+        return Ok((stream, Some(0)));
+    }
+    let stream = connect(picked.address, request.policy.connect_ms, &down.deadline).await?;
+    let connection = client::begin(stream, worker.limits.clone()).await.map_err(|_| ProxyError::Connect)?;
+    let stream = connection.open().ok_or(ProxyError::Connect)?;
+    worker.pool.borrow_mut().share(picked.key, connection);
+    down.deadline.set(request.policy.response_ms);
+    Ok((stream, None))
 }
 
 /// Returns whether the request may be sent again after this error.
@@ -357,7 +383,7 @@ async fn give_up(
     // To HTTP/1.0 a refusal does not say that the connection stays: it closes.
     let stays = request.keep_alive && request.version == Version::Http11;
     let keep = complete && stays && !error.closes();
-    let refusal = Refusal { is_head: request.is_head, keep, ..Refusal::new(error) };
+    let refusal = Refusal { is_head: request.is_head, keep, grpc: request.grpc, ..Refusal::new(error) };
     worker.give_buffer(request.buffer);
     if error.status() == 0 {
         worker.shard.refused(error.reason());

@@ -2,10 +2,11 @@
 //!
 //! [`h1`] drives a client's connection; [`request`] turns bytes into a [`request::Request`]; [`exchange`] picks, attempts
 //! and retries; [`attempt`] relays one attempt, as [`response`] decides and at the pace of [`pace`]; [`respond`] writes Weir's own answers; [`upgrade`]
-//! carries tunnels.
+//! carries tunnels; [`grpc`] is what calls ask for.
 
 mod attempt;
 mod exchange;
+mod grpc;
 pub(crate) mod h1;
 mod pace;
 mod pick;
@@ -41,12 +42,25 @@ pub(crate) struct Downstream {
     held: Option<PartialHead>,
     /// Its TLS session; `None`: clear text.
     pub(crate) session: Option<Rc<Session>>,
+    /// Whether it is a stream of an HTTP/2 connection.
+    pub(crate) http2: bool,
 }
 
 impl Downstream {
     pub(crate) fn new(stream: Stream, (peer, trusted): (IpAddr, bool), entry: Rc<Entry>, deadline: Deadline) -> Self {
         let client = peer.to_string().into();
-        Self { stream, carry: Vec::new(), deadline, peer, client, trusted, entry, held: None, session: None }
+        Self {
+            stream,
+            carry: Vec::new(),
+            deadline,
+            peer,
+            client,
+            trusted,
+            entry,
+            held: None,
+            session: None,
+            http2: false,
+        }
     }
 
     /// Counts what is carried; returns whether it may be.
@@ -84,7 +98,7 @@ impl Downstream {
 
     /// Parts what is known of the client from its stream and deadline.
     pub(crate) fn apart(self) -> (Client, Stream, Deadline) {
-        let Self { stream, deadline, peer, client: text, trusted, entry, session, carry: _, held: _ } = self;
+        let Self { stream, deadline, peer, client: text, trusted, entry, session, carry: _, held: _, http2: _ } = self;
         (Client { peer, text, trusted, entry, session }, stream, deadline)
     }
 }
@@ -104,6 +118,17 @@ impl Client {
     pub(crate) fn on(&self, stream: Stream, deadline: Deadline) -> Downstream {
         let (peer, client, trusted, entry) = (self.peer, self.text.clone(), self.trusted, self.entry.clone());
         let session = self.session.clone();
-        Downstream { stream, carry: Vec::new(), deadline, peer, client, trusted, entry, held: None, session }
+        Downstream {
+            stream,
+            carry: Vec::new(),
+            deadline,
+            peer,
+            client,
+            trusted,
+            entry,
+            held: None,
+            session,
+            http2: true,
+        }
     }
 }

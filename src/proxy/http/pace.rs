@@ -37,10 +37,13 @@ impl Attempt<'_> {
             now + self.request.policy.idle_ms
         } else if !self.awaits_body() {
             now + self.request.policy.response_ms
+        } else if self.request.grpc {
+            // A stream of messages may be quiet as long as an answer may.
+            now + self.request.policy.idle_ms
         } else {
             idle.min(rate(self.request.body.passed()))
         };
-        self.down.deadline.set_at(at);
+        self.down.deadline.set_at(at.min(self.request.until_ms));
     }
 
     /// Returns whether it is the client's turn: more of the body must come, and it does not wait for `100 Continue`.
@@ -56,7 +59,9 @@ impl Attempt<'_> {
 
     /// Says who was too slow.
     pub(super) fn expired(&self) -> ProxyError {
-        if self.waits_for_client() {
+        if self.worker.timers.now_ms() >= self.request.until_ms {
+            ProxyError::CallTimeout
+        } else if self.waits_for_client() {
             ProxyError::ClientStalled
         } else if self.response.is_some() {
             ProxyError::Truncated

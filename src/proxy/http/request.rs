@@ -6,8 +6,10 @@ use crate::http1::head::{self, Kind, RequestLine, Version};
 use crate::http1::path;
 use crate::http1::reject::Reject;
 use crate::http1::rewrite::{self, Forwarding};
+use crate::model::EndpointProtocol;
 use crate::proxy::error::ProxyError;
 use crate::proxy::http::Downstream;
+use crate::proxy::http::grpc::{self, Call};
 use crate::proxy::observe::Access;
 use crate::proxy::scratch::{HEADROOM, Scratch, poll_read};
 use crate::proxy::state::Worker;
@@ -38,6 +40,8 @@ pub(crate) struct Policy {
     pub(crate) queue_timeout_ms: u64,
     pub(crate) queue: u32,
     pub(crate) retries: u8,
+    /// The endpoints speak HTTP/2.
+    pub(crate) http2: bool,
 }
 
 /// One request, ready to be sent.
@@ -60,6 +64,10 @@ pub(crate) struct Request {
     pub(crate) expects: bool,
     pub(crate) target: Target,
     pub(crate) policy: Policy,
+    /// It is a gRPC call.
+    pub(crate) grpc: bool,
+    /// When its own time limit passes, by the worker's clock; `u64::MAX`: it has none.
+    pub(crate) until_ms: u64,
     pub(crate) started: Instant,
     pub(crate) peer: IpAddr,
     pub(crate) access: Option<Box<Access>>,
@@ -74,12 +82,14 @@ pub(crate) struct Refusal {
     pub(crate) is_head: bool,
     /// Whether the connection can go on: the request was read to its end.
     pub(crate) keep: bool,
+    /// Whether the client is told in gRPC's terms.
+    pub(crate) grpc: bool,
 }
 
 impl Refusal {
     /// Makes the refusal of what may be no request at all: the connection ends with it.
     pub(crate) fn new(error: ProxyError) -> Self {
-        Self { error, location: None, is_head: false, keep: false }
+        Self { error, location: None, is_head: false, keep: false, grpc: false }
     }
 }
 
@@ -216,7 +226,8 @@ fn try_parse(worker: &Worker, down: &mut Downstream, scratch: &mut Scratch, have
         Err((error, keep)) => {
             let location = (error == ProxyError::HttpsRequired).then(|| building.https_location()).flatten();
             let keep = keep && down.keep(worker, rest);
-            Head::Answer(Refusal { location, is_head: line.method == "HEAD", keep, ..Refusal::new(error) })
+            let grpc = down.http2 && grpc::call(head_bytes, fields).is;
+            Head::Answer(Refusal { location, is_head: line.method == "HEAD", keep, grpc, ..Refusal::new(error) })
         }
     })
 }
@@ -307,6 +318,7 @@ impl Building<'_> {
         };
         let mut buffer = worker.take_buffer();
         rewrite::request(bytes, &line, fields, &forwarding, &mut buffer);
+        let call = if down.http2 { grpc::call(bytes, fields) } else { Call::default() };
         let access = worker.access.is_some().then(|| Box::new(Access::new(&line, &authority, self.logged_id(&id))));
         let request = Request {
             head_len: buffer.len(),
@@ -323,6 +335,8 @@ impl Building<'_> {
             expects: framing != Framing::None && line.version > Version::Http10 && fields.has(Kind::Expect),
             target,
             policy,
+            grpc: call.is,
+            until_ms: call.timeout_ms.map_or(u64::MAX, |limit| clock::to_ms(started).saturating_add(limit)),
             started,
             peer: down.peer,
             access,
@@ -390,6 +404,7 @@ fn policy(service: &Service) -> Policy {
         queue_timeout_ms: ms(spec.limits.queue_timeout),
         queue: spec.limits.queue,
         retries: u8::try_from(spec.retries.min(5)).unwrap_or(5),
+        http2: spec.protocol == EndpointProtocol::Http2,
     }
 }
 

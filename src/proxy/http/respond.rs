@@ -3,9 +3,9 @@
 use crate::clock;
 use crate::http1::date::imf_fixdate;
 use crate::proxy::error::phrase;
-use crate::proxy::http::Downstream;
 use crate::proxy::http::exchange::Next;
 use crate::proxy::http::request::Refusal;
+use crate::proxy::http::{Downstream, grpc};
 use crate::proxy::state::Worker;
 use std::future::poll_fn;
 use std::io::Write;
@@ -44,6 +44,9 @@ pub(crate) async fn refuse(worker: &Worker, down: &mut Downstream, refusal: &Ref
 }
 
 fn compose(refusal: &Refusal, keep: bool, hsts: &str, unix_seconds: u64) -> Vec<u8> {
+    if refusal.grpc {
+        return compose_trailers(refusal, keep);
+    }
     let (status, reason) = (refusal.error.status(), refusal.error.reason());
     let text = refusal.error.text();
     let mut answer = Vec::with_capacity(256);
@@ -65,5 +68,20 @@ fn compose(refusal: &Refusal, keep: bool, hsts: &str, unix_seconds: u64) -> Vec<
     if !refusal.is_head {
         let _ = writeln!(answer, "{text}");
     }
+    answer
+}
+
+/// A gRPC answer without a message: what would be its trailers is its head.
+fn compose_trailers(refusal: &Refusal, keep: bool) -> Vec<u8> {
+    let mut answer = Vec::with_capacity(256);
+    // Writing to a vector cannot fail.
+    let _ = write!(
+        answer,
+        "HTTP/1.1 200 OK\r\nContent-Type: application/grpc\r\ngrpc-status: {}\r\ngrpc-message: {}\r\nweir-reason: {}\r\nContent-Length: 0\r\n{}\r\n",
+        grpc::status(refusal.error),
+        refusal.error.text(),
+        refusal.error.reason(),
+        if keep { "" } else { "Connection: close\r\n" },
+    );
     answer
 }

@@ -115,14 +115,14 @@ fn write_fields(fields: &HeaderMap, out: &mut Vec<u8>) -> Result<(), Unfit> {
 }
 
 /// RFC 9113 §8.2.1: no blank at either end; the rest is refused where it is decoded, and checked once more here.
-fn is_clean(value: &[u8]) -> bool {
+pub(super) fn is_clean(value: &[u8]) -> bool {
     let blank = |b: Option<&u8>| matches!(b, Some(b' ' | b'\t'));
     let plain = |&b: &u8| b == b'\t' || (b >= b' ' && b != 127);
     !blank(value.first()) && !blank(value.last()) && value.iter().all(plain)
 }
 
 /// RFC 9113 §8.2.2: what is about a connection.
-fn is_forbidden(name: &HeaderName) -> bool {
+pub(super) fn is_forbidden(name: &HeaderName) -> bool {
     *name == header::CONNECTION
         || *name == header::TRANSFER_ENCODING
         || *name == header::UPGRADE
@@ -146,7 +146,12 @@ pub(super) fn answer(bytes: &[u8], line: &StatusLine<'_>, fields: &Fields) -> Op
 }
 
 /// Copies what is not about the connection; all values share one allocation.
-fn take_fields(bytes: &[u8], fields: &Fields, into: &mut HeaderMap, drop: impl Fn(&[u8]) -> bool) -> Option<()> {
+pub(super) fn take_fields(
+    bytes: &[u8],
+    fields: &Fields,
+    into: &mut HeaderMap,
+    drop: impl Fn(&[u8]) -> bool,
+) -> Option<()> {
     let shared = Bytes::copy_from_slice(bytes);
     into.reserve(fields.iter().len());
     for field in fields.iter() {

@@ -14,6 +14,7 @@ use crate::telemetry::Shard;
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
+use http::header;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io::{self, ErrorKind};
@@ -183,7 +184,7 @@ impl Lane {
     /// Sends an answer's head on.
     fn answer(&mut self, bytes: &[u8], line: &StatusLine<'_>, fields: &Fields) -> io::Result<()> {
         let Stage::Asked { respond, held } = &mut self.stage else { return Err(broken()) };
-        let answer = head::answer(bytes, line, fields).ok_or_else(broken)?;
+        let mut answer = head::answer(bytes, line, fields).ok_or_else(broken)?;
         if line.status < 200 && line.status != 101 {
             return respond.send_informational(answer).map_err(|error| lost(&error));
         }
@@ -194,6 +195,10 @@ impl Lane {
                 .map_err(|_| broken())?,
         };
         let ends = !tunnel && matches!(framing, Framing::None | Framing::Length(0));
+        if ends && answer.headers().contains_key("grpc-status") {
+            // Trailers alone have no length.
+            answer.headers_mut().remove(header::CONTENT_LENGTH);
+        }
         let stream = respond.send_response(answer, ends).map_err(|error| lost(&error))?;
         self.sink.begin(stream, framing, tunnel);
         if let Some(body) = held.take()

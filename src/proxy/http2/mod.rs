@@ -5,12 +5,16 @@
 //! request path holds here too, and the strict HTTP/1.1 parser checks again what came over HTTP/2.  [`head`] is what both translate by, [`source`]
 //! and [`sink`] are the two directions of a stream, [`meter`] bounds what a peer may do on the wire.
 
+pub(crate) mod client;
 mod head;
 mod lane;
 mod meter;
+mod reply;
 pub(crate) mod server;
 mod sink;
 mod source;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 pub(crate) use meter::Bounds;

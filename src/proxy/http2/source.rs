@@ -68,7 +68,8 @@ impl Source {
         Poll::Ready(Ok(()))
     }
 
-    fn put_ready(&mut self, into: &mut ReadBuf<'_>) -> bool {
+    /// Copies of what is ready; returns whether there was any.
+    pub(super) fn put_ready(&mut self, into: &mut ReadBuf<'_>) -> bool {
         let rest = self.ready.get(self.ready_at..).unwrap_or_default();
         let n = rest.len().min(into.remaining());
         into.put_slice(rest.get(..n).unwrap_or_default());
