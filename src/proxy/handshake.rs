@@ -31,7 +31,6 @@ pub(crate) fn serve(
 }
 
 /// A connection of a listener that speaks TLS.
-#[expect(clippy::large_enum_variant, reason = "the large one is what nearly every connection is")]
 pub(crate) enum Secured {
     /// In its handshake. Boxed: it ends long before the connection, and would make its future larger.
     Greeting(Pin<Box<dyn Future<Output = Option<Connection>>>>),

@@ -95,7 +95,6 @@ impl Refusal {
 
 /// What waiting for a head ended in.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "boxing would allocate for each request")]
 pub(crate) enum Head {
     Request(Request),
     Answer(Refusal),
