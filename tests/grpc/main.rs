@@ -14,4 +14,5 @@ mod support;
 
 mod calls;
 mod endpoint;
+mod peers;
 mod upstream;
