@@ -4,7 +4,7 @@ use crate::model;
 use crate::spec::{Duration, Problems};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration as Time;
 use utoipa::ToSchema;
 
@@ -168,8 +168,8 @@ impl ListenerTls {
                 model::ClientCertificate::Optional => ClientCertificate::Optional,
                 model::ClientCertificate::Required => ClientCertificate::Required,
             }),
-            client_ca: model.client_ca.as_ref().map(text),
-            client_crl: model.client_crl.as_ref().map(text),
+            client_ca: model.client_ca.as_deref().map(text),
+            client_crl: model.client_crl.as_deref().map(text),
             hsts: Some(model.hsts.into()),
         }
     }
@@ -206,7 +206,7 @@ impl ServiceTls {
     /// Writes the section of a service in use.
     pub(super) fn from_model(model: &model::UpstreamTlsSpec) -> Self {
         Self {
-            ca: model.ca.as_ref().map(text),
+            ca: model.ca.as_deref().map(text),
             server_name: model.server_name.as_deref().map(str::to_owned),
             certificate: model.certificate.as_ref().map(|files| text(&files.certificate)),
             key: model.certificate.as_ref().map(|files| text(&files.key)),
@@ -228,7 +228,7 @@ impl From<ClientCertificate> for model::ClientCertificate {
     }
 }
 
-fn text(path: &PathBuf) -> String {
+fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
