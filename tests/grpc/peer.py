@@ -51,7 +51,16 @@ def cancelled(request, context):
     return b"yes" if CANCELLED.acquire(timeout=20) else b"no"
 
 
+def health(request, context):
+    # HealthCheckRequest { service = 1 }: the server as a whole serves, "sick" does not, others are not known.
+    known = {b"": b"\x08\x01", b"\x0a\x04sick": b"\x08\x02"}
+    if request not in known:
+        context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
+    return known[request]
+
+
 def server():
+    checks = {"Check": grpc.unary_unary_rpc_method_handler(health)}
     handlers = {
         "Unary": grpc.unary_unary_rpc_method_handler(unary),
         "Fails": grpc.unary_unary_rpc_method_handler(fails),
@@ -63,6 +72,7 @@ def server():
     }
     serving = grpc.server(futures.ThreadPoolExecutor(32))
     serving.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(NAME, handlers),))
+    serving.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("grpc.health.v1.Health", checks),))
     print(serving.add_insecure_port("127.0.0.1:0"), flush=True)
     serving.start()
     sys.stdin.read()

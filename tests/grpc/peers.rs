@@ -5,9 +5,11 @@ use crate::support::proxy::{Proxy, Setup};
 use crate::support::within;
 use std::net::SocketAddr;
 use std::process::Stdio;
+use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
-use weir::model::EndpointProtocol;
+use weir::control::probe::{Network, Prober, Target};
+use weir::model::{EndpointProtocol, Probe};
 
 /// Debian's Python, for which `tests/run` installs the package.
 fn python(arguments: &[&str]) -> Command {
@@ -60,6 +62,21 @@ async fn calls_of_every_kind_go_as_if_there_were_nothing_between() {
     ];
     assert_eq!(said.lines().collect::<Vec<_>>(), kinds);
     assert_eq!(proxy.metric("weir_panics_total"), 0);
+}
+
+#[tokio::test]
+async fn a_health_check_hears_what_a_server_says_of_itself() {
+    let server = Server::start().await;
+    for (service, expected) in [
+        ("", Ok("grpc: SERVING")),
+        ("sick", Err("grpc: NOT_SERVING")),
+        ("other", Err("grpc: the server does not know the service")),
+    ] {
+        let probe = Probe::Grpc { service: service.into(), host: None };
+        let target = Target { address: server.address, probe, timeout: Duration::from_secs(5), container: None };
+        let said = within("a check", LIMIT, Network.probe(&target)).await;
+        assert_eq!(said.as_deref().map_err(String::as_str), expected, "{service:?}");
+    }
 }
 
 /// Calls through three servers while one is replaced.
