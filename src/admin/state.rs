@@ -10,6 +10,7 @@ use crate::control::{configuration, deployments, registry, scheduler};
 use crate::lifecycle::Signal;
 use crate::model::NodeId;
 use crate::table::Table;
+use crate::table::certificates::Report;
 use crate::telemetry::Metrics;
 
 /// Everything that the API reads and changes; each part is a cheap clone of a handle.
@@ -37,6 +38,8 @@ pub struct State {
     pub node: NodeId,
     /// Which configuration is in use; takes up another.
     pub configuration: configuration::Handle,
+    /// How certificates stand.
+    pub certificates: Report,
     /// What survives; `None`: nothing does.
     pub store: Option<Store>,
     /// Replaces this process by another binary.

@@ -31,6 +31,8 @@ pub struct Status {
     pub store: Option<StoreStatus>,
     /// What runs containers.
     pub engines: Vec<Engine>,
+    /// What somebody should do something about: certificates that end soon or could not be replaced.
+    pub warnings: Vec<String>,
 }
 
 /// Something that runs workloads for Weir.
@@ -140,6 +142,7 @@ pub(super) async fn show(state: axum::extract::State<Arc<State>>) -> Json<Status
         generation: state.table.load().generation,
         store,
         engines: state.scheduler.engines().into_iter().map(Engine::from).collect(),
+        warnings: state.certificates.warnings(i64::try_from(clock::unix_ms() / 1000).unwrap_or(i64::MAX)),
     })
 }
 

@@ -10,7 +10,8 @@ use crate::model::{CertificateFiles, ClientCertificate, ListenerSpec, TlsSpec};
 use crate::net::tls::{ClientPolicy, Server, ServerOptions};
 use crate::proxy::{Tls, TlsListener};
 use crate::spec::{Key, KeyPath};
-use crate::table::certificates::{Certificate, Certificates, Challenges, Report, Standing};
+use crate::table::certificates::{Certificate, Certificates, Challenges, Report, SOON_S, Standing};
+use prometheus::{IntGauge, IntGaugeVec, Opts, Registry};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use std::collections::HashMap;
@@ -33,6 +34,8 @@ pub struct Keyring {
     tls: Tls,
     challenges: Challenges,
     report: Report,
+    expiry: IntGaugeVec,
+    refused: IntGauge,
     /// Never held across a wait.
     state: Arc<Mutex<State>>,
     /// Rings when other files are of interest.
@@ -63,8 +66,36 @@ pub struct Prepared(State);
 
 impl Keyring {
     /// Makes one that holds nothing yet.
-    pub fn new(tls: Tls, report: Report) -> Self {
-        Self { tls, challenges: Challenges::default(), report, state: Arc::default(), moved: Arc::default() }
+    ///
+    /// # Errors
+    /// Never with the names of its metrics; the exposition's library checks them.
+    pub fn new(tls: Tls) -> prometheus::Result<Self> {
+        let expiry =
+            Opts::new("weir_certificate_expiry_seconds", "The end of each certificate in use, seconds since 1970.");
+        let refused = "Certificates whose files changed to what cannot be used, so that the ones before stay.";
+        Ok(Self {
+            tls,
+            challenges: Challenges::default(),
+            report: Report::default(),
+            expiry: IntGaugeVec::new(expiry, &["listener", "name", "source"])?,
+            refused: IntGauge::new("weir_certificates_refused", refused)?,
+            state: Arc::default(),
+            moved: Arc::default(),
+        })
+    }
+
+    /// Shows its metrics in a registry.
+    ///
+    /// # Errors
+    /// When they are there already.
+    pub(super) fn register(&self, registry: &Registry) -> prometheus::Result<()> {
+        registry.register(Box::new(self.expiry.clone()))?;
+        registry.register(Box::new(self.refused.clone()))
+    }
+
+    /// Returns how certificates stand.
+    pub(super) fn report(&self) -> &Report {
+        &self.report
     }
 
     /// Returns the certificates of a listener that speaks TLS, for others to put some in.
@@ -129,11 +160,19 @@ impl Keyring {
             holding.refresh(name);
         }
         self.publish(&held);
+        drop(held);
+        self.tls.clients().refresh();
+    }
+
+    /// Waits until TLS towards some endpoints is asked for that was not read yet.
+    pub(super) async fn asked(&self) {
+        self.tls.clients().asked().await;
     }
 
     /// Returns every file that is of interest.
     pub(super) fn files(&self) -> Vec<PathBuf> {
-        self.lock().values().flat_map(|holding| files(&holding.spec)).collect()
+        let own: Vec<_> = self.lock().values().flat_map(|holding| files(&holding.spec)).collect();
+        own.into_iter().chain(self.tls.clients().files()).collect()
     }
 
     /// Waits until other files are of interest.
@@ -154,7 +193,25 @@ impl Keyring {
             }));
         }
         standings.sort_by(|a, b| (&a.listener, &a.source).cmp(&(&b.listener, &b.source)));
+        self.expiry.reset();
+        for Standing { listener, source, names, not_after_unix_s, .. } in &standings {
+            let name = names.first().map_or("", |name| name);
+            self.expiry.with_label_values(&[&**listener, name, &**source]).set(*not_after_unix_s);
+        }
+        let refused = standings.iter().filter(|standing| standing.problem.is_some()).count();
+        self.refused.set(i64::try_from(refused).unwrap_or(i64::MAX));
         self.report.set(standings);
+        self.warn();
+    }
+
+    /// Says what ends soon, once for each look.
+    fn warn(&self) {
+        let now = unix_s();
+        for standing in self.report.list().iter().filter(|standing| standing.not_after_unix_s < now + SOON_S) {
+            let Standing { listener, source, not_after_unix_s, .. } = standing;
+            let days = (not_after_unix_s - now) / 86_400;
+            tracing::warn!(%listener, certificate = %source, days, "the certificate ends soon, or has ended");
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {

@@ -87,8 +87,11 @@ pub(super) async fn build(
     control.first_checks(FIRST_CHECKS).await;
     let (configuration, desk) = configuration::channel(origin.status(table.load().generation));
     let upgrader = upgrader(&binder, &origin, &loaded);
-    let state =
-        State { upgrader: upgrader.clone(), ..state(&loaded, &table, &control, (&metrics, &configuration), &signal)? };
+    let state = State {
+        upgrader: upgrader.clone(),
+        certificates: keyring.report().clone(),
+        ..state(&loaded, &table, &control, (&metrics, &configuration), &signal)?
+    };
     let (close_admin, closes) = lifecycle::drain();
     let admin = tokio::spawn(admin::serve(doors, loaded.admin.clone(), state, closes));
     let dns = match (names, &loaded.dns) {
@@ -125,7 +128,8 @@ fn keyring(loaded: &Loaded, metrics: &Metrics) -> anyhow::Result<(Tls, Keyring)>
     let handshakes = Handshakes::new().context("failed to make the metrics of handshakes")?;
     handshakes.register(metrics.registry()).context("failed to register the metrics of handshakes")?;
     let tls = Tls::new(handshakes);
-    let keyring = Keyring::new(tls.clone(), Report::default());
+    let keyring = Keyring::new(tls.clone()).context("failed to make the metrics of certificates")?;
+    keyring.register(metrics.registry()).context("failed to register the metrics of certificates")?;
     let prepared = keyring.prepare(&loaded.listeners).map_err(|faults| {
         let faults: Vec<_> = faults.iter().map(|(key, message, _)| format!("{key}: {message}")).collect();
         anyhow::anyhow!("{}", faults.join("; "))
@@ -141,6 +145,11 @@ async fn watch_keyring(keyring: Keyring) {
         tokio::select! {
             () = watch.changed() => watch.take_up(),
             () = keyring.moved() => watch.move_to(keyring.files()),
+            () = keyring.asked() => {
+                keyring.refresh();
+                watch.move_to(keyring.files());
+                continue;
+            }
             // What no hint told of, and what expired meanwhile.
             () = tokio::time::sleep(KEYRING_LOOK) => {}
         }
@@ -197,6 +206,7 @@ fn state(
         configuration: configuration.clone(),
         store: Some(control.store.clone()),
         upgrader: Upgrader::default(),
+        certificates: Report::default(),
         signal: signal.clone(),
     })
 }

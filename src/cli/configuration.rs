@@ -19,6 +19,7 @@ struct Status {
     table: Table,
     store: Option<admin::StoreStatus>,
     engines: Vec<admin::Engine>,
+    warnings: Vec<String>,
 }
 
 /// Prints what is in use, and everything that is wrong with what is not.
@@ -26,9 +27,9 @@ pub(super) async fn status(global: &Global) -> Result<()> {
     let mut remote = Remote::connect(global.addr.as_deref()).await?;
     let configuration: Configuration = remote.get("/v1/configuration").await?;
     let table: Table = remote.get("/v1/table").await?;
-    let admin::Status { store, engines, pid, keeper, version, .. } = remote.get("/v1/status").await?;
+    let admin::Status { store, engines, pid, keeper, version, warnings, .. } = remote.get("/v1/status").await?;
     if global.output == Format::Json {
-        return output::json(&Status { version, pid, keeper, configuration, table, store, engines });
+        return output::json(&Status { version, pid, keeper, configuration, table, store, engines, warnings });
     }
     let Configuration { file, hash, since_unix_ms, cause, generation, watch, reloads, failure } = configuration;
     let file = file.unwrap_or_else(|| "built in".to_owned());
@@ -52,6 +53,9 @@ pub(super) async fn status(global: &Global) -> Result<()> {
     // Nobody need hear of an engine that nothing uses.
     for engine in engines.into_iter().filter(|engine| engine.state != "unused") {
         text.push_str(&describe_engine(&engine));
+    }
+    for warning in warnings {
+        text.push_str(&format!("warning        {warning}\n"));
     }
     if let Some(failure) = failure {
         let at = output::time(failure.at_unix_ms);

@@ -64,11 +64,11 @@ impl Plan {
             (InstanceState::Draining | InstanceState::Gone, _) => return None,
             // The gate was opened; only a container may bring a check that goes on.
             (InstanceState::Ready, None) if !is_container => return None,
-            (InstanceState::Starting | InstanceState::Ready, Some(check)) => configured(instance, check)?,
+            (InstanceState::Starting | InstanceState::Ready, Some(check)) => configured(instance, spec, check)?,
             (InstanceState::Starting | InstanceState::Ready, None) => {
                 let port = gate_port(spec, &instance.ports)?;
                 let address = SocketAddr::new(instance.address, port);
-                (Target { address, probe: Probe::Tcp, timeout: GATE_TIMEOUT, container }, GATE)
+                (Target { address, probe: Probe::Tcp, timeout: GATE_TIMEOUT, tls: None, container }, GATE)
             }
         };
         let delay = if starting && instance.source == Source::Scheduler { STARTING.0 } else { Duration::ZERO };
@@ -86,10 +86,11 @@ impl Plan {
     }
 }
 
-fn configured(instance: &Instance, check: &HealthCheck) -> Option<(Target, Timing)> {
+fn configured(instance: &Instance, spec: &ServiceSpec, check: &HealthCheck) -> Option<(Target, Timing)> {
     let port = instance.ports.get(check.port).copied().filter(|&port| port != 0)?;
     let address = SocketAddr::new(instance.address, port);
-    let target = Target { address, probe: check.probe.clone(), timeout: check.timeout, container: None };
+    let target =
+        Target { address, probe: check.probe.clone(), timeout: check.timeout, tls: spec.tls.clone(), container: None };
     let &HealthCheck { interval, fast_interval, rise, fall, .. } = check;
     Some((target, Timing { interval, fast_interval, rise, fall }))
 }

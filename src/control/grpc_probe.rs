@@ -6,7 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use h2::client::Builder;
 use http::{HeaderMap, Request, Version, header};
 use std::fmt::Display;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 
 /// Octets of an answer's body at most.
@@ -21,7 +21,11 @@ const SERVING: u64 = 1;
 ///
 /// # Errors
 /// Says why it does not, or why nobody knows.
-pub(super) async fn check(stream: TcpStream, authority: &str, service: &str) -> Result<(), String> {
+pub(super) async fn check(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    authority: &str,
+    service: &str,
+) -> Result<(), String> {
     let handshake = Builder::new().max_header_list_size(MAX_HEAD_BYTES).enable_push(false).handshake(stream).await;
     let (sender, connection) = handshake.map_err(|error| explain(&error))?;
     // Dropping the set ends the connection, however this attempt ends.

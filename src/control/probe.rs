@@ -6,7 +6,8 @@
 
 use crate::control::grpc_probe;
 use crate::control::runtime::Runtime;
-use crate::model::{InstanceId, Probe};
+use crate::model::{InstanceId, Probe, UpstreamTlsSpec};
+use crate::net::tls::{Clients, connect_session, speaking};
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{Request, header};
@@ -16,9 +17,11 @@ use hyper_util::rt::TokioIo;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_rustls::TlsStream;
 
 /// Body bytes that one check reads at most; a page behind a health path is smaller.
 const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -35,8 +38,18 @@ pub struct Target {
     pub probe: Probe,
     /// Time after which it has failed, all steps together.
     pub timeout: Duration,
+    /// How it speaks TLS there; `None`: in clear text.
+    pub tls: Option<Arc<UpstreamTlsSpec>>,
     /// The container whose own check decides instead, when it has one.
     pub container: Option<InstanceId>,
+}
+
+impl Target {
+    /// Returns the host that a check names: its own, else the one that certificates are for, else the address.
+    fn host(&self, own: Option<&str>) -> String {
+        let named = own.or_else(|| self.tls.as_ref()?.server_name.as_deref());
+        named.map_or_else(|| self.address.to_string(), str::to_owned)
+    }
 }
 
 /// Carries out attempts: the network, or a simulated one.
@@ -58,12 +71,13 @@ pub trait Prober: Send + Sync + 'static {
 #[derive(Debug, Clone)]
 pub struct Node {
     runtime: Arc<dyn Runtime>,
+    network: Network,
 }
 
 impl Node {
     /// Asks this runtime for what containers say of themselves.
     pub fn new(runtime: Arc<dyn Runtime>) -> Self {
-        Self { runtime }
+        Self { runtime, network: Network::default() }
     }
 
     fn own_check(&self, target: &Target) -> Option<Result<String, String>> {
@@ -76,7 +90,7 @@ impl Prober for Node {
     async fn probe(&self, target: &Target) -> Result<String, String> {
         match self.own_check(target) {
             Some(said) => said,
-            None => Network.probe(target).await,
+            None => self.network.probe(target).await,
         }
     }
 
@@ -86,8 +100,10 @@ impl Prober for Node {
 }
 
 /// Attempts over real sockets.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Network;
+#[derive(Debug, Clone, Default)]
+pub struct Network {
+    clients: Clients,
+}
 
 #[async_trait]
 impl Prober for Network {
@@ -97,19 +113,41 @@ impl Prober for Network {
         match &target.probe {
             Probe::Tcp => Ok("connect: accepted".to_owned()),
             Probe::Grpc { service, host } => {
-                let host = host.as_deref().map_or_else(|| target.address.to_string(), str::to_owned);
-                let checked = grpc_probe::check(stream, &host, service).await;
+                let host = target.host(host.as_deref());
+                let checked = match &target.tls {
+                    None => grpc_probe::check(stream, &host, service).await,
+                    Some(_) => grpc_probe::check(self.secure(stream, target, b"h2").await?, &host, service).await,
+                };
                 checked.map(|()| "grpc: SERVING".to_owned()).map_err(|reason| format!("grpc: {reason}"))
             }
             Probe::Http { path, host, status } => {
-                let host = host.as_deref().map_or_else(|| target.address.to_string(), str::to_owned);
-                let code = get(stream, path, &host).await.map_err(|reason| format!("GET {path}: {reason}"))?;
+                let host = target.host(host.as_deref());
+                let code = match &target.tls {
+                    None => get(stream, path, &host).await,
+                    Some(_) => get(self.secure(stream, target, b"http/1.1").await?, path, &host).await,
+                };
+                let code = code.map_err(|reason| format!("GET {path}: {reason}"))?;
                 if status.contains(&code) {
                     return Ok(format!("GET {path}: {code}"));
                 }
                 Err(format!("GET {path}: {code} (want {}-{})", status.start(), status.end()))
             }
         }
+    }
+}
+
+impl Network {
+    /// Does the handshake with an endpoint that speaks TLS.
+    async fn secure(
+        &self,
+        socket: TcpStream,
+        target: &Target,
+        protocol: &[u8],
+    ) -> Result<TlsStream<TcpStream>, String> {
+        let spec = target.tls.clone().unwrap_or_default();
+        let config = self.clients.load(&spec).map_err(|problem| format!("TLS: {problem}"))?;
+        let config = speaking(&config, protocol);
+        connect_session(socket, config, (&spec, target.address.ip())).await.map_err(|error| format!("TLS: {error}"))
     }
 }
 
@@ -128,7 +166,11 @@ fn cause(error: &std::io::Error) -> String {
 }
 
 /// Asks for `path` and returns the status code.
-async fn get(stream: TcpStream, path: &str, host: &str) -> Result<u16, String> {
+async fn get(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    path: &str,
+    host: &str,
+) -> Result<u16, String> {
     let request = Request::get(path)
         .header(header::HOST, host)
         .header(header::USER_AGENT, concat!("weir/", env!("CARGO_PKG_VERSION"), " (health check)"))
@@ -187,7 +229,9 @@ mod tests {
     }
 
     async fn probe(address: SocketAddr, probe: Probe) -> Result<String, String> {
-        Network.probe(&Target { address, probe, timeout: Duration::from_secs(5), container: None }).await
+        Network::default()
+            .probe(&Target { address, probe, timeout: Duration::from_secs(5), tls: None, container: None })
+            .await
     }
 
     /// Serves one connection with `answer` and returns what it was asked.
@@ -271,7 +315,8 @@ mod tests {
     async fn silence_fails_after_the_timeout() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let target = Target { address, probe: http("/"), timeout: Duration::from_millis(50), container: None };
-        assert_eq!(attempt(&Network, &target).await, Err("no answer in 50ms".to_owned()));
+        let target =
+            Target { address, probe: http("/"), timeout: Duration::from_millis(50), tls: None, container: None };
+        assert_eq!(attempt(&Network::default(), &target).await, Err("no answer in 50ms".to_owned()));
     }
 }

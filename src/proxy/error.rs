@@ -42,6 +42,10 @@ pub(crate) enum ProxyError {
     Connect,
     /// No connection to the endpoint in time.
     ConnectTimeout,
+    /// The endpoint's TLS failed: its certificate, or the handshake.
+    UpstreamTls,
+    /// What TLS towards the endpoints needs cannot be read.
+    TlsUnavailable,
     /// The endpoint closed or reset the connection before its response.
     Reset,
     /// The endpoint did nothing with the request: it refused the stream, or is going away.
@@ -90,7 +94,9 @@ impl ProxyError {
             | Self::Reset
             | Self::StreamRefused
             | Self::BadResponse(_)
+            | Self::UpstreamTls
             | Self::Truncated => 502,
+            Self::TlsUnavailable => 503,
             Self::GatewayStatus(status) => status,
             Self::ConnectTimeout | Self::ResponseTimeout | Self::CallTimeout => 504,
         }
@@ -116,6 +122,8 @@ impl ProxyError {
             Self::LocalLimit => "local_limit",
             Self::Connect => "connect_failed",
             Self::ConnectTimeout => "connect_timeout",
+            Self::UpstreamTls => "upstream_tls",
+            Self::TlsUnavailable => "tls_unavailable",
             Self::Reset => "upstream_reset",
             Self::StreamRefused => "stream_refused",
             Self::ResponseTimeout => "response_timeout",
@@ -145,6 +153,8 @@ impl ProxyError {
             Self::LocalLimit => "the load balancer is out of connections; try again",
             Self::Connect => "the endpoint could not be reached",
             Self::ConnectTimeout => "the endpoint could not be reached in time",
+            Self::UpstreamTls => "no TLS connection to the endpoint could be made",
+            Self::TlsUnavailable => "the load balancer cannot speak TLS to the endpoints now",
             Self::Reset => "the endpoint closed the connection before it answered",
             Self::StreamRefused => "the endpoint refused the request; try again",
             Self::ResponseTimeout => "the endpoint did not answer in time",
@@ -158,7 +168,7 @@ impl ProxyError {
     /// Returns when another attempt is safe.
     pub(crate) fn retry(self) -> Retry {
         match self {
-            Self::Connect | Self::ConnectTimeout | Self::StreamRefused => Retry::Safe,
+            Self::Connect | Self::ConnectTimeout | Self::UpstreamTls | Self::StreamRefused => Retry::Safe,
             Self::Reset | Self::GatewayStatus(_) | Self::BadResponse(_) => Retry::IfIdempotent,
             _ => Retry::Never,
         }
@@ -167,9 +177,12 @@ impl ProxyError {
     /// Returns what it says about the endpoint; `None`: nothing.
     pub(crate) fn failure(self) -> Option<Failure> {
         match self {
-            Self::Connect | Self::ConnectTimeout | Self::Reset | Self::BadResponse(_) | Self::Truncated => {
-                Some(Failure::Transport)
-            }
+            Self::Connect
+            | Self::ConnectTimeout
+            | Self::UpstreamTls
+            | Self::Reset
+            | Self::BadResponse(_)
+            | Self::Truncated => Some(Failure::Transport),
             Self::ResponseTimeout | Self::GatewayStatus(_) => Some(Failure::Gateway),
             _ => None,
         }

@@ -72,9 +72,10 @@ async fn handshake(
     deadline.set(ms(worker.options.timeouts.handshake));
     let (id, mut crowded) = worker.underway.begin(worker.options.limits.handshakes);
     let server = listener.server().clone();
-    let mut accepting = Box::pin(accept(socket, |hello| match asks_for_challenge(hello) {
-        true => server.challenge,
-        false => server.config,
+    let greeted = worker.clone();
+    let mut accepting = Box::pin(accept(socket, move |hello| {
+        greeted.underway.spoke(id);
+        if asks_for_challenge(hello) { server.challenge } else { server.config }
     }));
     let accepted = poll_fn(|cx| match accepting.as_mut().poll(cx) {
         Poll::Ready(accepted) => Poll::Ready(accepted),

@@ -8,7 +8,7 @@ use crate::balance::Tried;
 use crate::clock;
 use crate::model::{ListenerProtocol, ListenerSpec};
 use crate::net::Stream;
-use crate::proxy::connect::connect;
+use crate::proxy::connect::{Inside, connect};
 use crate::proxy::copy::{Relay, Watch};
 use crate::proxy::error::{ProxyError, Retry};
 use crate::proxy::observe::{StreamSummary, record_stream};
@@ -115,7 +115,7 @@ async fn establish(
         }
         attempts += 1;
         tried.push(picked.key.serial);
-        match connect(picked.address, connect_ms, deadline).await {
+        match connect(worker, (picked.key.slot, picked.address), Inside::Octets, connect_ms, deadline).await {
             Ok(stream) => return Ok(Established { stream, picked, attempts }),
             Err(error) => {
                 failed(worker, picked.key, error);

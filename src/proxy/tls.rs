@@ -6,13 +6,13 @@
 //! at a time: the oldest makes room for the newest, so that clients who do not go on keep nobody out. The handshake itself
 //! is in `handshake.rs`.
 
-use crate::net::tls::{Refusal, Server};
+use crate::net::tls::{Clients, Refusal, Server};
 use crate::table::certificates::{Certificates, subject};
 use crate::telemetry::Handshakes;
 use arc_swap::ArcSwap;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -25,6 +25,7 @@ const LINE_EVERY_MS: u64 = 1000;
 pub struct Tls {
     listeners: Arc<ArcSwap<Listeners>>,
     pub(crate) handshakes: Handshakes,
+    clients: Clients,
 }
 
 type Listeners = HashMap<Arc<str>, Arc<TlsListener>>;
@@ -52,8 +53,8 @@ pub(crate) struct Session {
 #[derive(Debug, Default)]
 pub(crate) struct Underway {
     next: Cell<u64>,
-    /// By age; dropping the sender ends one.
-    running: RefCell<BTreeMap<u64, oneshot::Sender<()>>>,
+    /// By age, those first of whom no whole ClientHello has come: they go before the others. Dropping the sender ends one.
+    running: RefCell<BTreeMap<(bool, u64), oneshot::Sender<()>>>,
     line_ms: Cell<u64>,
     unsaid: Cell<u64>,
 }
@@ -61,7 +62,12 @@ pub(crate) struct Underway {
 impl Tls {
     /// Makes the handle without any listener.
     pub fn new(handshakes: Handshakes) -> Self {
-        Self { listeners: Arc::default(), handshakes }
+        Self { listeners: Arc::default(), handshakes, clients: Clients::default() }
+    }
+
+    /// Returns how services' endpoints are spoken to in TLS.
+    pub fn clients(&self) -> &Clients {
+        &self.clients
     }
 
     /// Takes up how listeners speak TLS, by their names; those that are not named speak none.
@@ -131,23 +137,44 @@ impl Underway {
         while running.len() >= max.max(1) {
             running.pop_first();
         }
-        running.insert(id, keep);
+        running.insert((false, id), keep);
         (id, crowded)
     }
 
     pub(crate) fn end(&self, id: u64) {
-        self.running.borrow_mut().remove(&id);
+        let mut running = self.running.borrow_mut();
+        running.remove(&(false, id));
+        running.remove(&(true, id));
+    }
+
+    /// Says that a client's hello has come.
+    pub(crate) fn spoke(&self, id: u64) {
+        let mut running = self.running.borrow_mut();
+        if let Some(keep) = running.remove(&(false, id)) {
+            running.insert((true, id), keep);
+        }
     }
 
     /// Writes a line about a refusal, unless there was one a moment ago.
     pub(crate) fn say(&self, now_ms: u64, listener: &str, peer: IpAddr, refusal: Refusal) {
+        let Some(unsaid) = self.may_say(now_ms) else { return };
+        tracing::info!(listener, client = %peer, reason = refusal.reason(), unsaid, "TLS handshake refused");
+    }
+
+    /// As [`Self::say`], about a handshake with an endpoint.
+    pub(crate) fn say_upstream(&self, now_ms: u64, endpoint: SocketAddr, error: &std::io::Error) {
+        let Some(unsaid) = self.may_say(now_ms) else { return };
+        tracing::warn!(%endpoint, %error, unsaid, "TLS with an endpoint failed");
+    }
+
+    /// Returns how many were not told of, unless there was a line a moment ago.
+    fn may_say(&self, now_ms: u64) -> Option<u64> {
         if now_ms < self.line_ms.get() + LINE_EVERY_MS && self.line_ms.get() != 0 {
             self.unsaid.set(self.unsaid.get() + 1);
-            return;
+            return None;
         }
         self.line_ms.set(now_ms);
-        let unsaid = self.unsaid.replace(0);
-        tracing::info!(listener, client = %peer, reason = refusal.reason(), unsaid, "TLS handshake refused");
+        Some(self.unsaid.replace(0))
     }
 }
 
@@ -203,5 +230,9 @@ mod tests {
         underway.end(first);
         let (_, _d) = underway.begin(3);
         assert_eq!(b.try_recv(), Err(TryRecvError::Empty));
+        // Who spoke stays longer than who did not.
+        underway.spoke(1);
+        let (_, _e) = underway.begin(3);
+        assert_eq!((b.try_recv(), c.try_recv()), (Err(TryRecvError::Empty), Err(TryRecvError::Closed)));
     }
 }

@@ -114,7 +114,7 @@ pub struct Health {
     /// Path that an `http` check gets; default `/`. Redirects are not followed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// Host of an `http` or `grpc` check; default the endpoint's address.
+    /// Host of an `http` or `grpc` check; default `tls.server_name`, else the endpoint's address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
     /// Service that a `grpc` check asks for; default the server as a whole.

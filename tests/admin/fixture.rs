@@ -141,6 +141,7 @@ pub(crate) async fn start(name: &str) -> Weir {
         node,
         store: None,
         upgrader: admin::Upgrader::default(),
+        certificates: Default::default(),
         signal: signal.clone(),
     };
     let listeners = admin::bind(&options, &Binder::Local, false).unwrap();

@@ -46,6 +46,13 @@ impl Client {
         Self::new(authority, rustls::ALL_VERSIONS, None)
     }
 
+    /// Resumes nothing: it sees the certificate each time.
+    pub(crate) fn fresh(authority: &Authority) -> Self {
+        let mut config = ClientConfig::clone(&Self::trusting(authority).config);
+        config.resumption = Resumption::disabled();
+        Self { config: Arc::new(config) }
+    }
+
     /// Does the handshake, asking for a name.
     pub(crate) async fn connect(&self, address: SocketAddr, name: &str) -> io::Result<TlsStream<TcpStream>> {
         let socket = TcpStream::connect(address).await?;

@@ -11,9 +11,13 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod abuse;
 mod authority;
 mod client;
+mod clients;
+mod files;
 mod serving;
+mod upstream;
 
 use std::time::Duration;
 use support::backend::{Backend, Script};

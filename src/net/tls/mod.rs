@@ -5,10 +5,12 @@
 //! unless asked; nothing here asks. A deadline is whoever awaits the handshake's.
 
 mod accept;
+mod client;
 mod layer;
 mod refusal;
 mod server;
 
 pub use accept::{Accepted, Protocol, accept};
+pub use client::{Clients, Ready, build as build_client, connect, connect_session, speaking};
 pub use refusal::Refusal;
 pub use server::{ClientPolicy, Server, ServerError, ServerOptions};

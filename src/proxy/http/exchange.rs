@@ -4,7 +4,7 @@ use crate::balance::{Tried, observe};
 use crate::clock;
 use crate::http1::head::Version;
 use crate::net::Stream;
-use crate::proxy::connect::connect;
+use crate::proxy::connect::{Inside, connect};
 use crate::proxy::error::{ProxyError, Retry};
 use crate::proxy::http::attempt::{Attempt, Finished, Outcome};
 use crate::proxy::http::pick::{changed, pick};
@@ -222,7 +222,14 @@ async fn dial(
     match reused {
         Some(reused) => Ok((reused.stream, Some(reused.idle_ms))),
         None => {
-            let stream = connect(picked.address, request.policy.connect_ms, &down.deadline).await?;
+            let stream = connect(
+                worker,
+                (picked.key.slot, picked.address),
+                Inside::Http1,
+                request.policy.connect_ms,
+                &down.deadline,
+            )
+            .await?;
             down.deadline.set(request.policy.response_ms);
             Ok((stream, None))
         }
@@ -242,7 +249,9 @@ async fn multiplex(
         down.deadline.set(request.policy.response_ms);
         return Ok((stream, Some(0)));
     }
-    let stream = connect(picked.address, request.policy.connect_ms, &down.deadline).await?;
+    let stream =
+        connect(worker, (picked.key.slot, picked.address), Inside::Http2, request.policy.connect_ms, &down.deadline)
+            .await?;
     let connection = client::begin(stream, worker.limits.clone()).await.map_err(|_| ProxyError::Connect)?;
     let stream = connection.open().ok_or(ProxyError::Connect)?;
     worker.pool.borrow_mut().share(picked.key, connection);

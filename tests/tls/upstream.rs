@@ -1,0 +1,120 @@
+//! TLS towards endpoints: Weir in front of another Weir that speaks it.
+
+use super::authority::{Authority, Pair};
+use super::support::backend::answering;
+use super::support::http::{Answer, Raw};
+use super::support::process::{Folder, Weir};
+use super::{WAIT, World, folder};
+use std::net::SocketAddr;
+
+const HEALTH: &str = "[service.health]\ntype = \"http\"\ninterval = \"1s\"\n";
+
+/// Asks for the host that the endpoint is for.
+async fn get(address: SocketAddr, path: &str) -> Answer {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: api.test\r\n\r\n");
+    Raw::connect(address).await.unwrap().exchange(request).await
+}
+
+/// A Weir whose only endpoint is a listener with TLS.
+async fn front(name: &str, endpoint: &World, tls: &str, health: &str) -> Weir {
+    let toml = format!(
+        "[[route]]\nname = \"app\"\nservice = \"secure\"\n\n[[service]]\nname = \"secure\"\n[service.tls]\n{tls}\n\
+         {health}\n[[service.endpoint]]\naddress = \"{}\"\n",
+        endpoint.https
+    );
+    Weir::start(name, &toml).await
+}
+
+async fn endpoint(name: &str, files: &Folder, pair: &Pair, more: &str) -> World {
+    let entry = pair.write(files, "endpoint");
+    World::start(name, answering("fine"), &format!("certificates = [{entry}]\n{more}"), "").await
+}
+
+#[tokio::test]
+async fn an_endpoint_s_certificate_is_checked_and_connections_are_pooled() {
+    let (authority, files) = (Authority::new(), folder("tls-up"));
+    let ca = files.write("ca.pem", &authority.pem());
+    let world = endpoint("tls-up-end", &files, &authority.issue(&["api.test"]), "").await;
+    let tls = format!("ca = {ca:?}\nserver_name = \"api.test\"");
+    let weir = front("tls-up-good", &world, &tls, HEALTH).await;
+    weir.settled("secure", 1, WAIT).await;
+    // Health checks have a connection for each attempt: requests are told apart by resumption of what they share.
+    for _ in 0..20 {
+        let answer = get(weir.http, "/").await;
+        assert_eq!((answer.status, answer.text().as_str()), (200, "fine"), "{}", answer.head);
+    }
+    let seen = world.backend.received_text();
+    assert!(seen.contains("X-Forwarded-Proto: https\r\n"), "{seen}");
+    let handshakes = world.metric("weir_tls_handshakes_total{result=\"ok\",resumed=\"false\",version=\"1.3\"}").await;
+    assert!(handshakes <= 6, "20 requests shared connections, but there were {handshakes} handshakes");
+
+    // Another name, another authority: nothing is sent.
+    let stranger = files.write("stranger.pem", &Authority::new().pem());
+    for (i, tls) in [
+        format!("ca = {ca:?}\nserver_name = \"other.test\""),
+        format!("ca = {ca:?}"),
+        format!("ca = {stranger:?}\nserver_name = \"api.test\""),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let weir = front(&format!("tls-up-bad-{i}"), &world, tls, "").await;
+        weir.settled("secure", 1, WAIT).await;
+        let answer = get(weir.http, "/bad").await;
+        assert_eq!((answer.status, answer.field("weir-reason")), (502, Some("upstream_tls")), "{tls}");
+    }
+    let missing = front("tls-up-missing", &world, "ca = \"/nonexistent/ca.pem\"", "").await;
+    missing.settled("secure", 1, WAIT).await;
+    let answer = get(missing.http, "/bad").await;
+    assert_eq!((answer.status, answer.field("weir-reason")), (503, Some("tls_unavailable")));
+    assert!(!world.backend.received_text().contains("/bad"));
+
+    // Off only in so many words, and said aloud.
+    let off = front("tls-up-off", &world, "verify = \"off\"", "").await;
+    off.settled("secure", 1, WAIT).await;
+    assert_eq!(get(off.http, "/").await.status, 200);
+    assert!(off.log().contains("certificates of endpoints are not checked"), "{}", off.log());
+}
+
+#[tokio::test]
+async fn weir_shows_its_certificate_to_an_endpoint_that_asks() {
+    let (authority, files) = (Authority::new(), folder("tls-up-client"));
+    let ca = files.write("ca.pem", &authority.pem());
+    let policy = format!("client_certificate = \"required\"\nclient_ca = {ca:?}");
+    let world = endpoint("tls-up-ask", &files, &authority.issue(&["api.test"]), &policy).await;
+    authority.issue_client("weir", 7).write(&files, "client");
+    let own = format!("certificate = {:?}\nkey = {:?}", files.0.join("client.pem"), files.0.join("client.key"));
+    let tls = format!("ca = {ca:?}\nserver_name = \"api.test\"\n{own}");
+    let weir = front("tls-up-shown", &world, &tls, HEALTH).await;
+    weir.settled("secure", 1, WAIT).await;
+    assert_eq!(get(weir.http, "/").await.status, 200);
+    assert!(world.backend.received_text().contains("X-Client-Cert-Subject: "), "{}", world.backend.received_text());
+}
+
+#[tokio::test]
+async fn nginx_is_spoken_to_in_tls() {
+    let (authority, files) = (Authority::new(), folder("tls-nginx"));
+    let ca = files.write("ca.pem", &authority.pem());
+    authority.issue(&["127.0.0.1"]).write(&files, "nginx");
+    let port = super::free_address().port();
+    let at = files.0.display();
+    let conf = format!(
+        "daemon off;\nmaster_process off;\npid {at}/pid;\nerror_log {at}/error.log;\nevents {{}}\nhttp {{\n\
+         access_log off;\nclient_body_temp_path {at}/b;\nproxy_temp_path {at}/p;\nfastcgi_temp_path {at}/f;\n\
+         uwsgi_temp_path {at}/u;\nscgi_temp_path {at}/s;\n\
+         server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {at}/nginx.pem; ssl_certificate_key {at}/nginx.key;\n\
+         location / {{ return 200 nginx; }} }} }}\n"
+    );
+    let conf = files.write("nginx.conf", &conf);
+    let _nginx = tokio::process::Command::new("nginx").arg("-c").arg(conf).kill_on_drop(true).spawn().unwrap();
+    let toml = format!(
+        "[[route]]\nname = \"app\"\nservice = \"secure\"\n\n[[service]]\nname = \"secure\"\n[service.tls]\nca = {ca:?}\n\
+         {HEALTH}\n[[service.endpoint]]\naddress = \"127.0.0.1:{port}\"\n"
+    );
+    let weir = Weir::start("tls-nginx", &toml).await;
+    weir.settled("secure", 1, WAIT).await;
+    for _ in 0..3 {
+        let answer = get(weir.http, "/").await;
+        assert_eq!((answer.status, answer.text().as_str()), (200, "nginx"), "{}", answer.head);
+    }
+}
