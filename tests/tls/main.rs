@@ -4,6 +4,7 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::disallowed_methods,
+    clippy::print_stdout,
     reason = "tests"
 )]
 //! TLS from outside: Weir as a process, certificates made for each test, and rustls, curl and openssl as clients.
