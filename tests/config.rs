@@ -63,7 +63,8 @@ fn each_invalid_file_is_refused_with_the_message_beside_it() {
 fn the_example_shows_the_default_of_every_key() {
     let loaded = load_file(Path::new("config/example.toml")).unwrap();
     let state = PathBuf::from("/var/lib/weir");
-    assert_eq!(loaded.control, control::Options { state: state.clone(), ..control::Options::default() });
+    let acme = Some(control::AcmeOptions::default());
+    assert_eq!(loaded.control, control::Options { state: state.clone(), acme, ..control::Options::default() });
     assert_eq!(loaded.proxy, proxy::Options::default());
     let forward = Some(dns::ForwardOptions::default());
     assert_eq!(loaded.dns, Some(dns::Options { forward, ..dns::Options::default() }));

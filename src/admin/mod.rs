@@ -9,6 +9,7 @@
 
 #![expect(unused_qualifications, reason = "utoipa's expansion of `params(T)` names T by a path")]
 
+mod certificates;
 mod configuration;
 mod deployments;
 mod endpoints;
@@ -34,6 +35,7 @@ mod status;
 mod stream;
 mod upgrade;
 
+pub use certificates::{Certificate, Certificates};
 pub use configuration::{
     Candidate, Configuration, ConfigurationChange, ConfigurationProblem, Differences, RefusedConfiguration, Reloaded,
     Reloads,

@@ -2,8 +2,8 @@
 
 use crate::admin::guard::{self, BodyLimit};
 use crate::admin::{
-    Problem, State, configuration, deployments, endpoints, events, explain, instances, logs, openapi, routes, scale,
-    services, status, upgrade,
+    Problem, State, certificates, configuration, deployments, endpoints, events, explain, instances, logs, openapi,
+    routes, scale, services, status, upgrade,
 };
 use axum::Router;
 use axum::http::StatusCode;
@@ -31,6 +31,9 @@ pub(super) fn build(state: State, body_bytes: usize) -> Router {
         .routes(route!(logs::show))
         .routes(route!(endpoints::list))
         .routes(route!(routes::list))
+        .routes(route!(certificates::list))
+        .routes(route!(certificates::authority))
+        .routes(route!(certificates::renew))
         .routes(route!(configuration::show))
         .routes(route!(configuration::reload))
         .routes(route!(configuration::diff))

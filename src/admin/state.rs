@@ -3,6 +3,7 @@
 use crate::admin::rates::Rates;
 use crate::admin::upgrade::Upgrader;
 use crate::control::autoscale;
+use crate::control::certificates;
 use crate::control::events::Events;
 use crate::control::history::History;
 use crate::control::store::Store;
@@ -42,6 +43,8 @@ pub struct State {
     pub certificates: Report,
     /// What survives; `None`: nothing does.
     pub store: Option<Store>,
+    /// Obtains certificates; `None`: nothing does.
+    pub obtained: Option<certificates::Handle>,
     /// Replaces this process by another binary.
     pub upgrader: Upgrader,
     /// How far the end of the process has come.

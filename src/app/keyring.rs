@@ -184,7 +184,9 @@ impl Keyring {
         self.tls.set(held.iter().map(|(name, holding)| (name.clone(), holding.listener.clone())).collect());
         let mut standings = Vec::new();
         for (name, holding) in held {
-            standings.extend(holding.certificates.list().into_iter().map(|(source, certificate)| Standing {
+            // What is obtained renews itself, and is told of by who obtains it.
+            let from_files = holding.certificates.list().into_iter().filter(|(source, _)| source.starts_with("file "));
+            standings.extend(from_files.map(|(source, certificate)| Standing {
                 listener: name.clone(),
                 names: certificate.names().to_vec(),
                 not_after_unix_s: certificate.not_after_unix_s(),

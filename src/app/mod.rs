@@ -8,6 +8,7 @@ mod asks;
 mod keeper;
 mod keyring;
 mod live;
+mod obtain;
 mod reload;
 mod shutdown;
 mod upgrade;

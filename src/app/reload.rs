@@ -7,8 +7,10 @@
 
 use crate::app::keyring::Keyring;
 use crate::app::live::Live;
+use crate::app::obtain;
 use crate::clock;
 use crate::config::{ConfigError, Difference, Loaded, Reader, Text};
+use crate::control::certificates;
 use crate::control::configuration::{Cause, Change, Desk, Failure, Fault, Outcome, Request};
 use crate::control::deployments;
 use crate::control::discovery::Definitions;
@@ -37,6 +39,7 @@ pub(super) struct Reloader {
     pub(super) listening: Vec<ListenerSpec>,
     pub(super) live: Live,
     pub(super) keyring: Keyring,
+    pub(super) certificates: certificates::Handle,
     pub(super) deployments: deployments::Handle,
     pub(super) registry: registry::Handle,
     pub(super) dns: Option<dns::Live>,
@@ -162,6 +165,7 @@ impl Reloader {
         }
         self.listening = listening;
         self.keyring.keep_only(&self.listening);
+        self.certificates.shelves(obtain::shelves(&self.listening, &self.keyring)).await;
         self.publish(after.clone(), after, text).await
     }
 

@@ -6,12 +6,14 @@
 use crate::admin::{self, Rates, State, Upgrader};
 use crate::app::keyring::Keyring;
 use crate::app::live::{Live, Sockets};
+use crate::app::obtain;
 use crate::app::reload::Reloader;
 use crate::app::upgrade::Upgrades;
 use crate::app::watch::Watch;
 use crate::app::{Origin, RunOptions};
 use crate::config::Loaded;
 use crate::control::autoscale::{self, ScaleGauges};
+use crate::control::certificates::CertificateGauges;
 use crate::control::configuration;
 use crate::control::discovery::Definitions;
 use crate::control::events::Events;
@@ -84,12 +86,14 @@ pub(super) async fn build(
     let control = Control::start(&loaded.control, definitions, events, publisher, table.clone(), signal.clone())
         .await
         .context("failed to start the control plane")?;
+    let certificates = obtain::start(&loaded, &control, &keyring, &table).await?;
     control.first_checks(FIRST_CHECKS).await;
     let (configuration, desk) = configuration::channel(origin.status(table.load().generation));
     let upgrader = upgrader(&binder, &origin, &loaded);
     let state = State {
         upgrader: upgrader.clone(),
         certificates: keyring.report().clone(),
+        obtained: Some(certificates.clone()),
         ..state(&loaded, &table, &control, (&metrics, &configuration), &signal)?
     };
     let (close_admin, closes) = lifecycle::drain();
@@ -99,7 +103,10 @@ pub(super) async fn build(
         _ => None,
     };
     let lent = listening.lend(count)?;
-    let parts = proxy::Parts { table: table.clone(), metrics, access, tls };
+    let obtained = Box::new(CertificateGauges::new(certificates.clone()));
+    metrics.registry().register(obtained).context("failed to register the metrics of certificates")?;
+    let challenges = keyring.challenges().clone();
+    let parts = proxy::Parts { table: table.clone(), metrics, access, tls, challenges };
     let workers = proxy::start(&loaded.proxy, lent, parts, &signal).context("failed to start workers")?;
     let live = Live::new(listening, workers);
     let reloader = Reloader {
@@ -107,6 +114,7 @@ pub(super) async fn build(
         listening: loaded.listeners,
         live: live.clone(),
         keyring: keyring.clone(),
+        certificates,
         deployments: control.deployments.clone(),
         registry: control.registry.clone(),
         dns: dns.as_ref().map(dns::Server::live),
@@ -205,6 +213,7 @@ fn state(
         node: loaded.control.node_id(),
         configuration: configuration.clone(),
         store: Some(control.store.clone()),
+        obtained: None,
         upgrader: Upgrader::default(),
         certificates: Report::default(),
         signal: signal.clone(),

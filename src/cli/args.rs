@@ -46,6 +46,8 @@ pub(super) enum Command {
     Services,
     /// List the endpoints as proxy and DNS see them.
     Endpoints(ServiceArgs),
+    /// List the certificates that Weir obtains, with issuer, expiry and what is wrong.
+    Certificates(CertificatesArgs),
     /// Show what Weir did.
     Events(EventsArgs),
     /// Change how many replicas of a service run.
@@ -264,6 +266,27 @@ pub(super) struct HistoryArgs {
 
 fn duration(text: &str) -> Result<Duration, String> {
     text.parse::<crate::spec::Duration>().map(crate::spec::Duration::get).map_err(|error| error.to_string())
+}
+
+/// `weir certificates`.
+#[derive(Debug, clap::Args)]
+pub(super) struct CertificatesArgs {
+    #[command(subcommand)]
+    pub(super) command: Option<CertificatesCommand>,
+}
+
+/// What `weir certificates` does.
+#[derive(Debug, Subcommand)]
+pub(super) enum CertificatesCommand {
+    /// List them.
+    List,
+    /// Print the root of the internal authority, PEM: who trusts it trusts every certificate for a private name.
+    Ca,
+    /// Renew a certificate now.
+    Renew {
+        /// The name that it is for.
+        name: String,
+    },
 }
 
 /// `weir drain`.

@@ -4,6 +4,7 @@
 //! An error is one line, `weir: failed to …: …`, that ends with what to do; its exit code comes from `failure`.
 
 mod args;
+mod certificates;
 mod changes;
 mod check;
 mod configuration;
@@ -64,6 +65,7 @@ fn dispatch(global: &Global, command: Command) -> (Cow<'static, str>, Result<Exi
         Command::Ps(args) => ("list the instances".into(), ask(lists::ps(global, &args))),
         Command::Services => ("list the services".into(), ask(lists::services(global))),
         Command::Endpoints(args) => ("list the endpoints".into(), ask(lists::endpoints(global, &args))),
+        Command::Certificates(args) => ("handle certificates".into(), ask(certificates::certificates(global, &args))),
         Command::Events(args) => ("show the events".into(), ask(feeds::events(global, &args))),
         Command::Exec(args) => ("run the program".into(), Ok(exec::run(&args))),
         Command::Scale(args) => (format!("scale {}", args.service).into(), ask(changes::scale(global, &args))),

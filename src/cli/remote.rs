@@ -102,6 +102,12 @@ impl Remote {
             .map_err(|error| self.foreign(&format!("its answer to {path} is not what this version expects: {error}")))
     }
 
+    /// Asks for a text.
+    pub(super) async fn text(&mut self, path: &str) -> Result<String> {
+        let body = self.whole(Method::GET, path, Bytes::new()).await?;
+        Ok(String::from_utf8(body.to_vec())?)
+    }
+
     /// Changes something; the answer's body is not needed.
     pub(super) async fn change(&mut self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<()> {
         let bytes = body.map(serde_json::to_vec).transpose()?.unwrap_or_default();

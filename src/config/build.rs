@@ -1,6 +1,7 @@
 //! File value → the `Options` that each module owns, and the definitions as used.
 
 use crate::admin::Options as AdminOptions;
+use crate::config::acme;
 use crate::config::bounds::{size, time, within};
 use crate::config::docker;
 use crate::config::environment::Environment;
@@ -13,7 +14,7 @@ use crate::control::Options as ControlOptions;
 use crate::dns::Options as DnsOptions;
 use crate::model::{self, NodeId, parse_label};
 use crate::proxy::{Limits as ProxyLimits, Options as ProxyOptions, Timeouts as ProxyTimeouts};
-use crate::spec::{Address, Duration, KeyPath, Problem, Problems, Service, Size};
+use crate::spec::{Address, Duration, KeyPath, Listener, Problem, Problems, Service, Size};
 use crate::telemetry::{Format, LogOptions};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -146,6 +147,7 @@ fn read_control(
         gone_listed: time(p, "control.gone_listed", section.gone_listed, defaults.gone_listed, Time::ZERO..=DAY),
         max_probes: within(p, "control.max_probes", section.max_probes, defaults.max_probes, &(1..=65_536)),
         docker: docker::read(p, &file.docker.clone().unwrap_or_default(), environment),
+        acme: acme::read(p, file.acme.as_ref(), file.listeners.iter().any(Listener::is_plain_http)),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The TOML file as serde sees it: one struct per section, one field per key. Definitions are `spec`'s.
 
+use crate::config::acme::Acme;
 use crate::config::forward::DnsForward;
 use crate::spec::{Address, Duration, Listener, Range, Route, Service, Size};
 use schemars::JsonSchema;
@@ -34,6 +35,9 @@ pub struct File {
     /// How containers are run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub docker: Option<Docker>,
+    /// Certificates from an ACME authority; ordered for the names that `listener.tls.acme` lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acme: Option<Acme>,
     /// Addresses where traffic enters.
     #[serde(default, rename = "listener", skip_serializing_if = "Vec::is_empty")]
     pub listeners: Vec<Listener>,

@@ -7,6 +7,7 @@
 //! they say about each other), `normal.rs` (the way back, every default written out). The definitions themselves live in
 //! `spec`. Nothing here opens a socket or starts anything, and no input panics.
 
+mod acme;
 mod bounds;
 mod build;
 mod changes;
@@ -25,6 +26,7 @@ mod relations;
 mod schema;
 mod shape;
 
+pub use acme::{Acme, AcmeChallenge};
 pub use changes::{Difference, differences};
 pub use environment::{Environment, Flags};
 pub use error::{ConfigError, Problem};

@@ -1,5 +1,6 @@
 //! A loaded configuration → the file that says the same, with every default written out.
 
+use crate::config::acme;
 use crate::config::docker;
 use crate::config::file::{
     Admin, AdminLimits, Control, Dns, DnsLimits, File, Level, Listen, Log, LogFormat, Node, OnExit, Proxy, ProxyLimits,
@@ -41,6 +42,7 @@ impl Loaded {
             }),
             listeners: self.listeners.iter().map(|listener| self.write_listener(listener)).collect(),
             docker: Some(docker::write(&self.control.docker)),
+            acme: self.control.acme.as_ref().map(acme::write),
             routes: self.routes.iter().map(|route| self.write_route(route)).collect(),
             services: self.services.iter().map(|service| Service::from_model(service)).collect(),
         }

@@ -47,6 +47,33 @@ pub(super) fn check(p: &mut Problems, file: &File, index: &Index<'_>, loaded: &L
     transports(p, file, index);
     port_demand(p, file, loaded);
     binds(p, loaded, file);
+    authorities(p, file);
+}
+
+/// Records names whose certificates nobody can obtain, and names that two would.
+fn authorities(p: &mut Problems, file: &File) {
+    let acme = file.acme.as_ref();
+    let all = || file.listeners.iter().filter_map(|listener| listener.tls.as_ref());
+    for (i, listener) in file.listeners.iter().enumerate() {
+        let Some(tls) = &listener.tls else { continue };
+        p.within("listener", i, |p| {
+            let on_demand = tls.on_demand == Some(true);
+            if acme.is_none() && (!tls.acme.is_empty() || on_demand) {
+                let key = if on_demand { "tls.on_demand" } else { "tls.acme" };
+                p.add(key, "there is no authority", "add [acme] with terms_agreed = true, or use tls.internal");
+            }
+            if on_demand && acme.is_some_and(|acme| acme.on_demand_ask.is_none()) {
+                let hint = "add acme.on_demand_ask: without it anybody could have certificates ordered for any name";
+                p.add("tls.on_demand", "nobody says which names are welcome", hint);
+            }
+            for (j, name) in tls.acme.iter().enumerate() {
+                if all().any(|other| other.internal.iter().any(|known| known.eq_ignore_ascii_case(name))) {
+                    let message = format!("{name:?} is also a name of tls.internal");
+                    p.within("tls.acme", j, |p| p.add("", message, "one authority issues for a name: remove one"));
+                }
+            }
+        });
+    }
 }
 
 /// Records each value that stood earlier in the list; `None` stands for what has no value.

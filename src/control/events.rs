@@ -63,11 +63,15 @@ pub enum EventKind {
     Scaled,
     /// An acknowledger did not load a withdrawal in time.
     AcknowledgeLate,
+    /// A certificate was obtained.
+    CertificateIssued,
+    /// No certificate was obtained; the one before is served on.
+    CertificateFailed,
 }
 
 impl EventKind {
     /// All kinds, in the order of their declaration.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 26] = [
         Self::ConfigurationApplied,
         Self::ConfigurationRefused,
         Self::InstanceRegistered,
@@ -92,6 +96,8 @@ impl EventKind {
         Self::ReplicaQuarantined,
         Self::Scaled,
         Self::AcknowledgeLate,
+        Self::CertificateIssued,
+        Self::CertificateFailed,
     ];
 
     /// Returns the name as the API, the log and the CLI show it.
@@ -121,6 +127,8 @@ impl EventKind {
             Self::ReplicaQuarantined => "replica_quarantined",
             Self::Scaled => "scaled",
             Self::AcknowledgeLate => "acknowledge_late",
+            Self::CertificateIssued => "certificate_issued",
+            Self::CertificateFailed => "certificate_failed",
         }
     }
 }
@@ -240,7 +248,8 @@ fn log(generation: u64, kind: EventKind, service: Option<&ServiceName>, instance
         | EventKind::InstanceUnhealthy
         | EventKind::LeaseExpired
         | EventKind::ReplicaQuarantined
-        | EventKind::AcknowledgeLate => {
+        | EventKind::AcknowledgeLate
+        | EventKind::CertificateFailed => {
             tracing::warn!(event = kind.as_str(), service, instance, generation, "{message}");
         }
         // A start registers thousands at once; that they are ready is what people look for.

@@ -4,7 +4,10 @@
 //! into the next snapshot; [`health`] judges instances, [`discovery`] feeds what the configuration lists, [`withdraw`]
 //! knows when an endpoint is used by nobody any more. Nothing here carries traffic. [`plane`] starts all of it.
 
+#[cfg(feature = "acme")]
+pub mod acme;
 pub mod autoscale;
+pub mod certificates;
 mod check;
 pub mod configuration;
 pub mod deployments;
@@ -27,4 +30,4 @@ pub mod standing;
 pub mod store;
 pub mod withdraw;
 
-pub use options::{DockerOptions, Options};
+pub use options::{AcmeOptions, DockerOptions, Options};

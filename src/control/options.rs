@@ -1,6 +1,6 @@
 //! Typed options of the control plane.
 
-use crate::model::{NodeId, OnExit};
+use crate::model::{AcmeDirectory, Challenge, NodeId, OnExit};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -26,6 +26,39 @@ pub struct Options {
     pub max_probes: usize,
     /// How containers are run.
     pub docker: DockerOptions,
+    /// Where certificates are ordered; `None`: nowhere.
+    pub acme: Option<AcmeOptions>,
+}
+
+/// Options of certificates from an ACME authority (RFC 8555).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AcmeOptions {
+    /// The authority.
+    pub directory: AcmeDirectory,
+    /// File of the root that the authority's own certificate is from, PEM; `None`: as the system trusts.
+    pub directory_ca: Option<PathBuf>,
+    /// Where the authority may write to.
+    pub email: Option<String>,
+    /// How it sees that a name leads here; after a failure the next one is tried.
+    pub challenges: Vec<Challenge>,
+    /// URL that is asked whether a certificate may be ordered for a name that no configuration lists: answered with 200
+    /// where it may. `None`: for none.
+    pub on_demand_ask: Option<String>,
+    /// Orders for such names within any hour.
+    pub on_demand_per_hour: usize,
+}
+
+impl Default for AcmeOptions {
+    fn default() -> Self {
+        Self {
+            directory: AcmeDirectory::default(),
+            directory_ca: None,
+            email: None,
+            challenges: vec![Challenge::Http01, Challenge::TlsAlpn01],
+            on_demand_ask: None,
+            on_demand_per_hour: 60,
+        }
+    }
 }
 
 /// Options of the Docker runtime; it connects when the first service names an image.
@@ -79,6 +112,7 @@ impl Default for Options {
             gone_listed: Duration::from_secs(60),
             max_probes: 256,
             docker: DockerOptions::default(),
+            acme: None,
         }
     }
 }

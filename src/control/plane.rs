@@ -69,6 +69,8 @@ pub struct Control {
     pub scheduler: scheduler::Handle,
     /// What survives.
     pub store: Store,
+    /// What the store holds of certificates, for whoever keeps them.
+    pub obtained: Contents,
     on_exit: OnExit,
 }
 
@@ -108,7 +110,7 @@ impl Control {
         table: Table,
         signal: Signal,
     ) -> Result<Self, StartError> {
-        let (store, contents) = open_store(&options.state.join(STORE_FILE)).await?;
+        let (store, mut contents) = open_store(&options.state.join(STORE_FILE)).await?;
         let processes = Processes::open(runtime::Options {
             owner: store.id().to_owned(),
             on_exit: options.on_exit,
@@ -144,7 +146,8 @@ impl Control {
             inheritance,
         });
         let (deployments, on_exit) = (deployments.spawn(scheduler.clone()), options.on_exit);
-        Ok(Self { registry, events, health, deployments, scheduler, store, on_exit })
+        let obtained = contents.take_certificates();
+        Ok(Self { registry, events, health, deployments, scheduler, store, obtained, on_exit })
     }
 
     /// Ends the control plane for good: workloads are stopped where `workloads_on_exit` says so, else left running.

@@ -3,6 +3,7 @@
 //! No I/O, no clock, no serde, no locks. A value here is valid by construction: names are parsed once, in
 //! [`ServiceName::parse`] and its siblings. The formats that users write live in `spec`, which converts into these types.
 
+mod acme;
 mod container;
 mod health;
 mod id;
@@ -11,6 +12,7 @@ mod rollout;
 mod service;
 mod tls;
 
+pub use acme::{AcmeDirectory, Challenge};
 pub use container::{ContainerAddress, ContainerSpec, Volume};
 pub use health::{HealthState, Outcome, Transition};
 pub use id::{InstanceId, NameError, NodeId, ServiceName, parse_label};

@@ -9,6 +9,12 @@ use std::time::Duration;
 pub struct TlsSpec {
     /// Its certificates; the first is for clients that name no host, or one that no certificate is for.
     pub certificates: Vec<CertificateFiles>,
+    /// Names that certificates are obtained for from an ACME authority.
+    pub acme: Vec<Arc<str>>,
+    /// Names that the internal authority issues for.
+    pub internal: Vec<Arc<str>>,
+    /// Whether certificates are ordered for names that clients ask for.
+    pub on_demand: bool,
     /// The oldest version that it speaks.
     pub minimum_version: TlsVersion,
     /// Whether clients show a certificate.

@@ -134,6 +134,7 @@ mod tests {
             metrics: Metrics::new(),
             access: None,
             tls: Tls::new(Handshakes::new().unwrap()),
+            challenges: Default::default(),
             signal,
             spread: Arc::default(),
         };

@@ -24,6 +24,8 @@ pub(crate) enum ProxyError {
     Misdirected,
     /// The listener takes requests only to send them to https.
     HttpsRequired,
+    /// No error: an authority's challenge, which Weir answers itself.
+    AcmeChallenge,
     /// No route matches.
     NoRoute,
     /// The route's service does not exist any more.
@@ -82,6 +84,7 @@ impl ProxyError {
             Self::ClientGone | Self::ClientStalled => 0,
             Self::Misdirected => 421,
             Self::HttpsRequired => 308,
+            Self::AcmeChallenge => 200,
             Self::NoRoute => 404,
             Self::NoService
             | Self::NoEndpoint
@@ -113,6 +116,7 @@ impl ProxyError {
             Self::ClientStalled => "client_stalled",
             Self::Misdirected => "misdirected",
             Self::HttpsRequired => "https_required",
+            Self::AcmeChallenge => "acme_challenge",
             Self::NoRoute => "no_route",
             Self::NoService => "no_service",
             Self::NoEndpoint => "no_endpoint",
@@ -144,6 +148,7 @@ impl ProxyError {
             Self::ClientGone | Self::ClientStalled => "the client went away",
             Self::Misdirected => "this connection was opened for another host: open one for this host",
             Self::HttpsRequired => "ask for the same under https",
+            Self::AcmeChallenge => "",
             Self::NoRoute => "no route matches this host and path",
             Self::NoService => "the service of this route does not exist",
             Self::NoEndpoint => "the service has no ready endpoint; try again",

@@ -72,10 +72,18 @@ async fn handshake(
     deadline.set(ms(worker.options.timeouts.handshake));
     let (id, mut crowded) = worker.underway.begin(worker.options.limits.handshakes);
     let server = listener.server().clone();
-    let greeted = worker.clone();
+    let (greeted, certificates) = (worker.clone(), listener.certificates().clone());
     let mut accepting = Box::pin(accept(socket, move |hello| {
         greeted.underway.spoke(id);
-        if asks_for_challenge(hello) { server.challenge } else { server.config }
+        let is_challenge = asks_for_challenge(hello);
+        let name = hello.server_name().filter(|_| !is_challenge);
+        let unknown = name.and_then(|name| Some((certificates.unknown(name)?, name.to_ascii_lowercase())));
+        async move {
+            match unknown {
+                Some((questions, name)) => questions.ask(name.into()).await.then_some(server.config),
+                None => Some(if is_challenge { server.challenge } else { server.config }),
+            }
+        }
     }));
     let accepted = poll_fn(|cx| match accepting.as_mut().poll(cx) {
         Poll::Ready(accepted) => Poll::Ready(accepted),

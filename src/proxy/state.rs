@@ -15,6 +15,7 @@ use crate::proxy::streams::Streams;
 use crate::proxy::timer::{Timers, ms};
 use crate::proxy::tls::{Tls, Underway};
 use crate::rng::Rng;
+use crate::table::certificates::Challenges;
 use crate::table::{Reader, Table};
 use crate::telemetry::{AccessLog, Metrics, Shard};
 use std::any::Any;
@@ -39,6 +40,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     pub(crate) access: Option<AccessLog>,
     pub(crate) tls: Tls,
+    pub(crate) challenges: Challenges,
     pub(crate) signal: Signal,
     pub(crate) spread: Arc<Spread>,
 }
@@ -59,6 +61,8 @@ pub(crate) struct Worker {
     pub(crate) access: Option<AccessLog>,
     /// How listeners speak TLS.
     pub(crate) tls: Tls,
+    /// What is answered to authorities.
+    pub(crate) challenges: Challenges,
     /// Its handshakes.
     pub(crate) underway: Underway,
     scratch: Cell<Option<Box<Scratch>>>,
@@ -99,6 +103,7 @@ impl Worker {
             heads: Rc::default(),
             access: shared.access.clone(),
             tls: shared.tls.clone(),
+            challenges: shared.challenges.clone(),
             underway: Underway::default(),
             scratch: Cell::new(None),
             buffers: RefCell::default(),

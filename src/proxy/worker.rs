@@ -13,6 +13,7 @@ use crate::proxy::state::{Shared, Worker};
 use crate::proxy::tls::Tls;
 use crate::sys;
 use crate::table::Table;
+use crate::table::certificates::Challenges;
 use crate::telemetry::{AccessLog, Metrics};
 use std::io;
 use std::rc::Rc;
@@ -142,6 +143,8 @@ pub struct Parts {
     pub access: Option<AccessLog>,
     /// How listeners speak TLS.
     pub tls: Tls,
+    /// What is answered to authorities that look whether a name leads here.
+    pub challenges: Challenges,
 }
 
 /// Starts one worker for each set of sockets.
@@ -149,13 +152,14 @@ pub struct Parts {
 /// # Errors
 /// When a thread cannot be made.
 pub fn start(options: &Options, sockets: Vec<Vec<Lent>>, parts: Parts, signal: &Signal) -> io::Result<Workers> {
-    let Parts { table, metrics, access, tls } = parts;
+    let Parts { table, metrics, access, tls, challenges } = parts;
     let shared = Shared {
         options: options.clone(),
         table,
         metrics,
         access,
         tls,
+        challenges,
         signal: signal.clone(),
         spread: Arc::default(),
     };

@@ -85,6 +85,11 @@ impl Listener {
         }
     }
 
+    /// Returns whether it takes HTTP in clear text.
+    pub fn is_plain_http(&self) -> bool {
+        self.protocol.unwrap_or_default() == ListenerProtocol::Http && self.tls.is_none()
+    }
+
     fn read_http(&self, problems: &mut Problems) -> Option<model::ListenerProtocol> {
         let hint =
             "routes lead from an http listener to services; write protocol = \"tcp\" to pass on whole connections";

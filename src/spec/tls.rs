@@ -5,6 +5,7 @@ use crate::spec::{Duration, Problems};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration as Time;
 use utoipa::ToSchema;
 
@@ -20,6 +21,17 @@ pub struct ListenerTls {
     /// certificate is for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub certificates: Vec<CertificateFiles>,
+    /// Names that certificates are obtained for from the authority of `[acme]`, one each; no wildcards. Default none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub acme: Vec<String>,
+    /// Names that the internal authority issues certificates for, one each, of a day; `weir certificates ca` prints whom
+    /// clients have to trust. Default none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub internal: Vec<String>,
+    /// Whether a certificate is ordered when a client asks for a name that nobody listed and `acme.on_demand_ask` allows;
+    /// the client waits as long as a handshake may take. Default false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_demand: Option<bool>,
     /// The oldest version that it speaks; default `1.2`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub minimum_version: Option<TlsVersion>,
@@ -120,8 +132,10 @@ impl ListenerTls {
             })
         });
         let certificates: Vec<_> = certificates.collect();
-        if self.certificates.is_empty() {
-            let hint = "add certificates = [{ certificate = \"a.pem\", key = \"a.key\" }]";
+        let on_demand = self.on_demand.unwrap_or_default();
+        if self.certificates.is_empty() && self.acme.is_empty() && self.internal.is_empty() && !on_demand {
+            let hint =
+                "add certificates = [{ certificate = \"a.pem\", key = \"a.key\" }], or names for acme or internal";
             p.absent("tls.certificates", hint);
         }
         let client_certificate = self.client_certificate.map_or_else(Default::default, Into::into);
@@ -140,6 +154,9 @@ impl ListenerTls {
         }
         model::TlsSpec {
             certificates,
+            acme: names(p, "tls.acme", &self.acme, true),
+            internal: names(p, "tls.internal", &self.internal, false),
+            on_demand,
             minimum_version: match self.minimum_version {
                 None | Some(TlsVersion::V12) => model::TlsVersion::V12,
                 Some(TlsVersion::V13) => model::TlsVersion::V13,
@@ -159,6 +176,9 @@ impl ListenerTls {
             .map(|files| CertificateFiles { certificate: Some(text(&files.certificate)), key: Some(text(&files.key)) });
         Self {
             certificates: certificates.collect(),
+            acme: model.acme.iter().map(ToString::to_string).collect(),
+            internal: model.internal.iter().map(ToString::to_string).collect(),
+            on_demand: Some(model.on_demand),
             minimum_version: Some(match model.minimum_version {
                 model::TlsVersion::V12 => TlsVersion::V12,
                 model::TlsVersion::V13 => TlsVersion::V13,
@@ -226,6 +246,30 @@ impl From<ClientCertificate> for model::ClientCertificate {
             ClientCertificate::Required => Self::Required,
         }
     }
+}
+
+/// Reads names to obtain certificates for; a public authority issues for names with a dot only.
+fn names(p: &mut Problems, key: &str, names: &[String], is_public: bool) -> Vec<Arc<str>> {
+    let mut read: Vec<Arc<str>> = Vec::new();
+    for (i, name) in names.iter().enumerate() {
+        let lower: Arc<str> = name.to_ascii_lowercase().into();
+        let found = if name.starts_with("*.") && is_public {
+            Some(("is a wildcard: it needs dns-01, which Weir does not do", "list each name, or use a file"))
+        } else if name.parse::<std::net::IpAddr>().is_ok() || !is_host(name.strip_prefix("*.").unwrap_or(name)) {
+            Some(("is no host name", "write a name such as \"www.example.test\""))
+        } else if is_public && !name.contains('.') {
+            Some(("has no dot: no public authority issues for it", "write it to tls.internal"))
+        } else if read.contains(&lower) {
+            Some(("is listed twice", "remove one of the two"))
+        } else {
+            None
+        };
+        match found {
+            Some((message, hint)) => p.within(key, i, |p| p.add("", format!("{name:?} {message}"), hint)),
+            None => read.push(lower),
+        }
+    }
+    read
 }
 
 fn text(path: &Path) -> String {

@@ -140,6 +140,7 @@ pub(crate) async fn start(name: &str) -> Weir {
         configuration: configuration(),
         node,
         store: None,
+        obtained: None,
         upgrader: admin::Upgrader::default(),
         certificates: Default::default(),
         signal: signal.clone(),

@@ -46,7 +46,7 @@ impl World {
         let (trigger, signal) = weir::lifecycle::drain();
         let (options, metrics) = (Options::default(), Metrics::new());
         let tls = Tls::new(Handshakes::new().unwrap());
-        let parts = Parts { table: proxy.table.clone(), metrics, access: None, tls };
+        let parts = Parts { table: proxy.table.clone(), metrics, access: None, tls, challenges: Default::default() };
         let workers = weir::proxy::start(&options, sockets.lend(1).unwrap(), parts, &signal).unwrap();
         Self { live: Live::new(sockets, workers), listener, trigger, proxy, _backend: backend }
     }

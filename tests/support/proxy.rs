@@ -176,6 +176,7 @@ impl Setup {
             metrics: metrics.clone(),
             access: None,
             tls: Tls::new(Handshakes::new().unwrap()),
+            challenges: Default::default(),
         };
         let workers = weir::proxy::start(&self.options, lent, parts, &signal).unwrap();
         Proxy { address, metrics, table, trigger, publisher, spec, workers: Some(workers) }

@@ -4,7 +4,10 @@
 //! refused, and none is ever made in the place of one that exists. After an input or output error redb refuses further
 //! work on an open file, so it is opened again before the next write; the lock is held all the while.
 
-use crate::control::store::records::{Contents, Head, RegistrationRecord, ReplicaRecord, Revision};
+use crate::control::store::records::{
+    AccountRecord, CertificateRecord, Contents, FailureRecord, Head, OrderRecord, RegistrationRecord, ReplicaRecord,
+    Revision, RootRecord,
+};
 use crate::control::store::{OpenError, StoreError};
 use crate::model::{InstanceId, ServiceName};
 use crate::rng::Rng;
@@ -12,7 +15,7 @@ use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition, 
 use serde::de::DeserializeOwned;
 use std::fs::{self, OpenOptions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -21,6 +24,9 @@ type Migration = fn(&WriteTransaction) -> Result<(), redb::Error>;
 const MIGRATIONS: &[Migration] = &[];
 /// Memory that redb may keep pages in: the whole store is read once and then only written.
 const CACHE_BYTES: usize = 1024 * 1024;
+
+/// Mode of the file: its owner alone, because private keys are in it.
+const PRIVATE: u32 = 0o600;
 
 type Rows = TableDefinition<'static, &'static str, &'static [u8]>;
 
@@ -31,7 +37,27 @@ pub(super) const REGISTRATIONS: &str = "registrations";
 pub(super) const DRAINS: &str = "drains";
 pub(super) const REPLICAS: &str = "replicas";
 pub(super) const READY: &str = "ready";
-const ALL: [&str; 7] = [META, REVISIONS, HEADS, REGISTRATIONS, DRAINS, REPLICAS, READY];
+pub(super) const ACCOUNTS: &str = "accounts";
+pub(super) const CERTIFICATES: &str = "certificates";
+pub(super) const ORDERS: &str = "orders";
+pub(super) const FAILURES: &str = "failures";
+pub(super) const AUTHORITY: &str = "authority";
+/// The one key of `AUTHORITY`.
+pub(super) const ROOT: &str = "root";
+const ALL: [&str; 12] = [
+    META,
+    REVISIONS,
+    HEADS,
+    REGISTRATIONS,
+    DRAINS,
+    REPLICAS,
+    READY,
+    ACCOUNTS,
+    CERTIFICATES,
+    ORDERS,
+    FAILURES,
+    AUTHORITY,
+];
 
 /// One row to write; without a value it is removed.
 #[derive(Debug, Clone)]
@@ -77,8 +103,13 @@ impl File {
         if !path.try_exists().map_err(failed)? {
             create(path, format_of(migrations))?;
         }
-        if fs::metadata(path).map_err(failed)?.len() == 0 {
+        let found = fs::metadata(path).map_err(failed)?;
+        if found.len() == 0 {
             return Err(damaged(path, "it is empty".to_owned()));
+        }
+        // It holds private keys; one of an earlier version is not closed to others yet.
+        if found.permissions().mode() & 0o077 != 0 {
+            fs::set_permissions(path, fs::Permissions::from_mode(PRIVATE)).map_err(failed)?;
         }
         // Built to refuse what is damaged; should it panic all the same, that is said too.
         let read = catch_unwind(AssertUnwindSafe(|| read(path, migrations)));
@@ -169,6 +200,7 @@ fn create(path: &Path, format: u32) -> Result<(), OpenError> {
     if part.exists() {
         fs::remove_file(&part).map_err(failed)?;
     }
+    OpenOptions::new().write(true).create_new(true).mode(PRIVATE).open(&part).map_err(failed)?;
     let make = || -> Result<(), redb::Error> {
         let database = builder().create(&part)?;
         let transaction = database.begin_write()?;
@@ -263,6 +295,11 @@ fn contents(database: &Database) -> Result<Contents, String> {
     for (key, ()) in rows::<()>(database, READY)? {
         contents.ready.insert(instance(&key)?);
     }
+    contents.accounts = rows::<AccountRecord>(database, ACCOUNTS)?.into_iter().collect();
+    contents.certificates = rows::<CertificateRecord>(database, CERTIFICATES)?.into_iter().collect();
+    contents.orders = rows::<OrderRecord>(database, ORDERS)?.into_iter().collect();
+    contents.failures = rows::<FailureRecord>(database, FAILURES)?.into_iter().collect();
+    contents.root = rows::<RootRecord>(database, AUTHORITY)?.into_iter().find(|(key, _)| key == ROOT).map(|row| row.1);
     Ok(contents)
 }
 

@@ -141,3 +141,17 @@ fn a_start_that_broke_off_while_the_file_was_made_is_no_damage() {
     fs::write(folder.0.join("weir.redb.part"), b"half").unwrap();
     assert!(File::open(&folder.store()).unwrap().2.drains.is_empty());
 }
+
+#[test]
+fn only_its_owner_can_read_the_file() {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let folder = Folder::new("mode");
+    filled(&folder.store());
+    assert_eq!(mode(&folder.store()), 0o600);
+    // As an earlier version made it.
+    fs::set_permissions(folder.store(), fs::Permissions::from_mode(0o644)).unwrap();
+    let (file, ..) = File::open(&folder.store()).unwrap();
+    file.copy().unwrap();
+    assert_eq!((mode(&folder.store()), mode(&folder.0.join("weir.redb.last"))), (0o600, 0o600));
+}

@@ -13,6 +13,7 @@ mod stats;
 mod writer;
 
 pub use error::{OpenError, StoreError};
+pub use records::{AccountRecord, CertificateRecord, FailureRecord, OrderRecord, Origin, RootRecord, Secret};
 pub use records::{ChangeSource, Contents, Head, Outcome, RegistrationRecord, ReplicaRecord, Revision, WorkloadRecord};
 pub use stats::StoreStatus;
 pub use writer::{Change, Store};

@@ -6,6 +6,7 @@ use crate::model::{InstanceId, ServiceName};
 use crate::spec;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 
 /// Where a revision came from.
@@ -137,6 +138,98 @@ pub struct ReplicaRecord {
     pub ports: Vec<u16>,
 }
 
+/// A private key in PEM: written to the store, shown nowhere.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Takes a key in PEM.
+    pub fn new(pem: String) -> Self {
+        Self(pem)
+    }
+
+    /// Returns the key in PEM.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// An account at an ACME authority, RFC 8555 §7.1.2; its key in the store is the URL of the directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountRecord {
+    /// Its URL, which is its id.
+    pub id: String,
+    /// Its private key.
+    pub key: Secret,
+    /// The address that the authority may write to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub email: Option<String>,
+}
+
+/// Who issued a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Origin {
+    /// An ACME authority.
+    Acme,
+    /// The internal authority.
+    Internal,
+}
+
+/// A certificate with its key; its key in the store is the name that it is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateRecord {
+    /// Who issued it.
+    pub origin: Origin,
+    /// The certificate and those above it, in PEM.
+    pub chain: String,
+    /// Its private key.
+    pub key: Secret,
+    /// When it came, in milliseconds since the epoch.
+    pub issued_ms: u64,
+    /// Whether a handshake asked for it, and no configuration.
+    #[serde(default)]
+    pub on_demand: bool,
+}
+
+/// An order that has begun: taken up again after a crash instead of ordering once more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderRecord {
+    /// URL of the directory that it was placed at.
+    pub directory: String,
+    /// Its URL.
+    pub url: String,
+    /// The private key that its certificate will have.
+    pub key: Secret,
+}
+
+/// How often in a row there was no certificate for a name, so that a restart does not ask sooner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailureRecord {
+    /// Failures in a row.
+    pub count: u32,
+    /// Not before this, in milliseconds since the epoch.
+    pub retry_ms: u64,
+    /// The last error.
+    pub error: String,
+}
+
+/// The root of the internal authority.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootRecord {
+    /// Its certificate in PEM.
+    pub certificate: String,
+    /// Its private key.
+    pub key: Secret,
+}
+
 /// Everything that a store holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Contents {
@@ -152,4 +245,28 @@ pub struct Contents {
     pub replicas: BTreeMap<InstanceId, ReplicaRecord>,
     /// Replicas and registered instances that served when last heard of.
     pub ready: BTreeSet<InstanceId>,
+    /// Accounts by the URL of their directory.
+    pub accounts: BTreeMap<String, AccountRecord>,
+    /// Certificates by name.
+    pub certificates: BTreeMap<String, CertificateRecord>,
+    /// Orders that have begun, by name.
+    pub orders: BTreeMap<String, OrderRecord>,
+    /// Names without a certificate that somebody wanted, and why.
+    pub failures: BTreeMap<String, FailureRecord>,
+    /// The root of the internal authority.
+    pub root: Option<RootRecord>,
+}
+
+impl Contents {
+    /// Takes out what belongs to certificates.
+    pub fn take_certificates(&mut self) -> Self {
+        Self {
+            accounts: std::mem::take(&mut self.accounts),
+            certificates: std::mem::take(&mut self.certificates),
+            orders: std::mem::take(&mut self.orders),
+            failures: std::mem::take(&mut self.failures),
+            root: self.root.take(),
+            ..Self::default()
+        }
+    }
 }

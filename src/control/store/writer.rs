@@ -5,8 +5,14 @@
 //! tried again until it can. The price: notes that a full disk held back are lost when Weir dies before there is room.
 
 use crate::clock;
-use crate::control::store::file::{DRAINS, File, HEADS, READY, REGISTRATIONS, REPLICAS, REVISIONS, Row, revision_key};
-use crate::control::store::records::{Contents, Head, RegistrationRecord, ReplicaRecord, Revision};
+use crate::control::store::file::{
+    ACCOUNTS, AUTHORITY, CERTIFICATES, DRAINS, FAILURES, File, HEADS, ORDERS, READY, REGISTRATIONS, REPLICAS,
+    REVISIONS, ROOT, Row, revision_key,
+};
+use crate::control::store::records::{
+    AccountRecord, CertificateRecord, Contents, FailureRecord, Head, OrderRecord, RegistrationRecord, ReplicaRecord,
+    Revision, RootRecord,
+};
 use crate::control::store::stats::{Stats, StoreStatus};
 use crate::control::store::{OpenError, StoreError};
 use crate::model::{InstanceId, ServiceName};
@@ -52,6 +58,22 @@ pub enum Change {
     PutReady(InstanceId),
     /// Undoes that mark.
     DropReady(InstanceId),
+    /// Writes an account by the URL of its directory.
+    PutAccount(String, AccountRecord),
+    /// Writes the certificate of a name.
+    PutCertificate(String, CertificateRecord),
+    /// Forgets the certificate of a name.
+    DropCertificate(String),
+    /// Writes the order that has begun for a name.
+    PutOrder(String, OrderRecord),
+    /// Forgets the order of a name.
+    DropOrder(String),
+    /// Writes why a name has no newer certificate.
+    PutFailure(String, FailureRecord),
+    /// Forgets that.
+    DropFailure(String),
+    /// Writes the root of the internal authority.
+    PutRoot(RootRecord),
 }
 
 /// The handle of the open store; clones share it. The file is closed when [`Store::close`] is called or the last clone
@@ -265,6 +287,16 @@ fn row(change: &Change) -> Result<Row, StoreError> {
         Change::DropReplica(id) => Row { table: REPLICAS, key: id.to_string(), value: None },
         Change::PutReady(id) => Row { table: READY, key: id.to_string(), value: Some(json(&())?) },
         Change::DropReady(id) => Row { table: READY, key: id.to_string(), value: None },
+        Change::PutAccount(url, account) => Row { table: ACCOUNTS, key: url.clone(), value: Some(json(account)?) },
+        Change::PutCertificate(name, certificate) => {
+            Row { table: CERTIFICATES, key: name.clone(), value: Some(json(certificate)?) }
+        }
+        Change::DropCertificate(name) => Row { table: CERTIFICATES, key: name.clone(), value: None },
+        Change::PutOrder(name, order) => Row { table: ORDERS, key: name.clone(), value: Some(json(order)?) },
+        Change::DropOrder(name) => Row { table: ORDERS, key: name.clone(), value: None },
+        Change::PutFailure(name, failure) => Row { table: FAILURES, key: name.clone(), value: Some(json(failure)?) },
+        Change::DropFailure(name) => Row { table: FAILURES, key: name.clone(), value: None },
+        Change::PutRoot(root) => Row { table: AUTHORITY, key: ROOT.to_owned(), value: Some(json(root)?) },
     })
 }
 

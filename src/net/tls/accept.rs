@@ -37,17 +37,18 @@ pub enum Protocol {
     Challenge,
 }
 
-/// Does the handshake; `choose` gives the configuration for what the client says of itself. Whoever awaits it bounds its
-/// time.
+/// Does the handshake; `choose` gives the configuration for what the client says of itself, or refuses it. Whoever awaits
+/// this bounds its time.
 ///
 /// # Errors
 /// [`Refusal`]; the client was sent the alert that belongs to it.
-pub async fn accept(
+pub async fn accept<F: Future<Output = Option<Arc<ServerConfig>>>>(
     socket: TcpStream,
-    choose: impl FnOnce(&ClientHello<'_>) -> Arc<ServerConfig>,
+    choose: impl FnOnce(&ClientHello<'_>) -> F,
 ) -> Result<Accepted, Refusal> {
     let hello = LazyConfigAcceptor::new(Acceptor::default(), socket).await.map_err(|error| Refusal::of(&error))?;
-    let config = choose(&hello.client_hello());
+    let choosing = choose(&hello.client_hello());
+    let config = choosing.await.ok_or(Refusal::NoCertificate)?;
     let stream = hello.into_stream(config).await.map_err(|error| Refusal::of(&error))?;
     let (_, session) = stream.get_ref();
     let protocol = match session.alpn_protocol() {

@@ -79,6 +79,8 @@ pub(crate) struct Refusal {
     pub(crate) error: ProxyError,
     /// Where the client is sent instead.
     pub(crate) location: Option<Box<str>>,
+    /// What the body says instead of a sentence for people.
+    pub(crate) text: Option<Arc<str>>,
     pub(crate) is_head: bool,
     /// Whether the connection can go on: the request was read to its end.
     pub(crate) keep: bool,
@@ -89,7 +91,7 @@ pub(crate) struct Refusal {
 impl Refusal {
     /// Makes the refusal of what may be no request at all: the connection ends with it.
     pub(crate) fn new(error: ProxyError) -> Self {
-        Self { error, location: None, is_head: false, keep: false, grpc: false }
+        Self { error, location: None, text: None, is_head: false, keep: false, grpc: false }
     }
 }
 
@@ -224,9 +226,11 @@ fn try_parse(worker: &Worker, down: &mut Downstream, scratch: &mut Scratch, have
         },
         Err((error, keep)) => {
             let location = (error == ProxyError::HttpsRequired).then(|| building.https_location()).flatten();
+            let text = if error == ProxyError::AcmeChallenge { building.proof() } else { None };
             let keep = keep && down.keep(worker, rest);
             let grpc = down.http2 && grpc::call(head_bytes, fields).is;
-            Head::Answer(Refusal { location, is_head: line.method == "HEAD", keep, grpc, ..Refusal::new(error) })
+            let is_head = line.method == "HEAD";
+            Head::Answer(Refusal { location, text, is_head, keep, grpc, ..Refusal::new(error) })
         }
     })
 }
@@ -300,6 +304,9 @@ impl Building<'_> {
         worker.timers.set_now(clock::to_ms(started));
         // To HTTP/1.0 a refusal does not say that the connection stays: it closes.
         let keep = keep_alive && framing == Framing::None && line.version == Version::Http11;
+        if down.session.is_none() && !worker.challenges.is_empty() && self.proof().is_some() {
+            return Err((ProxyError::AcmeChallenge, keep));
+        }
         if down.entry.redirects_https() {
             return Err((ProxyError::HttpsRequired, keep));
         }
@@ -347,6 +354,13 @@ impl Building<'_> {
     fn logged_id<'b>(&'b self, own: &'b [u8]) -> &'b [u8] {
         let kept = self.fields.iter().find(|f| self.down.trusted && f.kind == Kind::RequestId);
         kept.map(|f| f.value(self.bytes)).filter(|value| !value.is_empty()).unwrap_or(own)
+    }
+
+    /// Returns the answer to an authority that looks whether a name leads here, by a token of ours (RFC 8555 §8.3).
+    fn proof(&self) -> Option<Arc<str>> {
+        let authority = rewrite::authority(self.bytes, &self.line, self.fields).ok()?;
+        let token = authority.target.strip_prefix("/.well-known/acme-challenge/")?;
+        self.worker.challenges.token(token).filter(|_| matches!(self.line.method, "GET" | "HEAD"))
     }
 
     /// Returns the same address under https, at its usual port.

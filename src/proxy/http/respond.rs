@@ -48,7 +48,7 @@ fn compose(refusal: &Refusal, keep: bool, hsts: &str, unix_seconds: u64) -> Vec<
         return compose_trailers(refusal, keep);
     }
     let (status, reason) = (refusal.error.status(), refusal.error.reason());
-    let text = refusal.error.text();
+    let text = refusal.text.as_deref().unwrap_or_else(|| refusal.error.text());
     let mut answer = Vec::with_capacity(256);
     // Writing to a vector cannot fail.
     let _ = write!(

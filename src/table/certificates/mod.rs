@@ -7,15 +7,17 @@
 
 mod certificate;
 mod challenges;
+mod questions;
 mod report;
 #[cfg(test)]
 mod tests;
 
 pub use certificate::{Certificate, CertificateError, subject};
 pub use challenges::{ACME_PROTOCOL, Challenges};
+pub use questions::{Question, Questions};
 pub use report::{Report, SOON_S, Standing};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::SignatureScheme;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -27,6 +29,8 @@ use std::sync::Arc;
 pub struct Certificates {
     set: Arc<ArcSwap<Set>>,
     challenges: Challenges,
+    /// Where names without a certificate are asked for, if anywhere.
+    questions: Arc<ArcSwapOption<Questions>>,
 }
 
 /// What one name is answered with: elliptic certificates first.
@@ -46,7 +50,7 @@ struct Set {
 impl Certificates {
     /// Returns an empty set that answers these challenges.
     pub fn new(challenges: Challenges) -> Self {
-        Self { set: Arc::default(), challenges }
+        Self { set: Arc::default(), challenges, questions: Arc::default() }
     }
 
     /// Puts a certificate in the place of what came from the same source before, else behind the others.
@@ -87,6 +91,18 @@ impl Certificates {
     /// Returns the challenges that are answered here.
     pub fn challenges(&self) -> &Challenges {
         &self.challenges
+    }
+
+    /// Says where names that no certificate is for are asked for; `None`: nowhere.
+    pub fn ask_of(&self, questions: Option<Questions>) {
+        self.questions.store(questions.map(Arc::new));
+    }
+
+    /// Returns where to ask for this name: none of the certificates is for it, and somebody may obtain one. In any case.
+    pub fn unknown(&self, name: &str) -> Option<Questions> {
+        let questions = self.questions.load();
+        let questions = questions.as_ref()?;
+        self.set.load().find(name).is_none().then(|| Questions::clone(questions))
     }
 
     /// Returns the certificate for a client that asks for a name (in any case, or for none) and can check these schemes.
