@@ -122,15 +122,10 @@ impl Directory {
     }
 }
 
-/// Answers one request, by pebble or by a fault.
-async fn relay(
-    mut from: impl AsyncRead + AsyncWrite + Unpin,
-    behind: SocketAddr,
-    trusted: &str,
-    state: &Mutex<State>,
-) -> std::io::Result<()> {
+/// Reads one request; returns it with the length of its body.
+async fn read(from: &mut (impl AsyncRead + Unpin)) -> std::io::Result<(Vec<u8>, usize)> {
     let mut request = Vec::new();
-    let body = loop {
+    loop {
         let mut part = [0; 4096];
         let n = from.read(&mut part).await?;
         request.extend_from_slice(&part[..n]);
@@ -139,13 +134,24 @@ async fn relay(
             let length =
                 head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
             if body.len() >= length.unwrap_or(0) {
-                break body.len();
+                let length = body.len();
+                return Ok((request, length));
             }
         }
         if n == 0 {
-            return Ok(());
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
         }
-    };
+    }
+}
+
+/// Answers one request, by pebble or by a fault.
+async fn relay(
+    mut from: impl AsyncRead + AsyncWrite + Unpin,
+    behind: SocketAddr,
+    trusted: &str,
+    state: &Mutex<State>,
+) -> std::io::Result<()> {
+    let (request, body) = read(&mut from).await?;
     let head = String::from_utf8_lossy(&request[..request.len() - body]).into_owned();
     let is_post = head.starts_with("POST ");
     let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
