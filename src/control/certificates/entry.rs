@@ -96,14 +96,13 @@ impl Entry {
         self.failures = self.failures.saturating_add(1);
         self.retry_ms = retry_ms;
         self.error = Some(error);
-        self.is_forced = false;
     }
 
     /// Takes a new certificate up.
     pub(crate) fn issued(&mut self, held: Held) {
         self.held = Some(held);
         (self.failures, self.retry_ms, self.error) = (0, 0, None);
-        (self.window, self.ask_ms, self.is_forced) = (None, 0, false);
+        (self.window, self.ask_ms) = (None, 0);
     }
 }
 

@@ -170,6 +170,8 @@ impl Keeper {
         // Its authority is gone with the configuration of it.
         let Some(issuer) = issuer else { return };
         entry.is_busy = true;
+        // Asked for again meanwhile, it is done again.
+        entry.is_forced &= step != Step::Issue;
         let id = entry.held.as_ref().filter(|held| held.record.origin == Origin::Acme).and_then(|held| held.id.clone());
         let name = name.clone();
         match (step, id) {
