@@ -73,10 +73,8 @@ pub(super) async fn build(
     let metrics = Metrics::new();
     let access = access_log(&loaded.log, &metrics)?;
     let (tls, keyring) = keyring(&loaded, &metrics)?;
-    let (publisher, table) = table::channel(Snapshot::empty(match &loaded.dns {
-        Some(dns) => Names::new(&dns.zone),
-        None => Names::default(),
-    }));
+    let zone = loaded.dns.as_ref().map(|dns| Names::new(&dns.zone));
+    let (publisher, table) = table::channel(Snapshot::empty(zone.unwrap_or_default()));
     let definitions = Definitions {
         services: loaded.services.clone(),
         routes: loaded.routes.clone().into(),
