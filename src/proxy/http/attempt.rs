@@ -23,7 +23,7 @@ use tokio::io::AsyncWrite;
 /// Interim answers (1xx) of one request.
 const MAX_INTERIM: u8 = 16;
 /// Octets relayed in one poll before other connections get a turn.
-const TURN_BYTES: usize = 256 * 1024;
+const TURN_BYTES: usize = 64 * 1024;
 /// How an attempt ended well.
 #[derive(Debug)]
 pub(crate) enum Outcome {
