@@ -8,6 +8,7 @@ use crate::net::link::Link;
 use crate::net::listener::{BindError, bind, bind_more};
 use crate::net::message::Message;
 use crate::net::unix::{SocketFile, UnixError, bind_unix};
+use rustix::event::{Timespec, poll};
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -16,6 +17,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Duration;
+
+/// Tries, and the pause before each, while an address is held by who is about to let go: one second. After a kill -9 a child
+/// that was forked and has not executed yet holds the sockets for some milliseconds more.
+const PASSING_TRIES: u32 = 50;
+const PASSING_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
 /// A kind of socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,7 +199,16 @@ pub fn or_free<S>(
     wanted: &Wanted<'_>,
     bind: impl Fn(SocketAddr) -> Result<Vec<S>, BindError>,
 ) -> Result<Bound<S>, BindError> {
-    match bind(wanted.address) {
+    let mut bound = bind(wanted.address);
+    for _ in 0..PASSING_TRIES {
+        if wanted.free || !bound.as_ref().is_err_and(BindError::is_passing) {
+            break;
+        }
+        // At the start, or in the keeper, where nothing else is to be done; a signal only makes it shorter.
+        let _ = poll(&mut [], Some(&PASSING_PAUSE));
+        bound = bind(wanted.address);
+    }
+    match bound {
         Err(taken) if wanted.free && taken.source.kind() == io::ErrorKind::AddrInUse => {
             let sockets = bind(SocketAddr::new(wanted.address.ip(), 0))?;
             Ok(Bound { sockets, instead_of: Some(taken.to_string()) })
@@ -222,5 +237,56 @@ fn errno(words: &[&str]) -> io::Error {
     match words {
         ["refused", "errno", number, ..] => io::Error::from_raw_os_error(number.parse().unwrap_or(libc::EIO)),
         _ => io::Error::other("the keeper gives an answer that this version does not know"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Wanted, or_free};
+    use crate::net::{bind, message};
+    use std::net::SocketAddr;
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    /// A listener that no process has open: it is on its way between the two ends of a socket pair.
+    fn nobodys() -> (SocketAddr, (UnixStream, UnixStream)) {
+        let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 1).unwrap().remove(0);
+        let address = listener.local_addr().unwrap();
+        let pair = UnixStream::pair().unwrap();
+        message::send(&pair.0, "held", b"", &[listener.as_fd()]).unwrap();
+        (address, pair)
+    }
+
+    fn wanted(address: SocketAddr) -> Wanted<'static> {
+        Wanted { address, count: 1, free: false, label: "x" }
+    }
+
+    #[test]
+    fn an_address_that_nobody_seems_to_hold_is_waited_for() {
+        let (address, pair) = nobodys();
+        assert!(bind(address, 1).unwrap_err().holder.is_none());
+        let closer = std::thread::spawn(move || {
+            std::thread::park_timeout(Duration::from_millis(150));
+            drop(pair);
+        });
+        let bound = or_free(&wanted(address), |address| bind(address, 1)).unwrap();
+        assert_eq!(bound.sockets[0].local_addr().unwrap(), address);
+        closer.join().unwrap();
+    }
+
+    #[test]
+    fn one_that_stays_taken_is_refused_after_a_second_and_at_once_where_the_holder_is_known() {
+        let tries = std::cell::Cell::new(0);
+        let counted = |address| {
+            tries.set(tries.get() + 1);
+            bind(address, 1)
+        };
+        let (address, _pair) = nobodys();
+        assert_eq!(or_free(&wanted(address), counted).unwrap_err().source.kind(), std::io::ErrorKind::AddrInUse);
+        assert_eq!(tries.replace(0), 1 + super::PASSING_TRIES);
+        let open = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 1).unwrap();
+        assert!(or_free(&wanted(open[0].local_addr().unwrap()), counted).unwrap_err().holder.is_some());
+        assert_eq!(tries.get(), 1);
     }
 }

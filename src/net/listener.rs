@@ -20,6 +20,15 @@ pub struct BindError {
     pub source: io::Error,
 }
 
+impl BindError {
+    /// Returns whether the address is about to be free: nobody can be found who holds it, or a process that Weir forked and
+    /// that has not yet executed its program, which closes what it inherited.
+    pub(super) fn is_passing(&self) -> bool {
+        let is_forked = |holder: &str| holder.starts_with("spawner (pid ");
+        self.source.kind() == io::ErrorKind::AddrInUse && self.holder.as_deref().is_none_or(is_forked)
+    }
+}
+
 fn held(holder: Option<&str>) -> String {
     holder.map(|who| format!(", which {who} holds")).unwrap_or_default()
 }

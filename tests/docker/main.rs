@@ -23,6 +23,7 @@ mod on_docker {
     mod engine_faults;
     mod faults;
     mod health;
+    mod kills;
     mod life;
     mod limits;
     mod promises;

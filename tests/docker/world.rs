@@ -24,7 +24,7 @@ pub(crate) fn service(name: &str, replicas: usize, more: &str) -> String {
     format!(
         "[[service]]\nname = \"{name}\"\nreplicas = {replicas}\ndns_ttl = \"1s\"\n\
          [service.run]\nimage = \"{IMAGE}\"\nstop_grace = \"2s\"\n{more}\n\
-         [service.rollout]\nmin_healthy = \"1s\"\n\
+         [service.rollout]\nmin_healthy = \"1s\"\nprogress_deadline = \"10s\"\n\
          [service.health]\ntype = \"http\"\npath = \"/health\"\ninterval = \"500ms\"\n\n"
     )
 }

@@ -8,7 +8,7 @@ use crate::support::traffic::{Plan, Traffic};
 use crate::{Whoami, alone, passes, support};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -152,4 +152,74 @@ async fn an_upgrade_is_refused_where_replicas_end_with_their_process() {
     let finished = weir.cli(&["upgrade"]).await;
     assert!(finished.code == 4 && finished.err.contains("workloads_on_exit"), "{finished:?}");
     assert_eq!(weir.serving(), serving);
+}
+
+/// Downloads at 16 MiB a second until it ends; returns how much came, and when it ended.
+async fn slow_download(weir: &Weir, length: u64) -> tokio::task::JoinHandle<(u64, Instant)> {
+    let mut raw = Raw::connect(weir.http).await.unwrap();
+    raw.send(format!("GET /bytes/{length} HTTP/1.1\r\nHost: web\r\n\r\n")).await;
+    let mut first = [0; 12];
+    raw.stream.read_exact(&mut first).await.unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200");
+    tokio::spawn(async move {
+        let (start, mut got, mut buffer) = (Instant::now(), 0, vec![0; 256 * 1024]);
+        while let Ok(count @ 1..) = raw.stream.read(&mut buffer).await {
+            got += count as u64;
+            // The head is longer than nothing: all of the body came when more than its length did.
+            if got > length {
+                break;
+            }
+            let due = start + Duration::from_secs_f64(got as f64 / (16.0 * 1024.0 * 1024.0));
+            tokio::time::sleep_until(due.into()).await;
+        }
+        (got, Instant::now())
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_outlive_an_upgrade_until_the_drain_deadline_and_are_cut_then() {
+    const DRAIN: Duration = Duration::from_secs(4);
+    let _alone = alone().await;
+    let backend = Whoami::start().await;
+    let services = format!("{}\n[proxy.timeouts]\ndrain = \"4s\"\n", services(backend.address));
+    let weir = Weir::start_keeping("streams", &services).await;
+    support::eventually("the endpoint is ready", LIMIT, || async {
+        let mut raw = Raw::connect(weir.http).await.ok()?;
+        (raw.exchange("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.status == 200).then_some(())
+    })
+    .await;
+    let (mut held, mut brief) = (tunnel(&weir).await, tunnel(&weir).await);
+    let long = slow_download(&weir, 1 << 30).await;
+    let short = slow_download(&weir, 24 << 20).await;
+    echoes(&mut held).await;
+    let before = Instant::now();
+    let finished = weir.cli(&["upgrade"]).await;
+    assert_eq!(finished.code, 0, "{finished:?}\n{}", weir.log());
+    let after = Instant::now();
+    // What ends in time ends well.
+    echoes(&mut brief).await;
+    brief.send([0x88, 0x80, 0, 0, 0, 0]).await;
+    assert_eq!(brief.rest().await, [0x88, 0]);
+    let (got, _) = short.await.unwrap();
+    assert!(got > 24 << 20, "{got}\n{}", weir.log());
+    // The rest lives until the deadline, and no longer.
+    while before.elapsed() < DRAIN - Duration::from_millis(500) {
+        echoes(&mut held).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(!long.is_finished(), "{}", weir.log());
+    let mut end = [0; 1];
+    let ended = support::within("the end of the tunnel", LIMIT, held.stream.read(&mut end)).await;
+    assert!(!matches!(ended, Ok(1..)), "{ended:?}");
+    let tunnel_ended = Instant::now();
+    let (got, download_ended) = support::within("the end of the download", LIMIT, long).await.unwrap();
+    assert!(got < 1 << 30, "{got}");
+    for (what, at) in [("tunnel", tunnel_ended), ("download", download_ended)] {
+        println!("{what}: cut {:?} after the upgrade was asked for, {:?} after it was done", at - before, at - after);
+        assert!(at - before >= DRAIN && at - after <= DRAIN + Duration::from_secs(3), "{what}\n{}", weir.log());
+    }
+    support::eventually("it is said", LIMIT, || async {
+        weir.log().contains("stopping before everything was drained").then_some(())
+    })
+    .await;
 }

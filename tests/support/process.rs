@@ -146,7 +146,9 @@ impl Weir {
         let deadline = std::time::Instant::now() + Duration::from_secs(30);
         loop {
             if let Ok(mut raw) = Raw::connect(self.admin).await {
-                raw.send("GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
+                // The socket may be a last one of a Weir that was killed: then it is reset.
+                let request = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+                let _ = tokio::io::AsyncWriteExt::write_all(&mut raw.stream, request).await;
                 if matches!(raw.try_answer(false).await, Ok(Answer { status: 200, .. })) {
                     return;
                 }

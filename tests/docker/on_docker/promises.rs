@@ -115,6 +115,36 @@ async fn scaling_and_draining(scale: Scale) {
     only(&[], &slow, &weir);
 }
 
+/// Good deploys replace every container; bad ones never get healthy, are rolled back and leave what worked alone.
+async fn deploys(scale: Scale, good: usize, bad: usize) {
+    let engine = Engine::start();
+    engine.import("deaf:1", &["ENTRYPOINT [\"/tool\"]", "CMD [\"deaf\"]"]);
+    let world = World::start(&engine, "deploys", scale).await;
+    let deploy = async |arguments: &[&str]| {
+        world.weir.cli(&[&["deploy", "web", "--wait", "--timeout", "3m"], arguments].concat()).await
+    };
+    for release in 1..=good {
+        let before = containers(&world.weir.settled("web", 3, SETTLED).await);
+        let finished = deploy(&["--env", &format!("RELEASE={release}")]).await;
+        assert_eq!(finished.code, 0, "{finished:?}\n{}", world.weir.log());
+        let after = containers(&world.weir.settled("web", 3, SETTLED).await);
+        assert!(before.iter().all(|id| !after.contains(id)), "all were replaced");
+        world.passes(100).await;
+    }
+    for attempt in 1..=bad {
+        let before = containers(&world.weir.settled("web", 3, SETTLED).await);
+        let finished = deploy(&["--image", "deaf:1", "--env", &format!("BAD={attempt}")]).await;
+        assert_eq!(finished.code, 7, "{finished:?}\n{}", world.weir.log());
+        assert!(finished.err.contains("never got healthy"), "{finished:?}");
+        let after = containers(&world.weir.settled("web", 3, SETTLED).await);
+        assert_eq!(before, after, "what worked was not touched");
+        world.passes(100).await;
+    }
+    let (quick, slow, weir) = world.stop(&format!("{good} good and {bad} bad deploys")).await;
+    only(&[], &quick, &weir);
+    only(&[], &slow, &weir);
+}
+
 async fn live_restore(scale: Scale) {
     let mut engine = Engine::with(true);
     let world = World::start(&engine, "restored", scale).await;
@@ -182,6 +212,17 @@ async fn a_restart_of_an_engine_that_ends_every_container_delays_requests_and_fa
 #[ignore = "long: 5 restarts of an engine that ends every container; run by tests/run --long"]
 async fn five_restarts_of_an_engine_that_ends_every_container_fail_no_request() {
     live_restore_off(Scale { events: 5, ..SHORT }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deploys_of_containers_good_and_bad_fail_no_request() {
+    deploys(SHORT, 2, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long: 20 good and 10 bad deploys of containers; run by tests/run --long"]
+async fn twenty_good_and_ten_bad_deploys_of_containers_fail_no_request() {
+    deploys(FULL, 20, 10).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
