@@ -21,8 +21,12 @@ async fn replicas_run_as_containers_are_served_scaled_and_removed() {
     assert_eq!(answered.into_iter().collect::<Vec<_>>(), ids(&running));
 
     let one = &ids(&running)[0];
-    let logs = weir.cli(&["logs", one]).await;
-    assert!(logs.out.contains("listening on 0.0.0.0:8080"), "{logs:?}");
+    // The engine writes a container's output down on its own time.
+    support::eventually("its output", SETTLED, || async {
+        let logs = weir.cli(&["logs", one]).await;
+        logs.out.contains("listening on 0.0.0.0:8080").then_some(())
+    })
+    .await;
     assert_eq!(engine.inspect(one, "{{index .Config.Labels \"weir.service\"}}"), "web");
 
     for replicas in [4, 1] {
