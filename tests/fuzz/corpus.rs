@@ -15,6 +15,7 @@ pub(crate) const REQUESTS: &[&[u8]] = &[
     b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nG",
     b"\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n",
     b"GET http://a?b HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n",
     b"GET /%2e%2e/../a//b HTTP/1.1\r\nHost: a\r\n\r\n",
 ];
 
