@@ -50,6 +50,7 @@ fn main() {
                 identity: b"",
                 trusted: false,
                 request_id: b"0123456789abcdef0123456789abcdef",
+                http2: false,
             };
             out.clear();
             request(bytes, &line, &fields, &forwarding, &mut out);

@@ -1,4 +1,4 @@
-//! One check by the health protocol of gRPC: `grpc.health.v1.Health/Check` over HTTP/2 by prior knowledge.
+//! One check by the health protocol of gRPC: `grpc.health.v1.Health/Check` over HTTP/2, by prior knowledge or in TLS.
 //!
 //! The two messages are a field each, so they are written and read here. Limits: 64 KiB of answer, 16 KiB of head.
 
@@ -23,7 +23,7 @@ const SERVING: u64 = 1;
 /// Says why it does not, or why nobody knows.
 pub(super) async fn check(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    authority: &str,
+    (scheme, authority): (&str, &str),
     service: &str,
 ) -> Result<(), String> {
     let handshake = Builder::new().max_header_list_size(MAX_HEAD_BYTES).enable_push(false).handshake(stream).await;
@@ -32,7 +32,7 @@ pub(super) async fn check(
     let mut driver = JoinSet::new();
     driver.spawn(connection);
     let mut sender = sender.ready().await.map_err(|error| explain(&error))?;
-    let request = Request::post(format!("http://{authority}{PATH}"))
+    let request = Request::post(format!("{scheme}://{authority}{PATH}"))
         .version(Version::HTTP_2)
         .header(header::CONTENT_TYPE, "application/grpc")
         .header(header::TE, "trailers")
@@ -174,7 +174,7 @@ mod tests {
     #[tokio::test]
     async fn a_serving_server_passes() {
         let (stream, asked) = serve(&[0, 0, 0, 0, 2, 8, 1], "0").await;
-        assert_eq!(check(stream, "a.test:1", "shop").await, Ok(()));
+        assert_eq!(check(stream, ("http", "a.test:1"), "shop").await, Ok(()));
         let (path, question) = asked.await.unwrap();
         assert_eq!(path, "http://a.test:1/grpc.health.v1.Health/Check");
         assert_eq!(&question[..], b"\0\0\0\0\x06\x0a\x04shop");
@@ -190,7 +190,7 @@ mod tests {
             (&[1, 0, 0, 0, 0], "0", "the answer is not one plain gRPC message"),
         ] {
             let (stream, _asked) = serve(message, code).await;
-            assert_eq!(check(stream, "a.test", "").await, Err(expected.to_owned()));
+            assert_eq!(check(stream, ("http", "a.test"), "").await, Err(expected.to_owned()));
         }
     }
 
@@ -204,7 +204,7 @@ mod tests {
             far.try_write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").unwrap();
             far
         });
-        let error = check(near, "a.test", "").await.unwrap_err();
+        let error = check(near, ("http", "a.test"), "").await.unwrap_err();
         assert!(error.starts_with("HTTP/2: "), "{error}");
         drop(server.await);
     }

@@ -7,7 +7,7 @@
 use crate::control::grpc_probe;
 use crate::control::runtime::Runtime;
 use crate::model::{InstanceId, Probe, UpstreamTlsSpec};
-use crate::net::tls::{Clients, connect_session, speaking};
+use crate::net::tls::{Clients, HTTP2, connect_session, speaking};
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{Request, header};
@@ -115,8 +115,10 @@ impl Prober for Network {
             Probe::Grpc { service, host } => {
                 let host = target.host(host.as_deref());
                 let checked = match &target.tls {
-                    None => grpc_probe::check(stream, &host, service).await,
-                    Some(_) => grpc_probe::check(self.secure(stream, target, b"h2").await?, &host, service).await,
+                    None => grpc_probe::check(stream, ("http", &host), service).await,
+                    Some(_) => {
+                        grpc_probe::check(self.secure(stream, target, HTTP2).await?, ("https", &host), service).await
+                    }
                 };
                 checked.map(|()| "grpc: SERVING".to_owned()).map_err(|reason| format!("grpc: {reason}"))
             }

@@ -25,6 +25,8 @@ pub struct Forwarding<'a> {
     pub identity: &'a [u8],
     /// The id to set when the client sent none that is kept.
     pub request_id: &'a [u8],
+    /// Whether the head was received over HTTP/2.
+    pub http2: bool,
 }
 
 /// What `Connection` and its companions ask for.
@@ -164,7 +166,12 @@ pub fn request(head: &[u8], line: &RequestLine<'_>, fields: &Fields, forwarding:
         put(out, &[b"X-Request-Id: ", forwarding.request_id, b"\r\n"]);
     }
     // RFC 9110 §7.6.3: the version is the one that was received.
-    put(out, &[if line.version > Version::Http10 { b"Via: 1.1 weir\r\n\r\n" } else { b"Via: 1.0 weir\r\n\r\n" }]);
+    let via: &[u8] = match line.version {
+        _ if forwarding.http2 => b"Via: 2 weir\r\n\r\n",
+        Version::Http10 => b"Via: 1.0 weir\r\n\r\n",
+        Version::Http11 => b"Via: 1.1 weir\r\n\r\n",
+    };
+    put(out, &[via]);
 }
 
 /// Returns whether a request may ask for a tunnel: a GET without a body, not HTTP/1.0 (RFC 6455 §4.1, RFC 9110 §7.8).

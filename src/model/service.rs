@@ -121,6 +121,9 @@ pub struct Timeouts {
     pub idle: Duration,
     /// Longest pause in a tunnel.
     pub tunnel_idle: Duration,
+    /// Silence of an HTTP/2 connection with requests on it until its endpoint is asked by PING, and again until it is dead;
+    /// zero: never.
+    pub ping: Duration,
 }
 
 /// Passive ejection (outlier detection).

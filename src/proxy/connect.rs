@@ -60,7 +60,7 @@ async fn secure(
     let config = ready.map_err(|_| ProxyError::TlsUnavailable)?;
     let config = match inside {
         Inside::Http1 => config,
-        Inside::Http2 => tls::speaking(&config, b"h2"),
+        Inside::Http2 => tls::speaking(&config, tls::HTTP2),
         Inside::Octets => tls::speaking(&config, b""),
     };
     tls::connect(socket, config, (&spec, address.ip())).await.map_err(|error| {

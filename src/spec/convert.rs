@@ -28,6 +28,8 @@ const ERRORS: RangeInclusive<u32> = 1..=1_000_000;
 const CONCURRENCY: RangeInclusive<u32> = 1..=1_000_000;
 /// Bound of `limits.queue`: each waiter holds a connection.
 const QUEUE: RangeInclusive<u32> = 0..=1_000_000;
+/// Default of `timeouts.ping`: half of the default time for an answer, so that a request meets the end of its connection first.
+const PING: Time = Time::from_secs(15);
 /// Bound of `weight`.
 const WEIGHT: RangeInclusive<u32> = 1..=1000;
 /// Bound of `dns_ttl`: no cache honours more than a day.
@@ -258,6 +260,7 @@ impl Service {
             response: positive(p, "timeouts.response", timeouts.response, Time::from_secs(30)),
             idle: positive(p, "timeouts.idle", timeouts.idle, Time::from_secs(60)),
             tunnel_idle: positive(p, "timeouts.tunnel_idle", timeouts.tunnel_idle, Time::from_secs(3600)),
+            ping: timeouts.ping.map_or(PING, Duration::get),
         }
     }
 

@@ -93,6 +93,7 @@ fn write_timeouts(timeouts: &model::Timeouts) -> Timeouts {
         response: Some(timeouts.response.into()),
         idle: Some(timeouts.idle.into()),
         tunnel_idle: Some(timeouts.tunnel_idle.into()),
+        ping: Some(timeouts.ping.into()),
     }
 }
 

@@ -81,7 +81,7 @@ pub struct Service {
 pub enum EndpointProtocol {
     /// HTTP/1.1.
     Http1,
-    /// HTTP/2, by prior knowledge.
+    /// HTTP/2, by prior knowledge or, in TLS, by ALPN.
     H2,
 }
 
@@ -153,7 +153,7 @@ pub enum ProbeType {
     Http,
     /// A TCP connection is accepted.
     Tcp,
-    /// `grpc.health.v1.Health/Check` is answered `SERVING`, over HTTP/2 without TLS.
+    /// `grpc.health.v1.Health/Check` is answered `SERVING`, over HTTP/2, with `tls` inside of TLS.
     Grpc,
 }
 
@@ -193,6 +193,10 @@ pub struct Timeouts {
     /// Longest pause in a tunnel (WebSocket and other upgrades); default `1h`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tunnel_idle: Option<Duration>,
+    /// Silence on an HTTP/2 connection with requests on it until its endpoint is asked by PING, and as long again until it
+    /// is given up; default `15s`. `0s`: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ping: Option<Duration>,
 }
 
 /// Passive ejection of endpoints that fail requests; refused and reset connections eject at once.

@@ -247,7 +247,7 @@ fn spec(service: &str) -> ServiceSpec {
         policy: Policy::RoundRobin,
         health: None,
         limits: Limits { concurrency: None, queue: 100, queue_timeout: second },
-        timeouts: Timeouts { connect: second, response: second, idle: second, tunnel_idle: second },
+        timeouts: Timeouts { connect: second, response: second, idle: second, tunnel_idle: second, ping: second },
         outliers: Outliers { enabled: true, gateway_errors: 3, server_errors: 5, base: second, max: 30 * second },
         retries: 1,
         slow_start: Duration::ZERO,

@@ -93,7 +93,7 @@ pub(crate) fn spec(name: &str, ports: &[&str]) -> ServiceSpec {
         policy: Policy::default(),
         health: None,
         limits: Limits { concurrency: None, queue: 0, queue_timeout: second },
-        timeouts: Timeouts { connect: second, response: second, idle: second, tunnel_idle: second },
+        timeouts: Timeouts { connect: second, response: second, idle: second, tunnel_idle: second, ping: second },
         outliers: Outliers { enabled: false, gateway_errors: 3, server_errors: 5, base: second, max: second },
         retries: 0,
         slow_start: Duration::ZERO,

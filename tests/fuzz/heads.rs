@@ -58,6 +58,7 @@ fn request_heads() {
             identity: b"",
             trusted: rng.below(2) == 0,
             request_id: b"id",
+            http2: false,
         };
         let mut out = Vec::new();
         rewrite::request(head, &line, &fields, &forwarding, &mut out);

@@ -72,6 +72,51 @@ async fn a_call_past_its_own_deadline_is_told_so() {
 }
 
 #[tokio::test]
+async fn a_call_past_its_deadline_inside_of_its_answer_is_told_so_in_the_trailers() {
+    let (endpoint, proxy, client) = one().await;
+    let (answer, mut stream) = client.begin("/echo", Some("400m")).await.unwrap();
+    // A message of more than one window's octets of which the client takes all, then one that waits for an answer.
+    let big = vec![7; 100_000];
+    send(&mut stream, &big).await.unwrap();
+    let ended = within("the end", LIMIT, async { finish(answer.await?).await }).await.unwrap();
+    assert_eq!((ended.status.as_str(), ended.reason.as_str()), ("4", "grpc_timeout"));
+    assert_eq!(ended.messages, [big]);
+    eventually("the endpoint's call", LIMIT, async || {
+        (endpoint.seen.cancelled.load(Ordering::Relaxed) == 1).then_some(())
+    })
+    .await;
+    eventually("nothing in flight", LIMIT, async || (proxy.in_flight() == 0).then_some(())).await;
+    assert_eq!(proxy.metric("weir_refused_total{reason=\"grpc_timeout\"}"), 1);
+    // The client's connection and the endpoint's go on.
+    assert_eq!(client.call("/last", None, &[b"y"]).await.unwrap().status, "0");
+    assert_eq!(endpoint.seen.connections.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_call_past_its_deadline_whose_client_takes_nothing_is_reset() {
+    let (endpoint, proxy, client) = one().await;
+    let (answer, mut stream) = client.begin("/count", Some("300m")).await.unwrap();
+    // 4 MB, and the client takes none of them: the trailers have no place on the stream.
+    send(&mut stream, &[1; 2000]).await.unwrap();
+    let answer = within("the head", LIMIT, answer).await.unwrap();
+    let mut body = answer.into_body();
+    eventually("the end", LIMIT, async || (endpoint.seen.cancelled.load(Ordering::Relaxed) == 1).then_some(())).await;
+    eventually("nothing in flight", LIMIT, async || (proxy.in_flight() == 0).then_some(())).await;
+    let end = within("the reset", LIMIT, async {
+        loop {
+            // Taken without giving the window back.
+            match body.data().await {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return error,
+                None => panic!("the stream ended in order: {:?}", body.trailers().await),
+            }
+        }
+    })
+    .await;
+    assert_eq!(end.reason(), Some(h2::Reason::INTERNAL_ERROR));
+}
+
+#[tokio::test]
 async fn what_weir_refuses_has_a_status_of_grpc() {
     let proxy = Setup::new(&[]).with(|s| s.path = "/app".into()).start();
     let client = Client::connect(proxy.address).await;

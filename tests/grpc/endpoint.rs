@@ -179,8 +179,14 @@ impl Messages {
 
     /// Returns the status from the trailers.
     pub(crate) async fn status(&mut self) -> Result<Option<String>, h2::Error> {
-        let trailers = self.body.trailers().await?;
-        Ok(trailers.and_then(|t| Some(t.get("grpc-status")?.to_str().unwrap().to_owned())))
+        Ok(self.trailers().await?.0)
+    }
+
+    /// Returns the status and the reason from the trailers.
+    async fn trailers(&mut self) -> Result<(Option<String>, Option<String>), h2::Error> {
+        let trailers = self.body.trailers().await?.unwrap_or_default();
+        let field = |name: &str| Some(trailers.get(name)?.to_str().unwrap().to_owned());
+        Ok((field("grpc-status"), field("weir-reason")))
     }
 }
 
@@ -248,9 +254,12 @@ pub(crate) async fn finish(answer: Response<RecvStream>) -> Result<Ended, h2::Er
     while let Some(message) = messages.next().await? {
         ended.messages.push(message);
     }
-    ended.status = match field("grpc-status") {
-        Some(status) => status,
-        None => messages.status().await?.unwrap_or_default(),
-    };
+    if let Some(status) = field("grpc-status") {
+        ended.status = status;
+        return Ok(ended);
+    }
+    let (status, reason) = messages.trailers().await?;
+    ended.status = status.unwrap_or_default();
+    ended.reason = reason.unwrap_or(ended.reason);
     Ok(ended)
 }

@@ -12,7 +12,13 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../tls/authority.rs"]
+#[allow(dead_code, reason = "what only the tests of TLS use")]
+mod authority;
 mod calls;
 mod endpoint;
+mod peer;
 mod peers;
+mod tls;
+mod tonic;
 mod upstream;

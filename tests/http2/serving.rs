@@ -19,6 +19,8 @@ async fn a_get_is_answered_as_over_http1() {
     let seen = backend.received_text();
     assert!(seen.starts_with("GET /path?q=1 HTTP/1.1\r\nHost: a.test\r\n"), "{seen}");
     assert!(!seen.to_lowercase().contains("transfer-encoding"), "{seen}");
+    // RFC 9110 §7.6.3: the version in which it was received.
+    assert!(seen.contains("\r\nVia: 2 weir\r\n"), "{seen}");
 }
 
 #[tokio::test]

@@ -236,7 +236,7 @@ pub(crate) fn spec(service: &str, health: Option<HealthCheck>) -> Arc<ServiceSpe
         policy: Policy::RoundRobin,
         health,
         limits: Limits { concurrency: None, queue: 100, queue_timeout: SECOND },
-        timeouts: Timeouts { connect: SECOND, response: SECOND, idle: SECOND, tunnel_idle: SECOND },
+        timeouts: Timeouts { connect: SECOND, response: SECOND, idle: SECOND, tunnel_idle: SECOND, ping: SECOND },
         outliers: Outliers { enabled: true, gateway_errors: 3, server_errors: 5, base: SECOND, max: 30 * SECOND },
         retries: 1,
         slow_start: Duration::ZERO,

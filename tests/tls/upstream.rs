@@ -3,7 +3,7 @@
 use super::authority::{Authority, Pair};
 use super::support::backend::answering;
 use super::support::http::{Answer, Raw};
-use super::support::process::{Folder, Weir};
+use super::support::process::{Folder, Weir, free_address};
 use super::{WAIT, World, folder};
 use std::net::SocketAddr;
 
@@ -96,7 +96,7 @@ async fn nginx_is_spoken_to_in_tls() {
     let (authority, files) = (Authority::new(), folder("tls-nginx"));
     let ca = files.write("ca.pem", &authority.pem());
     authority.issue(&["127.0.0.1"]).write(&files, "nginx");
-    let port = super::free_address().port();
+    let port = free_address().port();
     let at = files.0.display();
     let conf = format!(
         "daemon off;\nmaster_process off;\npid {at}/pid;\nerror_log {at}/error.log;\nevents {{}}\nhttp {{\n\
@@ -117,4 +117,36 @@ async fn nginx_is_spoken_to_in_tls() {
         let answer = get(weir.http, "/").await;
         assert_eq!((answer.status, answer.text().as_str()), (200, "nginx"), "{}", answer.head);
     }
+}
+
+#[tokio::test]
+async fn a_tcp_service_s_endpoints_are_spoken_to_in_tls() {
+    let (authority, files) = (Authority::new(), folder("tls-tcp"));
+    let ca = files.write("ca.pem", &authority.pem());
+    let world = endpoint("tls-tcp-end", &files, &authority.issue(&["api.test"]), "").await;
+    let good = format!("ca = {ca:?}\nserver_name = \"api.test\"");
+    let bad = format!("ca = {ca:?}\nserver_name = \"other.test\"");
+    for (name, tls, served) in [("tls-tcp-good", good, true), ("tls-tcp-bad", bad, false)] {
+        let raw = free_address();
+        let toml = format!(
+            "[[listener]]\nname = \"raw\"\naddress = \"{raw}\"\nprotocol = \"tcp\"\nservice = \"secure\"\n\n\
+             [[service]]\nname = \"secure\"\n[service.tls]\n{tls}\n[[service.endpoint]]\naddress = \"{}\"\n",
+            world.https
+        );
+        let weir = Weir::start(name, &toml).await;
+        weir.settled("secure", 1, WAIT).await;
+        // What is passed on in clear text on this side is a request inside of TLS on the other.
+        let mut client = Raw::connect(raw).await.unwrap();
+        client.send(b"GET /raw HTTP/1.1\r\nHost: api.test\r\nConnection: close\r\n\r\n").await;
+        if served {
+            let answer = client.answer().await;
+            assert_eq!((answer.status, answer.text().as_str()), (200, "fine"), "{}", answer.head);
+            assert!(client.rest().await.is_empty());
+        } else {
+            // Nobody may read it: the connection is reset, and the log says why.
+            assert!(client.rest().await.is_empty());
+            assert!(weir.log().contains("other.test"), "{}", weir.log());
+        }
+    }
+    assert_eq!(world.backend.received_text().matches("GET /raw ").count(), 1);
 }

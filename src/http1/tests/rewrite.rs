@@ -19,6 +19,7 @@ fn forward(text: &str, trusted: bool) -> Result<String, Reject> {
         identity: b"",
         trusted,
         request_id: b"abc",
+        http2: false,
     };
     let mut out = Vec::new();
     request(head, &line, &fields, &forwarding, &mut out);

@@ -31,6 +31,9 @@ const SYSTEM_BUNDLES: [&str; 4] = [
     "/etc/ssl/cert.pem",
 ];
 
+/// How ALPN calls HTTP/2 (RFC 9113 §3.1).
+pub const HTTP2: &[u8] = b"h2";
+
 /// A ready configuration, or why there is none.
 pub type Ready = Result<Arc<ClientConfig>, Arc<str>>;
 
@@ -134,8 +137,8 @@ pub async fn connect(
     Ok(Stream::Layered(Box::new(TlsLayer::new(session))))
 }
 
-/// Does the handshake with an endpoint; its certificate must be for the name of the definition, else for its address.
-/// Whoever awaits it bounds its time.
+/// Does the handshake with an endpoint; its certificate must be for the name of the definition, else for its address. Where
+/// HTTP/2 is to be spoken the endpoint must select it (RFC 9113 §3.2). Whoever awaits it bounds its time.
 ///
 /// # Errors
 /// When it fails; the text says why.
@@ -148,7 +151,12 @@ pub async fn connect_session(
         Some(name) => ServerName::try_from(name.to_owned()).map_err(io::Error::other)?,
         None => ServerName::from(address),
     };
-    TlsConnector::from(config).connect(name, socket).await.map(TlsStream::from)
+    let wants_http2 = config.alpn_protocols.iter().any(|protocol| protocol == HTTP2);
+    let session = TlsConnector::from(config).connect(name, socket).await?;
+    if wants_http2 && session.get_ref().1.alpn_protocol() != Some(HTTP2) {
+        return Err(io::Error::other("it speaks TLS but does not select HTTP/2 (ALPN h2)"));
+    }
+    Ok(TlsStream::from(session))
 }
 
 /// Returns the configuration for another application protocol than HTTP/1.1 (RFC 7301); empty: none is named. Sessions are

@@ -11,6 +11,6 @@ mod refusal;
 mod server;
 
 pub use accept::{Accepted, Protocol, accept};
-pub use client::{Clients, Ready, build as build_client, connect, connect_session, speaking};
+pub use client::{Clients, HTTP2, Ready, build as build_client, connect, connect_session, speaking};
 pub use refusal::Refusal;
 pub use server::{ClientPolicy, Server, ServerError, ServerOptions};

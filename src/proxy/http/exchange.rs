@@ -14,6 +14,7 @@ use crate::proxy::http2::client;
 use crate::proxy::observe::{Summary, record};
 use crate::proxy::pick::{Picked, failed};
 use crate::proxy::state::Worker;
+use crate::proxy::timer::ms;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -156,6 +157,10 @@ pub(crate) async fn handle(worker: &Rc<Worker>, down: &mut Downstream, mut reque
         };
         let mut attempt = Attempt::new(worker, down, &mut request, &mut stream, last);
         let result = poll_fn(|cx| attempt.poll(cx)).await;
+        if matches!(result, Err(ProxyError::CallTimeout)) {
+            // Boxed: rare.
+            Box::pin(attempt.end_call(ProxyError::CallTimeout)).await;
+        }
         let tally = Tally {
             picked: began,
             begun: attempt.has_begun(),
@@ -179,7 +184,9 @@ pub(crate) async fn handle(worker: &Rc<Worker>, down: &mut Downstream, mut reque
             }
             Err(error) => {
                 course.last = Some(error);
-                course.stale = error == ProxyError::Reset && !tally.answered && idle_ms.is_some();
+                // A kept HTTP/2 connection may be full, or going away: then a new one to the same endpoint may do.
+                let stale = matches!(error, ProxyError::Reset | ProxyError::StreamRefused);
+                course.stale = stale && !tally.answered && idle_ms.is_some();
                 if !(course.stale && idle_ms.is_some_and(|idle| idle > STALE_IDLE_MS)) {
                     failed(worker, picked.key, error);
                 }
@@ -252,7 +259,9 @@ async fn multiplex(
     let stream =
         connect(worker, (picked.key.slot, picked.address), Inside::Http2, request.policy.connect_ms, &down.deadline)
             .await?;
-    let connection = client::begin(stream, worker.limits.clone()).await.map_err(|_| ProxyError::Connect)?;
+    let quiet_ms =
+        worker.locals.borrow_mut().at(picked.key.slot).map_or(0, |local| ms(local.service.spec.timeouts.ping));
+    let connection = client::begin(stream, worker.limits.clone(), quiet_ms).await.map_err(|_| ProxyError::Connect)?;
     let stream = connection.open().ok_or(ProxyError::Connect)?;
     worker.pool.borrow_mut().share(picked.key, connection);
     down.deadline.set(request.policy.response_ms);

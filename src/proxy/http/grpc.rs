@@ -69,6 +69,12 @@ pub(super) fn status(error: ProxyError) -> u8 {
     }
 }
 
+/// Returns how a chunked answer that has begun ends in these terms: its last chunk and trailers.
+pub(super) fn trailers(error: ProxyError) -> String {
+    let (status, text, reason) = (status(error), error.text(), error.reason());
+    format!("0\r\ngrpc-status: {status}\r\ngrpc-message: {text}\r\nweir-reason: {reason}\r\n\r\n")
+}
+
 #[cfg(test)]
 mod tests {
     use super::{is_grpc, status, timeout_ms};

@@ -1,8 +1,11 @@
-//! Whose turn it is in an attempt, and how long it may take.
+//! Whose turn it is in an attempt, how long it may take, and what becomes of a call that took too long.
 
+use crate::http1::framing::Form;
 use crate::proxy::error::ProxyError;
 use crate::proxy::http::attempt::Attempt;
+use crate::proxy::http::{grpc, respond};
 use crate::proxy::timer::ms;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::AsyncWrite;
@@ -84,5 +87,28 @@ impl Attempt<'_> {
             Poll::Pending => self.held_back = true,
         }
         Ok(self.held_back)
+    }
+
+    /// Ends the answer to a gRPC call that has begun with the error's status in its trailers, if its body is in chunks: what
+    /// was written of it is whole ones. Else, and where the client does not take them in time, it stays unended.
+    pub(super) async fn end_call(&mut self, error: ProxyError) {
+        let open = self.response.as_ref().is_some_and(|r| r.form == Some(Form::Chunked) && !r.body.is_done());
+        if !self.request.grpc || !open {
+            return;
+        }
+        self.out.extend_from_slice(grpc::trailers(error).as_bytes());
+        self.down.deadline.set(respond::WRITE_MS);
+        poll_fn(|cx| {
+            while let Some(rest) = self.out.get(self.out_at..).filter(|rest| !rest.is_empty()) {
+                match Pin::new(&mut self.down.stream).poll_write(cx, rest) {
+                    Poll::Ready(Ok(n)) if n > 0 => self.out_at += n,
+                    Poll::Ready(_) => return Poll::Ready(()),
+                    Poll::Pending if self.down.deadline.poll_expired(cx) => return Poll::Ready(()),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            Poll::Ready(())
+        })
+        .await;
     }
 }

@@ -321,6 +321,7 @@ impl Building<'_> {
             identity: down.session.as_ref().map_or(&[], |session| &session.identity),
             trusted: down.trusted,
             request_id: hex_id(&mut worker.rng.borrow_mut(), &mut id),
+            http2: down.http2,
         };
         let mut buffer = worker.take_buffer();
         rewrite::request(bytes, &line, fields, &forwarding, &mut buffer);

@@ -14,7 +14,7 @@ use std::task::Poll;
 use tokio::io::AsyncWrite;
 
 /// The client gets so long to take the answer.
-const WRITE_MS: u64 = 5000;
+pub(super) const WRITE_MS: u64 = 5000;
 
 /// Answers a request that is refused or failed, and says what becomes of the connection.
 pub(crate) async fn refuse(worker: &Worker, down: &mut Downstream, refusal: &Refusal) -> Next {

@@ -4,19 +4,21 @@
 use crate::http1::framing::{self, Framing};
 use crate::http1::head::{self as head1, Fields};
 use crate::net::{Layer, Stream};
+use crate::proxy::http2::pulse::{Beat, Listening, Pulse, Signs};
 use crate::proxy::http2::reply;
 use crate::proxy::http2::sink::Sink;
 use crate::proxy::http2::source::{Source, lost};
 use bytes::Bytes;
 use h2::client::{Builder, ResponseFuture, SendRequest};
-use h2::{Reason, RecvStream};
+use h2::{Ping, PingPong, Reason, RecvStream};
 use http::Response;
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Streams on one connection; endpoints may allow less.
@@ -35,7 +37,15 @@ struct Shared {
     over: Cell<bool>,
     /// Since when nothing is active.
     idle_since_ms: Cell<u64>,
+    /// A part of an answer came since it was looked at.
+    answered: Cell<bool>,
+    /// The endpoint is gone without a word: the connection ends.
+    dead: Cell<bool>,
+    /// Wakes who drives the connection.
+    driver: RefCell<Option<Waker>>,
     limits: head1::Limits,
+    /// Whether TLS is below.
+    scheme: &'static str,
     fields: RefCell<Fields>,
 }
 
@@ -43,13 +53,23 @@ struct Shared {
 pub(crate) struct Multiplexed {
     send: SendRequest<Bytes>,
     shared: Rc<Shared>,
+    pulse: RefCell<Life>,
 }
 
-/// Begins HTTP/2 by prior knowledge on a stream, and drives it in a task of its own until its last request has ended.
+/// What is known of the life at the other end.
+struct Life {
+    pulse: Pulse,
+    pings: Option<PingPong>,
+    /// Octets came since it was looked at.
+    heard: Rc<Cell<bool>>,
+}
+
+/// Begins HTTP/2 on a socket, by prior knowledge, or inside of TLS, and drives it in a task of its own until its last request
+/// has ended. `quiet_ms`: silence after which the endpoint is asked by PING, and as long again after which it is dead; 0: never.
 ///
 /// # Errors
 /// When the stream takes nothing.
-pub(crate) async fn begin(stream: Stream, limits: head1::Limits) -> io::Result<Multiplexed> {
+pub(crate) async fn begin(stream: Stream, limits: head1::Limits, quiet_ms: u64) -> io::Result<Multiplexed> {
     let mut builder = Builder::new();
     builder
         .enable_push(false)
@@ -58,7 +78,11 @@ pub(crate) async fn begin(stream: Stream, limits: head1::Limits) -> io::Result<M
         .initial_max_send_streams(MAX_STREAMS)
         .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
         .max_send_buffer_size(SEND_BUFFER_BYTES);
-    let (send, connection) = builder.handshake::<_, Bytes>(stream).await.map_err(|error| lost(&error))?;
+    let scheme = if stream.buffers() { "https" } else { "http" };
+    let heard = Rc::new(Cell::new(false));
+    let stream = Listening::new(stream, heard.clone());
+    let (send, mut connection) = builder.handshake::<_, Bytes>(stream).await.map_err(|error| lost(&error))?;
+    let pings = connection.ping_pong();
     let limits = head1::Limits {
         // What is written here was bounded when it was read.
         head_bytes: limits.head_bytes + 16 * 1024,
@@ -69,22 +93,40 @@ pub(crate) async fn begin(stream: Stream, limits: head1::Limits) -> io::Result<M
         active: Cell::new(0),
         over: Cell::new(false),
         idle_since_ms: Cell::new(0),
+        answered: Cell::new(false),
+        dead: Cell::new(false),
+        driver: RefCell::default(),
         limits,
+        scheme,
         fields: RefCell::default(),
     });
     let driven = shared.clone();
     tokio::task::spawn_local(async move {
-        if let Err(error) = connection.await {
+        let ended = poll_fn(|cx| {
+            if driven.dead.get() {
+                return Poll::Ready(Ok(()));
+            }
+            driven.driver.replace(Some(cx.waker().clone()));
+            Pin::new(&mut connection).poll(cx)
+        });
+        if let Err(error) = ended.await {
             tracing::debug!(%error, "HTTP/2 connection to an endpoint ended");
         }
         driven.over.set(true);
+        // Requests that are still on it hear of it.
+        drop(connection);
     });
-    Ok(Multiplexed { send, shared })
+    Ok(Multiplexed { send, shared, pulse: RefCell::new(Life { pulse: Pulse::new(quiet_ms), pings, heard }) })
 }
 
 impl Multiplexed {
     /// Returns a stream for one request; `None`: there is no room for it.
     pub(crate) fn open(&self) -> Option<Stream> {
+        // An endpoint that has said GOAWAY takes no more here.
+        let leaves = || self.send.clone().poll_ready(&mut Context::from_waker(Waker::noop()));
+        if let Poll::Ready(Err(_)) = leaves() {
+            self.shared.over.set(true);
+        }
         let room = self.shared.active.get() < MAX_STREAMS.min(self.send.current_max_send_streams());
         if self.shared.over.get() || !room {
             return None;
@@ -103,15 +145,41 @@ impl Multiplexed {
         Some(Stream::Layered(Box::new(call)))
     }
 
-    /// Returns whether it may be kept: alive, and idle no longer than `idle_ms`.
+    /// Returns whether it may be kept: alive, and idle no longer than `idle_ms`. Asks an endpoint that is silent.
     pub(crate) fn stays(&self, idle_ms: u64, now_ms: u64) -> bool {
         if self.shared.active.get() > 0 {
             self.shared.idle_since_ms.set(0);
         } else if self.shared.idle_since_ms.get() == 0 {
             self.shared.idle_since_ms.set(now_ms);
         }
+        self.listen(now_ms);
         let since = self.shared.idle_since_ms.get();
         !self.shared.over.get() && (since == 0 || now_ms <= since + idle_ms)
+    }
+}
+
+impl Multiplexed {
+    /// Looks whether the endpoint lives; where it does not, the connection ends, and with it every request on it.
+    fn listen(&self, now_ms: u64) {
+        let Life { pulse, pings, heard } = &mut *self.pulse.borrow_mut();
+        let Some(pings) = pings else { return };
+        // Takes the answer, so that it can be asked again.
+        let _ = pings.poll_pong(&mut Context::from_waker(Waker::noop()));
+        let answered = self.shared.answered.take();
+        let signs = Signs { heard: heard.take(), answered, waits: self.shared.active.get() > 0 };
+        match pulse.look(now_ms, signs) {
+            Beat::Nothing => {}
+            // It fails where the connection is over.
+            Beat::Ping => drop(pings.send_ping(Ping::opaque())),
+            Beat::Dead => {
+                tracing::debug!("an HTTP/2 endpoint answers no PING: its connection is given up");
+                self.shared.dead.set(true);
+                self.shared.over.set(true);
+                if let Some(driver) = self.shared.driver.take() {
+                    driver.wake();
+                }
+            }
+        }
     }
 }
 
@@ -162,7 +230,7 @@ impl Call {
         let (len, bytes) = (line.len, self.partial.get(..line.len).unwrap_or_default());
         let framing = framing::request_body(bytes, &fields, line.version).map_err(|_| broken())?;
         self.is_head = line.method == "HEAD";
-        let request = reply::request(bytes, &line, &fields, "http").ok_or_else(broken)?;
+        let request = reply::request(bytes, &line, &fields, shared.scheme).ok_or_else(broken)?;
         let ends = matches!(framing, Framing::None | Framing::Length(0));
         match self.send.send_request(request, ends) {
             Ok((answer, stream)) => {
@@ -211,10 +279,11 @@ impl Call {
     }
 }
 
-/// REFUSED_STREAM, and GOAWAY for streams behind its last, say that nothing was done (RFC 9113 §8.7).
+/// REFUSED_STREAM, and GOAWAY for streams behind its last, whatever its reason, say that nothing was done (RFC 9113 §8.7).
+/// Streams up to the last one never meet GOAWAY as their error: they go on, or are lost with the connection.
 fn was_refused(error: &h2::Error) -> bool {
-    let calm = error.is_go_away() && error.reason() == Some(Reason::NO_ERROR);
-    error.is_remote() && (calm || (error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM)))
+    let reset = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
+    error.is_remote() && (error.is_go_away() || reset)
 }
 
 impl AsyncRead for Call {
@@ -226,9 +295,16 @@ impl AsyncRead for Call {
             match this.stage {
                 Stage::Unsent => return Poll::Pending,
                 Stage::Failed => return Poll::Ready(Err(ErrorKind::ConnectionReset.into())),
-                Stage::Answering => return this.source.poll_read(cx, into),
+                Stage::Answering => {
+                    let read = this.source.poll_read(cx, into);
+                    if read.is_ready() {
+                        this.shared.answered.set(true);
+                    }
+                    return read;
+                }
                 Stage::Asked(_) => {
                     ready!(this.poll_answer(cx))?;
+                    this.shared.answered.set(true);
                     if matches!(this.stage, Stage::Asked(_)) {
                         this.source.put_ready(into);
                         return Poll::Ready(Ok(()));

@@ -3,12 +3,14 @@
 //! Downstream, [`server`] drives a client's connection; each of its streams becomes a [`lane`]: a layer that yields the
 //! request as HTTP/1.1 octets and takes the answer back as such, so that every rule, limit, retry and log line of the
 //! request path holds here too, and the strict HTTP/1.1 parser checks again what came over HTTP/2.  [`head`] is what both translate by, [`source`]
-//! and [`sink`] are the two directions of a stream, [`meter`] bounds what a peer may do on the wire.
+//! and [`sink`] are the two directions of a stream, [`meter`] bounds what a peer may do on the wire, [`pulse`] finds endpoints
+//! that are gone without a word.
 
 pub(crate) mod client;
 mod head;
 mod lane;
 mod meter;
+mod pulse;
 mod reply;
 pub(crate) mod server;
 mod sink;

@@ -1,0 +1,189 @@
+//! Whether an endpoint is still there: a connection that is silent while something is waited for is asked by PING
+//! (RFC 9113 §6.7), and is dead when nothing comes after that.
+//!
+//! [`Pulse`] decides and is pure; [`Listening`] notes what it must know. Looked at when the pool is swept, so nothing has a
+//! timer of its own.
+
+use crate::net::Stream;
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Least time between two PINGs while the endpoint sends nothing of an answer: gRPC servers take more than one each five
+/// minutes for abuse and end the connection.
+const GAP_MS: u64 = 310_000;
+
+/// What happened since it was looked at last.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Signs {
+    /// Octets came.
+    pub(super) heard: bool,
+    /// A part of an answer was among them.
+    pub(super) answered: bool,
+    /// Something is waited for.
+    pub(super) waits: bool,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Beat {
+    Nothing,
+    /// Ask it.
+    Ping,
+    /// It is dead.
+    Dead,
+}
+
+/// The state of one connection.
+#[derive(Debug)]
+pub(super) struct Pulse {
+    /// Silence until it is asked, and after that until it is dead; 0: it is never asked.
+    quiet_ms: u64,
+    /// Since when it is silent though something is waited for; 0: it is not.
+    since_ms: u64,
+    /// When it was asked in this silence; 0: it was not.
+    asked_ms: u64,
+    /// Before this it is not asked again, unless it answers something.
+    not_before_ms: u64,
+}
+
+impl Pulse {
+    pub(super) fn new(quiet_ms: u64) -> Self {
+        Self { quiet_ms, since_ms: 0, asked_ms: 0, not_before_ms: 0 }
+    }
+
+    /// Looks at the signs of a moment.
+    pub(super) fn look(&mut self, now_ms: u64, signs: Signs) -> Beat {
+        if signs.heard {
+            (self.since_ms, self.asked_ms) = (0, 0);
+        }
+        if signs.answered {
+            self.not_before_ms = 0;
+        }
+        if self.since_ms == 0 {
+            self.since_ms = if signs.waits { now_ms } else { 0 };
+            return Beat::Nothing;
+        }
+        if self.quiet_ms == 0 || now_ms < self.since_ms.max(self.asked_ms).saturating_add(self.quiet_ms) {
+            return Beat::Nothing;
+        }
+        if self.asked_ms > 0 {
+            return Beat::Dead;
+        }
+        if now_ms < self.not_before_ms {
+            return Beat::Nothing;
+        }
+        self.asked_ms = now_ms;
+        self.not_before_ms = now_ms.saturating_add(GAP_MS);
+        Beat::Ping
+    }
+}
+
+/// A stream that notes when octets come.
+#[derive(Debug)]
+pub(super) struct Listening {
+    stream: Stream,
+    heard: Rc<Cell<bool>>,
+}
+
+impl Listening {
+    pub(super) fn new(stream: Stream, heard: Rc<Cell<bool>>) -> Self {
+        Self { stream, heard }
+    }
+}
+
+impl AsyncRead for Listening {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = into.filled().len();
+        let read = Pin::new(&mut this.stream).poll_read(cx, into);
+        if into.filled().len() > before {
+            this.heard.set(true);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Listening {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, octets)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Beat, GAP_MS, Pulse, Signs};
+
+    const WAITS: Signs = Signs { heard: false, answered: false, waits: true };
+    const IDLE: Signs = Signs { heard: false, answered: false, waits: false };
+    const HEARD: Signs = Signs { heard: true, ..WAITS };
+    const ANSWERED: Signs = Signs { answered: true, ..HEARD };
+
+    #[test]
+    fn silence_is_asked_and_then_dead() {
+        let mut pulse = Pulse::new(100);
+        assert_eq!([1, 100].map(|now| pulse.look(now, WAITS)), [Beat::Nothing; 2]);
+        assert_eq!(pulse.look(101, WAITS), Beat::Ping);
+        assert_eq!(pulse.look(200, WAITS), Beat::Nothing);
+        assert_eq!(pulse.look(201, WAITS), Beat::Dead);
+    }
+
+    #[test]
+    fn what_was_given_up_unheard_is_waited_for_all_the_same() {
+        let mut pulse = Pulse::new(100);
+        assert_eq!(pulse.look(1, WAITS), Beat::Nothing);
+        assert_eq!(pulse.look(50, IDLE), Beat::Nothing);
+        assert_eq!(pulse.look(101, IDLE), Beat::Ping);
+        assert_eq!(pulse.look(201, IDLE), Beat::Dead);
+    }
+
+    #[test]
+    fn an_idle_connection_is_left_alone() {
+        let mut pulse = Pulse::new(100);
+        assert!([1, 500, 5000].iter().all(|&now| pulse.look(now, IDLE) == Beat::Nothing));
+        assert_eq!(pulse.look(6000, WAITS), Beat::Nothing, "it begins to wait now");
+    }
+
+    #[test]
+    fn any_octet_is_a_sign_of_life_and_only_an_answer_allows_another_ping_soon() {
+        let mut pulse = Pulse::new(100);
+        pulse.look(1, WAITS);
+        assert_eq!(pulse.look(101, WAITS), Beat::Ping);
+        assert_eq!(pulse.look(150, HEARD), Beat::Nothing);
+        assert_eq!(pulse.look(1000, WAITS), Beat::Nothing, "too soon for another");
+        assert_eq!(pulse.look(101 + GAP_MS, WAITS), Beat::Ping);
+        let now = 101 + GAP_MS;
+        assert_eq!(pulse.look(now + 50, ANSWERED), Beat::Nothing);
+        assert_eq!(pulse.look(now + 150, WAITS), Beat::Ping);
+        assert_eq!(pulse.look(now + 250, WAITS), Beat::Dead);
+    }
+
+    #[test]
+    fn zero_never_asks() {
+        let mut pulse = Pulse::new(0);
+        assert!([1, 1_000_000].iter().all(|&now| pulse.look(now, WAITS) == Beat::Nothing));
+    }
+}
