@@ -3,6 +3,7 @@
 use crate::admin::{Problem, State};
 use crate::control::certificates::{Handle, Listed};
 use crate::control::store::Origin;
+use crate::table::certificates::{RefusedFile, Standing};
 use axum::Json;
 use axum::extract::Path;
 use axum::http::{StatusCode, header};
@@ -37,8 +38,59 @@ pub struct Certificate {
 /// Certificates.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Certificates {
-    /// By name.
+    /// What Weir obtains, by name.
     pub certificates: Vec<Certificate>,
+    /// What is in use from files, by listener, and after it the files that cannot be used now.
+    #[serde(default)]
+    pub files: Vec<CertificateFile>,
+}
+
+/// A file of a certificate, or one of a certificate, key, authority or revocation list that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CertificateFile {
+    /// Its path.
+    pub file: String,
+    /// Whose it is: `listener NAME`, or `endpoints` for what services' endpoints are spoken to with.
+    pub owner: String,
+    /// The names that the certificate is for; empty for a file that cannot be used.
+    pub names: Vec<String>,
+    /// Until when it is valid, in milliseconds since the Unix epoch.
+    pub not_after_unix_ms: Option<u64>,
+    /// What is wrong with it now; null: it is in use.
+    pub problem: Option<String>,
+    /// Whether what was read before stays in use; null where nothing is wrong.
+    pub stays: Option<bool>,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+impl From<&Standing> for CertificateFile {
+    fn from(standing: &Standing) -> Self {
+        let source = &*standing.source;
+        Self {
+            file: source.strip_prefix("file ").unwrap_or(source).to_owned(),
+            owner: format!("listener {}", standing.listener),
+            names: standing.names.iter().map(ToString::to_string).collect(),
+            not_after_unix_ms: u64::try_from(standing.not_after_unix_s).ok().map(|seconds| seconds * 1000),
+            problem: None,
+            stays: None,
+            hint: None,
+        }
+    }
+}
+
+impl From<&RefusedFile> for CertificateFile {
+    fn from(refused: &RefusedFile) -> Self {
+        Self {
+            file: refused.file.to_string(),
+            owner: refused.owner.to_string(),
+            names: Vec::new(),
+            not_after_unix_ms: None,
+            problem: Some(refused.problem.clone()),
+            stays: Some(refused.stays),
+            hint: Some(refused.hint.to_owned()),
+        }
+    }
 }
 
 impl From<Listed> for Certificate {
@@ -60,12 +112,14 @@ impl From<Listed> for Certificate {
     }
 }
 
-/// Lists the certificates that Weir obtains.
+/// Lists the certificates that Weir obtains, and those that it reads from files.
 #[utoipa::path(get, path = "/v1/certificates", operation_id = "list_certificates", tag = "certificates",
     responses((status = 200, description = "certificates", body = Certificates)))]
 pub(super) async fn list(state: axum::extract::State<Arc<State>>) -> Json<Certificates> {
     let listed = state.obtained.as_ref().map(Handle::list).unwrap_or_default();
-    Json(Certificates { certificates: listed.into_iter().map(Into::into).collect() })
+    let (standings, refused) = (state.certificates.standings(), state.certificates.refused());
+    let files = standings.iter().map(Into::into).chain(refused.iter().map(Into::into)).collect();
+    Json(Certificates { certificates: listed.into_iter().map(Into::into).collect(), files })
 }
 
 /// Shows the root of the internal authority: who trusts it trusts every certificate for a private name.

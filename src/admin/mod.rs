@@ -35,7 +35,7 @@ mod status;
 mod stream;
 mod upgrade;
 
-pub use certificates::{Certificate, Certificates};
+pub use certificates::{Certificate, CertificateFile, Certificates};
 pub use configuration::{
     Candidate, Configuration, ConfigurationChange, ConfigurationProblem, Differences, RefusedConfiguration, Reloaded,
     Reloads,

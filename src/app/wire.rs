@@ -117,11 +117,11 @@ pub(super) async fn build(
         registry: control.registry.clone(),
         dns: dns.as_ref().map(dns::Server::live),
         events: control.events.clone(),
-        table,
+        table: table.clone(),
         desk,
         reader: origin.reader.clone(),
     };
-    tokio::spawn(watch_keyring(keyring));
+    tokio::spawn(watch_keyring(keyring, table));
     tokio::spawn(reloader.run(signal));
     if let Some(watch) = origin.watch {
         tokio::spawn(watch.run(configuration.clone()));
@@ -145,21 +145,25 @@ fn keyring(loaded: &Loaded, metrics: &Metrics) -> anyhow::Result<(Tls, Keyring)>
 }
 
 /// Reads files of certificates again when they may have changed; ends with the runtime.
-async fn watch_keyring(keyring: Keyring) {
+async fn watch_keyring(keyring: Keyring, table: Table) {
+    let refresh = || {
+        let snapshot = table.load();
+        keyring.refresh(|wanted| snapshot.services.iter().any(|service| service.spec.tls.as_deref() == Some(wanted)));
+    };
     let mut watch = Watch::over(keyring.files());
     loop {
         tokio::select! {
             () = watch.changed() => watch.take_up(),
             () = keyring.moved() => watch.move_to(keyring.files()),
             () = keyring.asked() => {
-                keyring.refresh();
+                refresh();
                 watch.move_to(keyring.files());
                 continue;
             }
             // What no hint told of, and what expired meanwhile.
             () = tokio::time::sleep(KEYRING_LOOK) => {}
         }
-        keyring.refresh();
+        refresh();
     }
 }
 

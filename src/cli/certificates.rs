@@ -1,4 +1,4 @@
-//! `weir certificates`: what Weir obtained, the root of its authority, and a renewal by hand.
+//! `weir certificates`: what Weir obtained and what it reads from files, the root of its authority, and a renewal by hand.
 
 use crate::admin::Certificates;
 use crate::cli::args::{CertificatesArgs, CertificatesCommand};
@@ -38,5 +38,20 @@ async fn list(global: &Global, remote: &mut Remote) -> Result<()> {
             certificate.error.unwrap_or_default(),
         ]);
     }
+    output::table(&table)?;
+    if found.files.is_empty() {
+        return Ok(());
+    }
+    let mut table = Table::new(&["FILE", "OWNER", "NAMES", "EXPIRES", "PROBLEM"]);
+    for file in found.files {
+        table.row([
+            file.file,
+            file.owner,
+            file.names.join(" "),
+            at(file.not_after_unix_ms),
+            file.problem.unwrap_or_default(),
+        ]);
+    }
+    output::write("\n")?;
     Ok(output::table(&table)?)
 }

@@ -21,7 +21,7 @@ pub(super) fn check(path: Option<&Path>) -> Result<ExitCode> {
     let read = |reader: Reader| {
         let text = reader.read()?;
         let loaded = reader.load(&text)?;
-        match app::check_certificates(&loaded.listeners) {
+        match app::check_certificates(&loaded) {
             faults if faults.is_empty() => Ok(loaded),
             faults => Err(text.refuse(faults)),
         }

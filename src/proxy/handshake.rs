@@ -27,13 +27,13 @@ pub(crate) fn serve(
     peer: (IpAddr, bool),
     entry: Rc<Entry>,
 ) -> Secured {
-    Secured::Greeting(Box::pin(handshake(open, worker, socket, peer, entry)))
+    Secured::Greeting(worker.clone(), Box::pin(handshake(open, worker, socket, peer, entry)))
 }
 
 /// A connection of a listener that speaks TLS.
 pub(crate) enum Secured {
     /// In its handshake. Boxed: it ends long before the connection, and would make its future larger.
-    Greeting(Pin<Box<dyn Future<Output = Option<Connection>>>>),
+    Greeting(Rc<Worker>, Pin<Box<dyn Future<Output = Option<Connection>>>>),
     /// After it.
     Serving(Connection),
 }
@@ -43,16 +43,18 @@ impl Future for Secured {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        if let Self::Greeting(handshake) = this {
+        if let Self::Greeting(worker, handshake) = this {
             match handshake.as_mut().poll(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(None) => return Poll::Ready(()),
                 Poll::Ready(Some(connection)) => *this = Self::Serving(connection),
+                polled => {
+                    worker.turn_ended();
+                    return polled.map(|_none| ());
+                }
             }
         }
         match this {
             Self::Serving(connection) => Pin::new(connection).poll(cx),
-            Self::Greeting(_) => Poll::Pending,
+            Self::Greeting(..) => Poll::Pending,
         }
     }
 }
@@ -64,6 +66,7 @@ async fn handshake(
     peer: (IpAddr, bool),
     entry: Rc<Entry>,
 ) -> Option<Connection> {
+    socket.set_nodelay(true).ok()?;
     let tls = worker.tls.clone();
     let listener = tls.find(&entry.name)?;
     let began = clock::now();

@@ -2,6 +2,7 @@
 
 use super::authority::{Authority, Pair};
 use super::support::backend::answering;
+use super::support::eventually;
 use super::support::http::{Answer, Raw};
 use super::support::process::{Folder, Weir, free_address};
 use super::{WAIT, World, folder};
@@ -149,4 +150,26 @@ async fn a_tcp_service_s_endpoints_are_spoken_to_in_tls() {
         }
     }
     assert_eq!(world.backend.received_text().matches("GET /raw ").count(), 1);
+}
+
+#[tokio::test]
+async fn an_authority_of_endpoints_that_cannot_be_used_changes_nothing_and_is_named() {
+    let (authority, files) = (Authority::new(), folder("tls-up-reload"));
+    let ca = files.write("ca.pem", &authority.pem());
+    let world = endpoint("tls-up-reload-end", &files, &authority.issue(&["api.test"]), "").await;
+    let tls = format!("ca = {ca:?}\nserver_name = \"api.test\"");
+    let weir = front("tls-up-reload", &world, &tls, "").await;
+    weir.settled("secure", 1, WAIT).await;
+    assert_eq!(get(weir.http, "/").await.status, 200);
+    files.write("ca.pem", "half of it");
+    let named = || async {
+        let status = weir.cli(&["status"]).await.out;
+        status.contains("endpoints: ").then_some(status)
+    };
+    let status = eventually("the file is named", WAIT, named).await;
+    assert!(status.contains("ca.pem: no certificate in it; what was read before stays in use"), "{status}");
+    assert_eq!(get(weir.http, "/").await.status, 200);
+    files.write("ca.pem", &authority.pem());
+    let over = || async { (!weir.cli(&["status"]).await.out.contains("endpoints: ")).then_some(()) };
+    eventually("the right file is there again", WAIT, over).await;
 }

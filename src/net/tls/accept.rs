@@ -7,6 +7,7 @@ use rustls::server::{Acceptor, ClientHello};
 use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
 use std::sync::Arc;
 use tokio::net::TcpStream;
+use tokio::task::yield_now;
 use tokio_rustls::LazyConfigAcceptor;
 
 /// A connection after its handshake.
@@ -40,6 +41,9 @@ pub enum Protocol {
 /// Does the handshake; `choose` gives the configuration for what the client says of itself, or refuses it. Whoever awaits
 /// this bounds its time.
 ///
+/// Others are served between its parts: the key exchange with the signature takes longer than anything else that a thread
+/// does in one go, so that neither the reading of the hello nor the sending of the answer comes on top.
+///
 /// # Errors
 /// [`Refusal`]; the client was sent the alert that belongs to it.
 pub async fn accept<F: Future<Output = Option<Arc<ServerConfig>>>>(
@@ -49,7 +53,11 @@ pub async fn accept<F: Future<Output = Option<Arc<ServerConfig>>>>(
     let hello = LazyConfigAcceptor::new(Acceptor::default(), socket).await.map_err(|error| Refusal::of(&error))?;
     let choosing = choose(&hello.client_hello());
     let config = choosing.await.ok_or(Refusal::NoCertificate)?;
-    let stream = hello.into_stream(config).await.map_err(|error| Refusal::of(&error))?;
+    yield_now().await;
+    // Here is the arithmetic, before anything is awaited.
+    let answering = hello.into_stream(config);
+    yield_now().await;
+    let stream = answering.await.map_err(|error| Refusal::of(&error))?;
     let (_, session) = stream.get_ref();
     let protocol = match session.alpn_protocol() {
         Some(b"h2") => Protocol::Http2,

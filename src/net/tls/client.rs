@@ -3,15 +3,15 @@
 //! Workers only look ([`Clients::find`]) and ask for what is not there yet; reading is for others. Certificates are checked
 //! unless a definition says otherwise in so many words, which the log repeats.
 
-use crate::model::{UpstreamTlsSpec, Verify};
+use crate::model::{CertificateFiles, UpstreamTlsSpec, Verify};
 use crate::net::Stream;
+use crate::net::tls::files::{BadFile, authorities, certificates, private_key, read};
 use crate::net::tls::layer::TlsLayer;
 use arc_swap::ArcSwap;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::default_provider;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use std::collections::HashMap;
 use std::io;
@@ -35,7 +35,9 @@ const SYSTEM_BUNDLES: [&str; 4] = [
 pub const HTTP2: &[u8] = b"h2";
 
 /// A ready configuration, or why there is none.
-pub type Ready = Result<Arc<ClientConfig>, Arc<str>>;
+pub type Ready = Result<Arc<ClientConfig>, Arc<BadFile>>;
+/// A file that cannot be used, with the key below `tls` that names it.
+pub type Fault = (&'static str, BadFile);
 
 /// Configurations by definition; a cheap handle.
 #[derive(Debug, Clone, Default)]
@@ -50,6 +52,8 @@ pub struct Clients {
 #[derive(Debug, Clone)]
 struct Known {
     ready: Ready,
+    /// What is wrong with its files now; where something was read before, that stays.
+    bad: Option<Arc<BadFile>>,
     /// The state of its files when they were read.
     state: Vec<Option<(u64, SystemTime)>>,
 }
@@ -78,9 +82,17 @@ impl Clients {
         self.asked.notified().await;
     }
 
-    /// Reads what was asked for, and what is known where a file changed since. Reads files.
-    pub fn refresh(&self) {
+    /// Reads what was asked for, and what is known where a file changed since; forgets what nobody uses any more. Reads
+    /// files.
+    pub fn refresh(&self, is_used: impl Fn(&UpstreamTlsSpec) -> bool) {
         let wanted = std::mem::take(&mut *self.wanted.lock().unwrap_or_else(PoisonError::into_inner));
+        if self.known.load().keys().any(|spec| !is_used(spec)) {
+            self.known.rcu(|known| {
+                let mut next = HashMap::clone(known);
+                next.retain(|spec, _| is_used(spec));
+                next
+            });
+        }
         let known: Vec<_> = self.known.load().keys().cloned().collect();
         for spec in known.iter().chain(&wanted) {
             let _ = self.load(spec);
@@ -99,23 +111,30 @@ impl Clients {
         if let Some(known) = before.as_ref().filter(|known| known.state == state) {
             return known.ready.clone();
         }
-        let ready = match (build(spec), before) {
-            (Err(problem), Some(Known { ready: Ok(config), .. })) => {
-                tracing::warn!(%problem, "TLS towards endpoints goes on as before");
-                Ok(config)
+        let (ready, bad) = match (build(spec), before) {
+            (Err((_, bad)), Some(Known { ready: Ok(config), .. })) => {
+                tracing::warn!(problem = %bad, "TLS towards endpoints goes on as before");
+                (Ok(config), Some(Arc::new(bad)))
             }
-            (Err(problem), _) => {
-                tracing::warn!(%problem, "no TLS towards endpoints is possible");
-                Err(problem.into())
+            (Err((_, bad)), _) => {
+                tracing::warn!(problem = %bad, "no TLS towards endpoints is possible");
+                let bad = Arc::new(bad);
+                (Err(bad.clone()), Some(bad))
             }
-            (Ok(config), _) => Ok(Arc::new(config)),
+            (Ok(config), _) => (Ok(Arc::new(config)), None),
         };
         self.known.rcu(|known| {
             let mut next = HashMap::clone(known);
-            next.insert(spec.clone(), Known { ready: ready.clone(), state: state.clone() });
+            next.insert(spec.clone(), Known { ready: ready.clone(), bad: bad.clone(), state: state.clone() });
             next
         });
         ready
+    }
+
+    /// Returns the files that cannot be used now, with whether what was read before stays.
+    pub fn bad_files(&self) -> Vec<(Arc<BadFile>, bool)> {
+        let known = self.known.load();
+        known.values().filter_map(|known| Some((known.bad.clone()?, known.ready.is_ok()))).collect()
     }
 
     /// Returns every file that is of interest.
@@ -167,17 +186,17 @@ pub fn speaking(config: &Arc<ClientConfig>, protocol: &[u8]) -> Arc<ClientConfig
     Arc::new(config)
 }
 
-/// Reads what the definitions of services name; returns what is wrong with it.
+/// Reads what the definition of a service names.
 ///
 /// # Errors
-/// A sentence with the file.
-pub fn build(spec: &UpstreamTlsSpec) -> Result<ClientConfig, String> {
+/// [`Fault`].
+pub fn build(spec: &UpstreamTlsSpec) -> Result<ClientConfig, Fault> {
     let provider = Arc::new(default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?;
+        .map_err(|error| ("", BadFile::new(Path::new("rustls"), error, "report it: this is a mistake in Weir")))?;
     let builder = match spec.verify {
-        Verify::Full => builder.with_root_certificates(roots(spec.ca.as_deref())?),
+        Verify::Full => builder.with_root_certificates(roots(spec.ca.as_deref()).map_err(|bad| ("ca", bad))?),
         Verify::Off => {
             tracing::warn!("certificates of endpoints are not checked: tls.verify is \"off\"");
             builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider)))
@@ -185,43 +204,40 @@ pub fn build(spec: &UpstreamTlsSpec) -> Result<ClientConfig, String> {
     };
     let mut config = match &spec.certificate {
         None => builder.with_no_client_auth(),
-        Some(files) => {
-            let chain = certificates(&files.certificate)?;
-            let named = |error: &dyn std::fmt::Display| format!("{}: {error}", files.key.display());
-            let key = PrivateKeyDer::from_pem_slice(&read(&files.key)?).map_err(|error| named(&error))?;
-            builder.with_client_auth_cert(chain, key).map_err(|error| named(&error))?
+        Some(CertificateFiles { certificate, key }) => {
+            let chain = read(certificate).and_then(|text| certificates(certificate, &text));
+            let chain = chain.map_err(|bad| ("certificate", bad))?;
+            let secret = read(key).and_then(|text| private_key(key, &text)).map_err(|bad| ("key", bad))?;
+            builder.with_client_auth_cert(chain, secret).map_err(|error| ("key", unfit(key, error)))?
         }
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }
 
-fn roots(ca: Option<&Path>) -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
-    match ca {
-        Some(path) => {
-            for authority in certificates(path)? {
-                roots.add(authority).map_err(|error| format!("{}: {error}", path.display()))?;
-            }
-        }
-        None => {
-            let bundle = SYSTEM_BUNDLES.iter().map(Path::new).find(|path| path.exists());
-            let bundle = bundle.ok_or("this system has no bundle of authorities: name one with tls.ca")?;
-            // Some of them may be of kinds that nobody reads any more.
-            roots.add_parsable_certificates(certificates(bundle)?);
-        }
+fn unfit(key: &Path, error: Error) -> BadFile {
+    match error {
+        Error::InconsistentKeys(_) => BadFile::new(
+            key,
+            "the private key does not belong to the certificate",
+            "put both files of one pair there, each by a rename",
+        ),
+        error => BadFile::new(key, format!("the private key cannot be used: {error}"), "write another key"),
     }
+}
+
+fn roots(ca: Option<&Path>) -> Result<RootCertStore, BadFile> {
+    if let Some(path) = ca {
+        return authorities(path, certificates(path, &read(path)?)?);
+    }
+    let [usual, ..] = SYSTEM_BUNDLES;
+    let bundle = SYSTEM_BUNDLES.iter().map(Path::new).find(|path| path.exists());
+    let missing = || BadFile::new(Path::new(usual), "this system has no bundle of authorities", "name one with tls.ca");
+    let bundle = bundle.ok_or_else(missing)?;
+    let mut roots = RootCertStore::empty();
+    // Some of them may be of kinds that nobody reads any more.
+    roots.add_parsable_certificates(certificates(bundle, &read(bundle)?)?);
     Ok(roots)
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let read = CertificateDer::pem_slice_iter(&read(path)?).collect::<Result<Vec<_>, _>>();
-    let found = read.map_err(|error| format!("{}: {error}", path.display()))?;
-    if found.is_empty() { Err(format!("{}: no certificate in it", path.display())) } else { Ok(found) }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 fn files(spec: &UpstreamTlsSpec) -> Vec<PathBuf> {

@@ -6,11 +6,13 @@
 
 mod accept;
 mod client;
+pub mod files;
 mod layer;
 mod refusal;
 mod server;
 
 pub use accept::{Accepted, Protocol, accept};
-pub use client::{Clients, HTTP2, Ready, build as build_client, connect, connect_session, speaking};
+pub use client::{Clients, Fault, HTTP2, Ready, build as build_client, connect, connect_session, speaking};
+pub use files::BadFile;
 pub use refusal::Refusal;
 pub use server::{ClientPolicy, Server, ServerError, ServerOptions};

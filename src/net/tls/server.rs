@@ -30,6 +30,21 @@ pub struct ClientPolicy {
     pub revoked: Vec<CertificateRevocationListDer<'static>>,
 }
 
+impl ClientPolicy {
+    /// Returns whether every list of revoked certificates is one.
+    ///
+    /// # Errors
+    /// The place of the first that is none, from 0, and why.
+    pub fn check_lists(&self, authorities: RootCertStore) -> Result<(), (usize, String)> {
+        let (authorities, provider) = (Arc::new(authorities), Arc::new(default_provider()));
+        let unfit = |(i, list): (usize, &CertificateRevocationListDer<'static>)| {
+            let builder = WebPkiClientVerifier::builder_with_provider(authorities.clone(), provider.clone());
+            builder.with_crls([list.clone()]).build().err().map(|error| (i, error.to_string()))
+        };
+        self.revoked.iter().enumerate().find_map(unfit).map_or(Ok(()), Err)
+    }
+}
+
 /// Why a configuration cannot be made.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ServerError {

@@ -128,6 +128,13 @@ fn name_of(name: &GeneralName<'_>) -> Option<Box<str>> {
     }
 }
 
+/// Returns from when to when a certificate is valid, seconds since 1970; `None` where it cannot be read.
+pub fn validity(certificate: &[u8]) -> Option<(i64, i64)> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let validity = parsed.validity();
+    Some((validity.not_before.timestamp(), validity.not_after.timestamp()))
+}
+
 /// Returns subject and alternative names of a certificate for people, such as `CN=a,O=b` and `DNS:a, URI:spiffe://b`; empty
 /// where it cannot be read. The text may hold any characters.
 pub fn subject(certificate: &[u8]) -> (String, String) {

@@ -12,10 +12,10 @@ mod report;
 #[cfg(test)]
 mod tests;
 
-pub use certificate::{Certificate, CertificateError, subject};
+pub use certificate::{Certificate, CertificateError, subject, validity};
 pub use challenges::{ACME_PROTOCOL, Challenges};
 pub use questions::{Question, Questions};
-pub use report::{Report, SOON_S, Standing};
+pub use report::{RefusedFile, Report, SOON_S, Standing};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::SignatureScheme;

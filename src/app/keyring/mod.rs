@@ -1,29 +1,32 @@
 //! Files of certificates and keys → what listeners show; read again when they change.
 //!
 //! A file counts when its content differs. What cannot be used (half-written, of another key, expired, unreadable) changes
-//! nothing: the certificate before stays, and the problem is named in the log, in metrics and in `weir status` until it is
-//! over. Tickets outlive a change of certificates; a change of the client policy ends them. Next on the path:
+//! nothing: what was read before stays, and the file is named in the log, in metrics, in `weir status` and in `weir
+//! certificates` until it is over. `read.rs` reads, `check.rs` is `weir check`. Tickets outlive a change of certificates; a change of the client policy ends them. Next on the path:
 //! `proxy/tls.rs`.
 
+mod check;
+mod read;
+
+pub use check::check;
+
 use crate::clock;
-use crate::model::{CertificateFiles, ClientCertificate, ListenerSpec, TlsSpec};
-use crate::net::tls::{ClientPolicy, Server, ServerOptions};
+use crate::model::{CertificateFiles, ListenerSpec, TlsSpec, UpstreamTlsSpec};
+use crate::net::tls::{BadFile, ClientPolicy, Server, ServerOptions};
 use crate::proxy::{Tls, TlsListener};
 use crate::spec::{Key, KeyPath};
-use crate::table::certificates::{Certificate, Certificates, Challenges, Report, SOON_S, Standing};
+use crate::table::certificates::{Certificate, Certificates, Challenges, RefusedFile, Report, SOON_S, Standing};
 use prometheus::{IntGauge, IntGaugeVec, Opts, Registry};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
-use xxhash_rust::xxh3::xxh3_64;
 
-/// Largest file that is read, in octets: a bundle of all public authorities has a quarter of it.
-const MAX_FILE_OCTETS: u64 = 1024 * 1024;
 /// What is spoken inside, the preferred first.
 const PROTOCOLS: &[&[u8]] = &[b"h2", b"http/1.1"];
+
+/// The source of what clients are checked against, among faults.
+const POLICY: &str = "clients";
 
 /// Something wrong with what a listener names: the key inside its definition, what is wrong, what to do.
 type Fault = (KeyPath, String, String);
@@ -36,6 +39,7 @@ pub struct Keyring {
     report: Report,
     expiry: IntGaugeVec,
     refused: IntGauge,
+    refused_files: IntGaugeVec,
     /// Never held across a wait.
     state: Arc<Mutex<State>>,
     /// Rings when other files are of interest.
@@ -56,8 +60,8 @@ struct Holding {
     pairs: HashMap<String, u64>,
     /// Hash of the files of the client policy.
     policy: u64,
-    /// What is wrong with files now, by source.
-    faults: HashMap<String, String>,
+    /// What is wrong with files now, by source; [`POLICY`] is that of what clients are checked against.
+    faults: HashMap<String, BadFile>,
 }
 
 /// How listeners will speak TLS, read and ready.
@@ -72,13 +76,15 @@ impl Keyring {
     pub fn new(tls: Tls) -> prometheus::Result<Self> {
         let expiry =
             Opts::new("weir_certificate_expiry_seconds", "The end of each certificate in use, seconds since 1970.");
-        let refused = "Certificates whose files changed to what cannot be used, so that the ones before stay.";
+        let refused = "Files of certificates, keys, authorities and revocation lists that cannot be used now.";
+        let files = "1 for each of these files; what was read before stays in use.";
         Ok(Self {
             tls,
             challenges: Challenges::default(),
             report: Report::default(),
             expiry: IntGaugeVec::new(expiry, &["listener", "name", "source"])?,
             refused: IntGauge::new("weir_certificates_refused", refused)?,
+            refused_files: IntGaugeVec::new(Opts::new("weir_certificate_file_refused", files), &["owner", "file"])?,
             state: Arc::default(),
             moved: Arc::default(),
         })
@@ -90,6 +96,7 @@ impl Keyring {
     /// When they are there already.
     pub(super) fn register(&self, registry: &Registry) -> prometheus::Result<()> {
         registry.register(Box::new(self.expiry.clone()))?;
+        registry.register(Box::new(self.refused_files.clone()))?;
         registry.register(Box::new(self.refused.clone()))
     }
 
@@ -153,15 +160,14 @@ impl Keyring {
         self.moved.notify_one();
     }
 
-    /// Reads every file again and takes up what changed and can be used.
-    pub(super) fn refresh(&self) {
+    /// Reads every file again and takes up what changed and can be used; forgets TLS towards endpoints that nobody uses.
+    pub(super) fn refresh(&self, is_used: impl Fn(&UpstreamTlsSpec) -> bool) {
+        self.tls.clients().refresh(is_used);
         let mut held = self.lock();
         for (name, holding) in held.iter_mut() {
             holding.refresh(name);
         }
         self.publish(&held);
-        drop(held);
-        self.tls.clients().refresh();
     }
 
     /// Waits until TLS towards some endpoints is asked for that was not read yet.
@@ -182,7 +188,7 @@ impl Keyring {
 
     fn publish(&self, held: &State) {
         self.tls.set(held.iter().map(|(name, holding)| (name.clone(), holding.listener.clone())).collect());
-        let mut standings = Vec::new();
+        let (mut standings, mut refused) = (Vec::new(), Vec::new());
         for (name, holding) in held {
             // What is obtained renews itself, and is told of by who obtains it.
             let from_files = holding.certificates.list().into_iter().filter(|(source, _)| source.starts_with("file "));
@@ -190,26 +196,33 @@ impl Keyring {
                 listener: name.clone(),
                 names: certificate.names().to_vec(),
                 not_after_unix_s: certificate.not_after_unix_s(),
-                problem: holding.faults.get(&*source).cloned(),
                 source,
             }));
+            refused.extend(holding.faults.values().map(|bad| refusal(&format!("listener {name}"), bad, true)));
         }
+        let towards = self.tls.clients().bad_files();
+        refused.extend(towards.iter().map(|(bad, stays)| refusal("endpoints", bad, *stays)));
         standings.sort_by(|a, b| (&a.listener, &a.source).cmp(&(&b.listener, &b.source)));
+        refused.sort();
+        refused.dedup();
         self.expiry.reset();
         for Standing { listener, source, names, not_after_unix_s, .. } in &standings {
             let name = names.first().map_or("", |name| name);
             self.expiry.with_label_values(&[&**listener, name, &**source]).set(*not_after_unix_s);
         }
-        let refused = standings.iter().filter(|standing| standing.problem.is_some()).count();
-        self.refused.set(i64::try_from(refused).unwrap_or(i64::MAX));
-        self.report.set(standings);
+        self.refused_files.reset();
+        for RefusedFile { owner, file, .. } in &refused {
+            self.refused_files.with_label_values(&[&**owner, &**file]).set(1);
+        }
+        self.refused.set(i64::try_from(refused.len()).unwrap_or(i64::MAX));
+        self.report.set(standings, refused);
         self.warn();
     }
 
     /// Says what ends soon, once for each look.
     fn warn(&self) {
         let now = unix_s();
-        for standing in self.report.list().iter().filter(|standing| standing.not_after_unix_s < now + SOON_S) {
+        for standing in self.report.standings().iter().filter(|standing| standing.not_after_unix_s < now + SOON_S) {
             let Standing { listener, source, not_after_unix_s, .. } = standing;
             let days = (not_after_unix_s - now) / 86_400;
             tracing::warn!(%listener, certificate = %source, days, "the certificate ends soon, or has ended");
@@ -230,18 +243,18 @@ impl Holding {
         let mut fresh = Vec::new();
         for (i, files) in spec.certificates.iter().enumerate() {
             let at = KeyPath::default().key("tls.certificates").index(i);
-            match read_pair(files) {
+            match read::pair(files) {
                 Ok((hash, certificate)) => {
                     pairs.insert(source(files), hash);
                     fresh.push((source(files).into(), Arc::new(certificate)));
                 }
-                Err((key, problem)) => faults.push((at.key(key), problem, "put the right file there".to_owned())),
+                Err((key, bad)) => faults.push((at.key(key), bad.to_string(), bad.hint.to_owned())),
             }
         }
-        let (policy, clients) = match read_policy(spec) {
+        let (policy, clients) = match read::policy(spec) {
             Ok(read) => read,
-            Err((key, problem)) => {
-                faults.push((KeyPath::default().key(key), problem, "put the right file there".to_owned()));
+            Err((key, bad)) => {
+                faults.push((KeyPath::default().key(key), bad.to_string(), bad.hint.to_owned()));
                 (0, ClientPolicy::default())
             }
         };
@@ -262,16 +275,13 @@ impl Holding {
     }
 
     fn refresh(&mut self, name: &str) {
-        let now = unix_s();
         for files in &self.spec.certificates {
             let source = source(files);
-            let taken = read_pair(files).map_err(|(_, problem)| problem).and_then(|(hash, certificate)| {
+            let taken = read::pair(files).map_err(|(_, bad)| bad).and_then(|(hash, certificate)| {
                 if self.pairs.get(&source) == Some(&hash) {
                     return Ok(None);
                 }
-                if !certificate.is_valid_at(now) {
-                    return Err("it has expired or is not valid yet".to_owned());
-                }
+                check::timely(&files.certificate, &certificate)?;
                 Ok(Some((hash, certificate)))
             });
             match taken {
@@ -282,11 +292,10 @@ impl Holding {
                     self.certificates.put(&source, Arc::new(certificate));
                     self.pairs.insert(source, hash);
                 }
-                Err(problem) => {
-                    if self.faults.get(&source) != Some(&problem) {
-                        tracing::warn!(listener = name, certificate = source, %problem, "the certificate before stays");
-                        self.faults.insert(source, problem);
-                    }
+                Err(bad) if self.faults.get(&source) == Some(&bad) => {}
+                Err(bad) => {
+                    tracing::warn!(listener = name, certificate = source, problem = %bad, "the certificate before stays");
+                    self.faults.insert(source, bad);
                 }
             }
         }
@@ -294,26 +303,42 @@ impl Holding {
     }
 
     fn refresh_policy(&mut self, name: &str) {
-        let read = read_policy(&self.spec).map_err(|(_, problem)| problem);
-        let policy = read.and_then(|(hash, clients)| {
+        let policy = read::policy(&self.spec).map_err(|(_, bad)| bad).and_then(|(hash, clients)| {
             if hash == self.policy {
                 return Ok(None);
             }
             let server = Server::new(Arc::new(self.certificates.clone()), &options(&self.spec, clients));
-            server.map(|server| Some((hash, server))).map_err(|error| error.to_string())
+            let unfit = |error| {
+                let path = self.spec.client_ca.clone().unwrap_or_default();
+                BadFile::new(&path, error, "put the right files there")
+            };
+            server.map(|server| Some((hash, server))).map_err(unfit)
         });
         match policy {
-            Ok(None) => {}
-            Ok(Some((hash, server))) => {
+            Ok(taken) => {
+                self.faults.remove(POLICY);
+                let Some((hash, server)) = taken else { return };
                 tracing::info!(listener = name, "new authorities of clients or lists of revoked certificates");
                 self.policy = hash;
                 let listener = TlsListener::new(server, self.certificates.clone(), self.spec.hsts);
                 self.listener = Arc::new(listener);
             }
-            Err(problem) => {
-                tracing::warn!(listener = name, %problem, "the authorities of clients before stay");
+            Err(bad) if self.faults.get(POLICY) == Some(&bad) => {}
+            Err(bad) => {
+                tracing::warn!(listener = name, problem = %bad, "the authorities of clients before stay");
+                self.faults.insert(POLICY.to_owned(), bad);
             }
         }
+    }
+}
+
+fn refusal(owner: &str, bad: &BadFile, stays: bool) -> RefusedFile {
+    RefusedFile {
+        owner: owner.into(),
+        file: bad.file.display().to_string().into(),
+        problem: bad.problem.clone(),
+        hint: bad.hint,
+        stays,
     }
 }
 
@@ -331,87 +356,6 @@ fn options(spec: &TlsSpec, clients: ClientPolicy) -> ServerOptions {
     ServerOptions { minimum_version: spec.minimum_version, clients, protocols }
 }
 
-/// Reads a certificate with its key; the error comes with the key of the file that is at fault.
-fn read_pair(files: &CertificateFiles) -> Result<(u64, Certificate), (&'static str, String)> {
-    let chain = read(&files.certificate).map_err(|problem| ("certificate", problem))?;
-    let key = read(&files.key).map_err(|problem| ("key", problem))?;
-    let hash = xxh3_64(&chain) ^ xxh3_64(&key).rotate_left(1);
-    use crate::table::certificates::CertificateError as E;
-    let certificate = Certificate::from_pem(&chain, &key).map_err(|error| match error {
-        E::NoKey | E::BadKey(_) | E::Mismatch => ("key", format!("{}: {error}", files.key.display())),
-        E::NoCertificate | E::BadCertificate(_) => ("certificate", format!("{}: {error}", files.certificate.display())),
-    })?;
-    Ok((hash, certificate))
-}
-
-fn read_policy(spec: &TlsSpec) -> Result<(u64, ClientPolicy), (&'static str, String)> {
-    let certificate = spec.client_certificate;
-    if certificate == ClientCertificate::None {
-        return Ok((0, ClientPolicy::default()));
-    }
-    let mut hash = 1 + certificate as u64;
-    let mut policy = ClientPolicy { certificate, ..ClientPolicy::default() };
-    if let Some(path) = &spec.client_ca {
-        let bundle = read(path).map_err(|problem| ("tls.client_ca", problem))?;
-        hash ^= xxh3_64(&bundle);
-        policy.authorities = CertificateDer::pem_slice_iter(&bundle).collect::<Result<_, _>>().unwrap_or_default();
-        if policy.authorities.is_empty() {
-            return Err(("tls.client_ca", format!("{}: no certificate in it", path.display())));
-        }
-    }
-    if let Some(path) = &spec.client_crl {
-        let lists = read(path).map_err(|problem| ("tls.client_crl", problem))?;
-        hash ^= xxh3_64(&lists).rotate_left(1);
-        policy.revoked =
-            CertificateRevocationListDer::pem_slice_iter(&lists).collect::<Result<_, _>>().unwrap_or_default();
-        if policy.revoked.is_empty() {
-            return Err(("tls.client_crl", format!("{}: no list of revoked certificates in it", path.display())));
-        }
-    }
-    Ok((hash, policy))
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    use std::io::Read;
-    let named = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
-    let found = std::fs::metadata(path).map_err(|error| named(&error))?;
-    if !found.is_file() {
-        return Err(named(&"is no regular file"));
-    }
-    let mut octets = Vec::new();
-    let file = std::fs::File::open(path).map_err(|error| named(&error))?;
-    file.take(MAX_FILE_OCTETS + 1).read_to_end(&mut octets).map_err(|error| named(&error))?;
-    if octets.len() as u64 > MAX_FILE_OCTETS {
-        return Err(named(&"is larger than 1 MiB"));
-    }
-    Ok(octets)
-}
-
 fn unix_s() -> i64 {
     i64::try_from(clock::unix_ms() / 1000).unwrap_or(i64::MAX)
-}
-
-/// Returns what is wrong with the files that listeners name, expiry included, as `weir check` shows it.
-pub fn check(listeners: &[ListenerSpec]) -> Vec<Fault> {
-    let mut faults = Vec::new();
-    for (i, listener) in listeners.iter().enumerate() {
-        let Some(spec) = &listener.tls else { continue };
-        let at = KeyPath::new(vec![Key::Name("listener".to_owned()), Key::Index(i)]);
-        match Holding::read(spec, None, &Challenges::default()) {
-            Err(found) => {
-                faults.extend(found.into_iter().map(|(key, message, hint)| (at.join(&key), message, hint)));
-            }
-            Ok(holding) => {
-                for (k, files) in spec.certificates.iter().enumerate() {
-                    let read = holding.fresh.get(k);
-                    if read.is_some_and(|(_, certificate)| !certificate.is_valid_at(unix_s())) {
-                        let key = at.key("tls.certificates").index(k).key("certificate");
-                        let message = format!("{}: has expired or is not valid yet", files.certificate.display());
-                        faults.push((key, message, "renew it".to_owned()));
-                    }
-                }
-            }
-        }
-    }
-    faults
 }
