@@ -18,7 +18,7 @@ pub struct Configuration {
     pub hash: String,
     /// Since when it is in use, in milliseconds since the Unix epoch.
     pub since_unix_ms: u64,
-    /// Why it was taken up: `start`, `file`, `signal` or `api`.
+    /// Why it was taken up: `start`, `last_good` (at a start, because the file was refused), `file`, `signal` or `api`.
     pub cause: String,
     /// The generation of the table that showed it first.
     pub generation: u64,
@@ -46,7 +46,7 @@ pub struct Reloads {
 pub struct RefusedConfiguration {
     /// When it was looked at first, in milliseconds since the Unix epoch.
     pub at_unix_ms: u64,
-    /// Why it was: `file`, `signal` or `api`.
+    /// Why it was: `start`, `file`, `signal` or `api`.
     pub cause: String,
     /// Hash of its text; empty when there was none to read.
     pub hash: String,

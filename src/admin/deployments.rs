@@ -166,6 +166,21 @@ pub(super) async fn deploy_all(
     Ok((StatusCode::ACCEPTED, Json(DeployedAll { deployed: accepted.into_iter().map(Into::into).collect() })))
 }
 
+/// Removes a service that was made over the API: its replicas are drained and stopped after the answer.
+#[utoipa::path(delete, path = "/v1/services/{name}", operation_id = "remove_service", tag = "deployments",
+    params(("name" = String, Path)),
+    responses((status = 202, description = "stored; its replicas leave"),
+              (status = 404, description = "unknown_service", body = Problem),
+              (status = 409, description = "defined_in_file, service_in_use", body = Problem),
+              (status = 507, description = "store_full, store_failed: nothing was changed", body = Problem)))]
+pub(super) async fn remove(
+    state: axum::extract::State<Arc<State>>,
+    extract::Service(name): extract::Service,
+) -> Result<StatusCode, Problem> {
+    state.deployments.remove(&name).await.map_err(refusal::deployment)?;
+    Ok(StatusCode::ACCEPTED)
+}
+
 /// Wants an earlier definition again, as a new revision.
 #[utoipa::path(post, path = "/v1/services/{name}/rollback", operation_id = "rollback", tag = "deployments",
     params(("name" = String, Path)), request_body = Rollback,

@@ -49,6 +49,8 @@ pub(super) fn deployment(error: DeployError) -> Problem {
         DeployError::NotRun(_) => conflict("not_run", &error),
         DeployError::Moved { .. } => conflict("revision_moved", &error),
         DeployError::PortInUse { .. } => conflict("port_in_use", &error),
+        DeployError::InFile(_) => conflict("defined_in_file", &error),
+        DeployError::InUse { .. } => conflict("service_in_use", &error),
         DeployError::Endpoints(_) => conflict("endpoints_in_file", &error),
         DeployError::EmptyPatch => Problem::invalid(error.to_string()),
         DeployError::Invalid(..) | DeployError::Twice(_) => {

@@ -16,7 +16,7 @@ use utoipa_axum::routes as route;
 pub(super) fn build(state: State, body_bytes: usize) -> Router {
     let (router, document) = OpenApiRouter::with_openapi(openapi::document())
         .routes(route!(services::list))
-        .routes(route!(services::show))
+        .routes(route!(services::show, deployments::remove))
         .routes(route!(scale::show, services::scale, scale::undo))
         .routes(route!(deployments::deploy))
         .routes(route!(deployments::deploy_all))

@@ -4,6 +4,7 @@
 //! a terminal), so the second TERM or INT, which stops at once, is counted for each of the two ways by itself.
 
 use crate::net::Order;
+use crate::telemetry::CutCounts;
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -25,6 +26,8 @@ pub(super) enum Ask {
     StandDown,
     /// Another process serves: end with the last connection.
     Leave,
+    /// Take note of what earlier processes cut off.
+    Cut(CutCounts),
     /// The keeper has died.
     KeeperGone,
 }
@@ -79,6 +82,11 @@ impl Asks {
         })
     }
 
+    /// Stops listening; returns what the keeper's orders come from.
+    pub(super) fn release(self) -> Option<mpsc::Receiver<Order>> {
+        self.keeper
+    }
+
     /// Waits for the next one.
     pub(super) async fn next(&mut self) -> Ask {
         loop {
@@ -98,6 +106,7 @@ impl Asks {
                     Order::Upgrade => Some(Ask::Upgrade),
                     Order::StandDown => Some(Ask::StandDown),
                     Order::Leave => Some(Ask::Leave),
+                    Order::Cut(requests, streams) => Some(Ask::Cut(CutCounts { requests, streams })),
                     Order::Gone => Some(Ask::KeeperGone),
                 },
             };

@@ -7,10 +7,12 @@
 mod asks;
 mod keeper;
 mod keyring;
+mod last_good;
 mod live;
 mod obtain;
 mod reload;
 mod shutdown;
+mod start;
 mod upgrade;
 mod watch;
 mod wire;
@@ -19,15 +21,25 @@ pub use keeper::keep;
 pub use keyring::{Keyring, Prepared, check as check_certificates};
 pub use live::{AtEnd, Change, Live, Sockets};
 
+pub use crate::control::plane::STORE_FILE;
+pub use crate::control::store::{OpenError as StoreFailure, Report as StoreReport, check as check_store};
+
 use crate::app::asks::Asks;
+use crate::app::last_good::LastGood;
+use crate::app::start::{Beginning, Refused};
 use crate::app::watch::Watch;
 use crate::clock;
-use crate::config::{Loaded, Reader, Text};
-use crate::control::configuration::{Cause, Status};
-use crate::net::{Binder, Link};
+use crate::config::{Environment, Flags, Reader, Source, Text};
+use crate::control::configuration::{Cause, Failure, Status};
+use crate::net::{Binder, Link, Order};
 use crate::telemetry;
 use anyhow::Context;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Longest wait for what a start has begun that did not come to its end.
+const GIVE_UP: Duration = Duration::from_secs(1);
 
 /// What the command line adds to the configuration.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -38,28 +50,33 @@ pub struct RunOptions {
 
 /// Where the configuration came from, and comes from again when it changes.
 #[derive(Debug)]
-pub struct Origin {
+struct Origin {
     reader: Reader,
-    hash: String,
+    /// What is in use.
+    text: Text,
+    /// Why that is not what the file says; `None`: it is.
+    refused: Option<Refused>,
     watch: Option<Watch>,
+    last_good: LastGood,
 }
 
 impl Origin {
-    /// Takes note of a text that was loaded, and begins to watch its file: what changes from now on is noticed.
-    pub fn new(reader: Reader, text: &Text) -> Self {
-        let watch = reader.path().map(Watch::new);
-        Self { reader, hash: text.hash(), watch }
-    }
-
     fn status(&self, generation: u64) -> Status {
+        let now_ms = clock::unix_ms();
+        let failure = self.refused.as_ref().map(|refused| Failure {
+            at_unix_ms: now_ms,
+            cause: Cause::Start,
+            hash: refused.hash.clone(),
+            faults: reload::faults(&refused.error),
+        });
         Status {
             file: self.reader.path().map(|path| path.display().to_string()),
-            hash: self.hash.clone(),
-            since_unix_ms: clock::unix_ms(),
-            cause: Cause::Start,
+            hash: self.text.hash(),
+            since_unix_ms: now_ms,
+            cause: if failure.is_some() { Cause::LastGood } else { Cause::Start },
             generation,
             watch: self.watch.as_ref().map_or("none", Watch::kind),
-            failure: None,
+            failure,
         }
     }
 }
@@ -75,11 +92,34 @@ pub enum Ended {
 
 /// Runs Weir until a signal ends it; with a link to the keeper, on the keeper's sockets. Blocks.
 ///
+/// A file that is refused is no reason to end where the last good configuration is kept: that is served then.
+///
 /// # Errors
-/// When an address cannot be bound, a thread cannot be started, or the state directory cannot be written.
-pub fn run(loaded: Loaded, origin: Origin, options: RunOptions, keeper: Option<OwnedFd>) -> anyhow::Result<Ended> {
-    telemetry::init(&loaded.log);
-    let (link, orders) = keeper.map(Link::open).transpose().context("failed to listen to the keeper")?.unzip();
+/// [`crate::config::ConfigError`] when the configuration is refused and there is no earlier one; when an address cannot be
+/// bound, a thread cannot be started, or the state directory cannot be written.
+pub fn run(source: &Source, flags: &Flags, options: RunOptions, keeper: Option<OwnedFd>) -> anyhow::Result<Ended> {
+    let (link, mut orders) = keeper.map(Link::open).transpose().context("failed to listen to the keeper")?.unzip();
+    let mut beginning = start::read(source, Environment::current(), flags, link.as_ref())?;
+    telemetry::init(&beginning.loaded.log);
+    loop {
+        let (reader, text) = (beginning.reader.clone(), beginning.text.clone());
+        let ended = attempt(beginning, options, link.clone(), &mut orders);
+        let (Err(error), Some(link)) = (&ended, &link) else { return ended };
+        match start::instead(&reader, &text, error, link) {
+            Some(instead) => beginning = instead,
+            None => return ended,
+        }
+    }
+}
+
+/// Runs with one configuration; returns an error only when it did not come to serve.
+fn attempt(
+    beginning: Beginning,
+    options: RunOptions,
+    link: Option<Link>,
+    orders: &mut Option<mpsc::Receiver<Order>>,
+) -> anyhow::Result<Ended> {
+    let Beginning { reader, text, loaded, refused } = beginning;
     let binder = link.clone().map_or(Binder::Local, Binder::Kept);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -88,14 +128,31 @@ pub fn run(loaded: Loaded, origin: Origin, options: RunOptions, keeper: Option<O
         .build()
         .context("failed to start the control runtime")?;
     let drain = loaded.proxy.timeouts.drain;
+    let last_good = LastGood::new(link.clone(), &reader, &loaded.control.state);
+    // What changes from now on is noticed. What was read before it is looked at again below.
+    let watch = reader.path().map(Watch::new);
+    let origin = Origin { reader, text: text.clone(), refused, watch, last_good: last_good.clone() };
     let ended = runtime.block_on(async {
-        let mut asks = Asks::new(orders)?;
+        let mut asks = Asks::new(orders.take())?;
         let parts = tokio::select! {
-            parts = wire::build(loaded, origin, options, binder) => parts?,
+            parts = wire::build(loaded, origin, options, binder) => parts,
             _ = asks.ending() => return Ok(Ended::Drained),
         };
-        anyhow::Ok(shutdown::serve(parts, asks, link, drain).await)
-    })?;
-    runtime.shutdown_background();
-    Ok(ended)
+        match parts {
+            Ok(parts) => {
+                last_good.keep(&text).await;
+                Ok(shutdown::serve(parts, asks, link, drain).await)
+            }
+            Err(error) => {
+                *orders = asks.release();
+                Err(error)
+            }
+        }
+    });
+    match &ended {
+        Ok(_) => runtime.shutdown_background(),
+        // Another attempt may follow: what was begun, such as the store, is given up first.
+        Err(_) => runtime.shutdown_timeout(GIVE_UP),
+    }
+    ended
 }

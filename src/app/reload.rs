@@ -6,8 +6,10 @@
 //! complained about once. Next on the path: `control/deployments`, `app/live.rs`.
 
 use crate::app::keyring::Keyring;
+use crate::app::last_good::LastGood;
 use crate::app::live::Live;
 use crate::app::obtain;
+use crate::app::start::Refused;
 use crate::clock;
 use crate::config::{ConfigError, Difference, Loaded, Reader, Text};
 use crate::control::certificates;
@@ -46,11 +48,17 @@ pub(super) struct Reloader {
     pub(super) events: Events,
     pub(super) table: Table,
     pub(super) desk: Desk,
+    pub(super) last_good: LastGood,
+    /// What the file said at the start, when that is not in use.
+    pub(super) refused: Option<Refused>,
 }
 
 impl Reloader {
     /// Answers until the end of Weir begins.
     pub(super) async fn run(mut self, mut signal: Signal) {
+        if let Some(Refused { hash, error }) = self.refused.take() {
+            self.refuse(Cause::Start, hash, &error);
+        }
         loop {
             let request = tokio::select! {
                 request = self.desk.requests.recv() => request,
@@ -94,7 +102,10 @@ impl Reloader {
             Err(error) => Err(error),
         };
         match taken {
-            Ok((changes, generation)) => self.applied(cause, hash, changes, generation),
+            Ok((changes, generation)) => {
+                self.last_good.keep(&text).await;
+                self.applied(cause, hash, changes, generation)
+            }
             Err(error) => self.refuse(cause, hash, &error),
         }
     }
@@ -114,8 +125,7 @@ impl Reloader {
 
     fn check(&self, text: &Text) -> Result<Loaded, ConfigError> {
         if text.is_blank() {
-            let hint = "write what shall run; to stop everything, stop Weir";
-            return Err(text.refuse([(KeyPath::default(), "is empty".to_owned(), hint.to_owned())]));
+            return Err(text.blank());
         }
         self.reader.load(text)
     }
@@ -339,7 +349,7 @@ fn change(difference: &Difference) -> Change {
     }
 }
 
-fn faults(error: &ConfigError) -> Vec<Fault> {
+pub(super) fn faults(error: &ConfigError) -> Vec<Fault> {
     let fault = |problem: &crate::config::Problem| Fault {
         file: problem.file.clone(),
         line: problem.line,

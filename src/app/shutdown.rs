@@ -12,6 +12,7 @@ use crate::lifecycle::Phase;
 use crate::net::Link;
 use crate::proxy::Workers;
 use crate::sys;
+use crate::telemetry::{CutCounts, Metrics};
 use std::time::Duration;
 
 /// After the drain's deadline, workers get so long to close what is left.
@@ -28,13 +29,16 @@ enum End {
 
 /// Serves until a signal, or until another process takes over, then drains; returns how it ended.
 pub(super) async fn serve(parts: Parts, mut asks: Asks, link: Option<Link>, drain: Duration) -> Ended {
+    if let Some(link) = link.clone() {
+        parts.metrics.cuts().earlier(cut_before(link).await);
+    }
     tell(link.as_ref(), "ready");
     // Reading configurations, opening the store and much else is needed no more, or seldom.
     if let Err(error) = sys::memory::give_back_text() {
         tracing::debug!(%error, "the program's pages stay resident");
     }
     let end = until_the_end(&mut asks, &parts, link.as_ref()).await;
-    let Parts { trigger, live, control, dns, admin, close_admin, .. } = parts;
+    let Parts { trigger, live, control, dns, admin, close_admin, metrics, .. } = parts;
     let phase = if end == End::Stop { Phase::Stopping } else { Phase::Draining };
     if end == End::Leave {
         tracing::info!(deadline = ?drain, "another process serves: ending with the last connection");
@@ -59,6 +63,7 @@ pub(super) async fn serve(parts: Parts, mut asks: Asks, link: Option<Link>, drai
             tracing::error!("workers did not stop in time");
         }
     }
+    report(&metrics, link.as_ref());
     // Nobody serves any more, so nothing is in flight at a replica. What is to end with Weir and a second signal leaves
     // running is killed by the kernel when the runtime goes.
     tokio::select! {
@@ -105,12 +110,31 @@ async fn until_the_end(asks: &mut Asks, parts: &Parts, link: Option<&Link>) -> E
                 parts.control.stop().await;
                 tell(link, "stood-down");
             }
+            Ask::Cut(total) => parts.metrics.cuts().earlier(total),
             Ask::KeeperGone => {
                 tracing::error!(
                     "the keeper has died: serving on with its sockets; a crash would now refuse connections"
                 );
             }
         }
+    }
+}
+
+/// Returns what the processes before this one cut off; an older keeper counts nothing.
+async fn cut_before(link: Link) -> CutCounts {
+    let answer = tokio::task::spawn_blocking(move || link.ask("was-cut", b"")).await;
+    let Ok(Ok(answer)) = answer else { return CutCounts::default() };
+    let words = answer.words();
+    let number = |at: usize| words.get(at).and_then(|word| word.parse().ok()).unwrap_or(0);
+    CutCounts { requests: number(1), streams: number(2) }
+}
+
+/// Tells what was cut off, also the keeper: nobody can read this process's metrics any more.
+fn report(metrics: &Metrics, link: Option<&Link>) {
+    let CutCounts { requests, streams } = metrics.cuts().own();
+    if requests + streams > 0 {
+        tracing::warn!(requests, streams, "connections were cut off at the end of their time to drain");
+        tell(link, &format!("cut {requests} {streams}"));
     }
 }
 

@@ -51,6 +51,7 @@ pub(super) struct Parts {
     pub(super) upgrader: Upgrader,
     /// Ends the admin API: later than the rest, or at once when another process has its sockets.
     pub(super) close_admin: Trigger,
+    pub(super) metrics: Metrics,
 }
 
 /// Makes and starts every part.
@@ -104,7 +105,7 @@ pub(super) async fn build(
     let obtained = Box::new(CertificateGauges::new(certificates.clone()));
     metrics.registry().register(obtained).context("failed to register the metrics of certificates")?;
     let challenges = keyring.challenges().clone();
-    let parts = proxy::Parts { table: table.clone(), metrics, access, tls, challenges };
+    let parts = proxy::Parts { table: table.clone(), metrics: metrics.clone(), access, tls, challenges };
     let workers = proxy::start(&loaded.proxy, lent, parts, &signal).context("failed to start workers")?;
     let live = Live::new(listening, workers);
     let reloader = Reloader {
@@ -120,13 +121,15 @@ pub(super) async fn build(
         table: table.clone(),
         desk,
         reader: origin.reader.clone(),
+        last_good: origin.last_good,
+        refused: origin.refused,
     };
     tokio::spawn(watch_keyring(keyring, table));
     tokio::spawn(reloader.run(signal));
     if let Some(watch) = origin.watch {
         tokio::spawn(watch.run(configuration.clone()));
     }
-    Ok(Parts { trigger, live, control, dns, admin, configuration, upgrader, close_admin })
+    Ok(Parts { trigger, live, control, dns, admin, configuration, upgrader, close_admin, metrics })
 }
 
 /// Reads the certificates that listeners show.

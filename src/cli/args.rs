@@ -62,6 +62,10 @@ pub(super) enum Command {
     History(HistoryArgs),
     /// Take an instance out of service without losing a request.
     Drain(DrainArgs),
+    /// Remove a service that was made by `weir deploy -f`, without losing a request.
+    Remove(RemoveArgs),
+    /// Look after what Weir keeps on the disk.
+    Store(StoreArgs),
     /// Look a name up in Weir's DNS.
     Resolve(ResolveArgs),
     /// Show what a replica wrote to its standard output and error.
@@ -295,8 +299,52 @@ pub(super) struct DrainArgs {
     /// The instance, as `weir ps` shows it.
     pub(super) instance: String,
     /// Let it take new work again.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "wait")]
     pub(super) undo: bool,
+    #[command(flatten)]
+    pub(super) end: EndArgs,
+}
+
+/// `weir remove`.
+#[derive(Debug, clap::Args)]
+pub(super) struct RemoveArgs {
+    /// The service, as `name` or `namespace/name`.
+    pub(super) service: String,
+    #[command(flatten)]
+    pub(super) end: EndArgs,
+}
+
+/// Whether to wait until nothing goes on any more.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(super) struct EndArgs {
+    /// Wait until nothing is in flight there any more, and what Weir runs has ended.
+    #[arg(long)]
+    pub(super) wait: bool,
+    /// Longest wait, such as `5m`; exit code 9 after it, and it goes on.
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10m", requires = "wait")]
+    pub(super) timeout: Duration,
+}
+
+/// `weir store`.
+#[derive(Debug, clap::Args)]
+pub(super) struct StoreArgs {
+    #[command(subcommand)]
+    pub(super) command: StoreCommand,
+}
+
+/// What `weir store` does.
+#[derive(Debug, Subcommand)]
+pub(super) enum StoreCommand {
+    /// Check the store of a Weir that does not run, or a copy of one; changes nothing.
+    Check(StoreCheckArgs),
+}
+
+/// `weir store check`.
+#[derive(Debug, clap::Args)]
+pub(super) struct StoreCheckArgs {
+    /// The state directory, or the file; when absent, what `weir run` would take here.
+    #[arg(value_name = "PATH")]
+    pub(super) path: Option<PathBuf>,
 }
 
 /// `weir logs`.

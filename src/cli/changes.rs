@@ -1,8 +1,8 @@
-//! `weir scale`, `weir drain`: what a user changes by hand.
+//! `weir scale`, `weir drain`, `weir remove`: what a user changes by hand.
 
-use crate::admin::{Scale, Service};
-use crate::cli::args::{DrainArgs, ScaleArgs, Wanted};
-use crate::cli::failure::{Code, Failure};
+use crate::admin::{Instance, RunBy, Scale, Service, Table};
+use crate::cli::args::{DrainArgs, RemoveArgs, ScaleArgs, Wanted};
+use crate::cli::failure::{Code, Failure, code_of};
 use crate::cli::global::{Format, Global};
 use crate::cli::output;
 use crate::cli::remote::{Remote, encode};
@@ -64,8 +64,71 @@ pub(super) async fn drain(global: &Global, args: &DrainArgs) -> Result<()> {
     let (method, done) =
         if args.undo { (Method::DELETE, "takes new work again") } else { (Method::POST, "is draining") };
     remote.change(method, &path, None::<&()>).await?;
-    if global.output == Format::Json {
+    if global.output == Format::Table {
+        output::write(&format!("{} {done}\n", args.instance))?;
+    }
+    if args.end.wait { drained(&mut remote, global, args).await } else { Ok(()) }
+}
+
+/// Waits until the instance takes nothing any more and nothing is in flight at it; one that Weir runs has then ended.
+async fn drained(remote: &mut Remote, global: &Global, args: &DrainArgs) -> Result<()> {
+    let path = format!("/v1/instances/{}", encode(&args.instance));
+    let begin = clock::now();
+    loop {
+        // Read before the instance: who has loaded a later table does not use it either.
+        let table: Table = remote.get("/v1/table").await?;
+        let instance = match remote.get::<Instance>(&path).await {
+            Ok(instance) => instance,
+            // It ended long ago.
+            Err(error) if code_of(&error) == Code::NotFound => break,
+            Err(error) => return Err(error),
+        };
+        let is_run = !matches!(instance.workload, RunBy::Process { pid: None });
+        let is_known = table.acknowledgers.iter().all(|who| who.idle || who.generation >= table.generation);
+        let is_idle = instance.state == "draining" && is_known && instance.in_flight == 0;
+        if instance.state == "gone" || (is_idle && !is_run) {
+            break;
+        }
+        if begin.elapsed() >= args.end.timeout {
+            let message = format!(
+                "{} is {}, {} requests and streams are in flight at it; it goes on",
+                args.instance, instance.state, instance.in_flight
+            );
+            return Err(Failure::new(Code::TimedOut, message).into());
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    if global.output == Format::Table {
+        output::write(&format!("{} is drained\n", args.instance))?;
+    }
+    Ok(())
+}
+
+/// Removes a service that was made over the API.
+pub(super) async fn remove(global: &Global, args: &RemoveArgs) -> Result<()> {
+    let mut remote = Remote::connect(global.addr.as_deref()).await?;
+    let service = format!("/v1/services/{}", encode(&args.service));
+    remote.change(Method::DELETE, &service, None::<&()>).await?;
+    if global.output == Format::Table {
+        output::write(&format!("{} is being removed\n", args.service))?;
+    }
+    if !args.end.wait {
         return Ok(());
     }
-    Ok(output::write(&format!("{} {done}\n", args.instance))?)
+    let begin = clock::now();
+    loop {
+        match remote.get::<Service>(&service).await {
+            Ok(Service { running, endpoints, .. }) if begin.elapsed() >= args.end.timeout => {
+                let message = format!("{running} replicas still run, {endpoints} endpoints are left; it goes on");
+                return Err(Failure::new(Code::TimedOut, message).into());
+            }
+            Ok(_) => tokio::time::sleep(PAUSE).await,
+            Err(error) if code_of(&error) == Code::NotFound => break,
+            Err(error) => return Err(error),
+        }
+    }
+    if global.output == Format::Table {
+        output::write(&format!("{} is gone\n", args.service))?;
+    }
+    Ok(())
 }

@@ -21,6 +21,7 @@ mod output;
 mod remote;
 mod resolve;
 mod run;
+mod store;
 mod upgrade;
 pub mod whoami;
 
@@ -82,6 +83,8 @@ fn dispatch(global: &Global, command: Command) -> (Cow<'static, str>, Result<Exi
             (format!("list the revisions of {}", args.service).into(), ask(deploy::history(global, &args)))
         }
         Command::Drain(args) => (format!("drain {}", args.instance).into(), ask(changes::drain(global, &args))),
+        Command::Remove(args) => (format!("remove {}", args.service).into(), ask(changes::remove(global, &args))),
+        Command::Store(args) => ("check the store".into(), store::store(global, &args)),
         Command::Logs(args) => (format!("show the log of {}", args.instance).into(), ask(feeds::logs(global, &args))),
         Command::Resolve(args) => (format!("resolve {}", args.name()).into(), ask(resolve::resolve(global, &args))),
         Command::Whoami(args) => ("run whoami".into(), whoami::run(args)),

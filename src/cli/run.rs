@@ -1,10 +1,10 @@
 //! `weir run` and `weir demo`: load the configuration, then be Weir until a signal.
 
-use crate::app::{self, Ended, Origin, RunOptions};
+use crate::app::{self, Ended, RunOptions};
 use crate::cli::args::{DemoArgs, KeeperArgs, RunArgs};
 use crate::cli::check;
 use crate::cli::failure::{Code, Failure};
-use crate::config::{ConfigError, Environment, Flags, Reader, Source};
+use crate::config::{ConfigError, Flags, Source};
 use crate::sys::signal;
 use anyhow::{Context, Result};
 use std::fs::File;
@@ -33,17 +33,13 @@ fn start(source: &Source, workers: Option<u16>, options: RunOptions, keeper: Kee
         (false, false) => return app::keep().map(ExitCode::from),
     };
     let flags = Flags { workers: workers.map(usize::from) };
-    let read = |reader: Reader| -> Result<_, ConfigError> {
-        let text = reader.read()?;
-        Ok((reader.load(&text)?, Origin::new(reader, &text)))
-    };
-    let (loaded, origin) = match Reader::open(source, Environment::current(), flags).and_then(read) {
-        Ok(read) => read,
-        Err(error) => return Ok(check::complain(&error)),
-    };
-    match app::run(loaded, origin, options, link)? {
-        Ended::Drained => Ok(ExitCode::SUCCESS),
-        Ended::Forced => Err(Failure::new(Code::Failure, "stopped before everything was drained").into()),
+    match app::run(source, &flags, options, link) {
+        Ok(Ended::Drained) => Ok(ExitCode::SUCCESS),
+        Ok(Ended::Forced) => Err(Failure::new(Code::Failure, "stopped before everything was drained").into()),
+        Err(error) => match error.downcast_ref::<ConfigError>() {
+            Some(refused) => Ok(check::complain(refused)),
+            None => Err(error),
+        },
     }
 }
 

@@ -6,7 +6,7 @@ use crate::config::load::{Source, load_text, locate, read};
 use crate::config::loaded::Loaded;
 use crate::config::parse;
 use crate::spec::KeyPath;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Reads one configuration as often as it is asked to.
@@ -18,7 +18,7 @@ pub struct Reader {
 }
 
 /// A text of one moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Text {
     /// As it is named in problems.
     pub name: String,
@@ -69,6 +69,16 @@ impl Reader {
     pub fn load(&self, text: &Text) -> Result<Loaded, ConfigError> {
         load_text(&text.name, &text.text, &self.environment, &self.flags)
     }
+
+    /// Returns the state directory that a text names, also one that is refused, as far as that can be read; `None` without
+    /// any.
+    pub fn state(&self, text: Option<&Text>) -> Option<PathBuf> {
+        let mut file = text.map(|text| parse::parse(&text.text).file).unwrap_or_default();
+        // What is wrong with a variable is told by whoever loads the text.
+        let _ = self.environment.apply(&mut file, &self.flags);
+        let named = file.store.and_then(|store| store.path).filter(|path| !path.is_empty());
+        named.map(PathBuf::from).or_else(|| self.environment.default_state())
+    }
 }
 
 impl Text {
@@ -81,6 +91,12 @@ impl Text {
     /// that nobody meant.
     pub fn is_blank(&self) -> bool {
         self.text.trim().is_empty()
+    }
+
+    /// Makes the refusal of a text that has nothing in it.
+    pub fn blank(&self) -> ConfigError {
+        let hint = "write what shall run; to stop everything, stop Weir";
+        self.refuse([(KeyPath::default(), "is empty".to_owned(), hint.to_owned())])
     }
 
     /// Makes the refusal of some keys, each with its place in this text.

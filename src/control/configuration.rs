@@ -15,6 +15,8 @@ const MAILBOX: usize = 16;
 pub enum Cause {
     /// The process started with it.
     Start,
+    /// The process started with the last good one, because the file was refused.
+    LastGood,
     /// The file changed.
     File,
     /// SIGHUP.
@@ -28,6 +30,7 @@ impl Cause {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Start => "start",
+            Self::LastGood => "last_good",
             Self::File => "file",
             Self::Signal => "signal",
             Self::Api => "api",

@@ -28,7 +28,7 @@ use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
 
 /// The store's file in the state directory.
-const STORE_FILE: &str = "weir.redb";
+pub const STORE_FILE: &str = "weir.redb";
 /// Looks at a store that another process holds: one that was killed lets go within milliseconds.
 const LOCK_TRIES: usize = 20;
 /// Pause between them.

@@ -5,7 +5,7 @@
 
 use crate::net::message::{Message, receive, send};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc as blocking};
 use std::time::Duration;
@@ -35,6 +35,8 @@ pub enum Order {
     StandDown,
     /// The other process serves: end with the last connection.
     Leave,
+    /// Processes that served before have cut off so many connections in all: requests, streams.
+    Cut(u64, u64),
     /// It is gone.
     Gone,
 }
@@ -53,6 +55,13 @@ impl Order {
     /// Returns the word that stands for it in a message.
     pub fn word(self) -> &'static str {
         ORDERS.iter().find(|(_, order)| *order == self).map_or("", |(word, _)| word)
+    }
+
+    fn read(message: &Message) -> Option<Self> {
+        if let ["cut", requests, streams, ..] = message.words().as_slice() {
+            return Some(Self::Cut(requests.parse().ok()?, streams.parse().ok()?));
+        }
+        ORDERS.iter().find(|(word, _)| *word == message.line).map(|(_, order)| *order)
     }
 }
 
@@ -82,9 +91,8 @@ impl Link {
         let reading = shared.clone();
         std::thread::Builder::new().name("keeper-link".to_owned()).spawn(move || {
             while let Ok(Some(message)) = receive(&reading.socket) {
-                let known = ORDERS.iter().find(|(word, _)| *word == message.line);
-                let lost = match known {
-                    Some((_, known)) => order.try_send(*known).is_err(),
+                let lost = match Order::read(&message) {
+                    Some(known) => order.try_send(known).is_err(),
                     None => answer.try_send(message).is_err(),
                 };
                 if lost {
@@ -116,10 +124,18 @@ impl Link {
     /// # Errors
     /// When the keeper is gone or does not answer in 10 s.
     pub fn ask(&self, line: &str, body: &[u8]) -> io::Result<Message> {
+        self.ask_with(line, body, &[])
+    }
+
+    /// As [`Link::ask`], with descriptors beside the question, at most `MAX_DESCRIPTORS`.
+    ///
+    /// # Errors
+    /// As [`Link::ask`].
+    pub fn ask_with(&self, line: &str, body: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<Message> {
         let answers = self.shared.answers.lock().unwrap_or_else(PoisonError::into_inner);
         // What came too late for an earlier question.
         while answers.try_recv().is_ok() {}
-        send(self.shared.socket.as_fd(), line, body, &[])?;
+        send(self.shared.socket.as_fd(), line, body, descriptors)?;
         let mut descriptors = Vec::new();
         loop {
             let late = |_| io::Error::new(io::ErrorKind::TimedOut, "the keeper gives no answer");

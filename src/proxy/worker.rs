@@ -217,6 +217,7 @@ fn run(index: usize, lent: Vec<Lent>, mut inbox: mpsc::Receiver<Order>, shared: 
                 tracing::warn!(worker = index, open = worker.open.get(), "closing what did not end in time");
             }
         }
+        shared.metrics.cuts().add(worker.shard.under_way());
         sweeping.abort();
         refreshing.abort();
         io::Result::Ok(())

@@ -1,5 +1,6 @@
 //! The registry of all metrics, and their exposition as Prometheus text.
 
+use crate::telemetry::cuts::Cuts;
 use crate::telemetry::exposition::ShardCollector;
 use crate::telemetry::shard::{ServiceTotals, Shard};
 use prometheus::core::{AtomicU64, GenericCounter};
@@ -11,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub struct Metrics {
     registry: Registry,
     shards: Arc<Mutex<Vec<Arc<Shard>>>>,
+    cuts: Cuts,
 }
 
 impl Metrics {
@@ -21,7 +23,13 @@ impl Metrics {
         if registry.register(Box::new(ShardCollector::new(shards.clone()))).is_err() {
             tracing::error!("failed to register the data plane's metrics");
         }
-        Self { registry, shards }
+        let cuts = Cuts::new(&registry);
+        Self { registry, shards, cuts }
+    }
+
+    /// Returns what counts connections that are cut off at the end of a drain.
+    pub fn cuts(&self) -> &Cuts {
+        &self.cuts
     }
 
     /// Registers a counter that is not on the request path.

@@ -4,6 +4,7 @@
 //! holds a header value but the host and the request id.
 
 mod access;
+mod cuts;
 mod exposition;
 mod handshakes;
 mod log;
@@ -12,6 +13,7 @@ mod options;
 mod shard;
 
 pub use access::{AccessLog, AccessRecord};
+pub use cuts::{CutCounts, Cuts};
 pub use handshakes::Handshakes;
 pub use log::{init, set_level};
 pub use metrics::Metrics;

@@ -1,5 +1,6 @@
 //! Counters of the data plane: one shard per worker, single writer, summed at exposition.
 
+use crate::telemetry::CutCounts;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -211,6 +212,13 @@ impl Shard {
         for (name, counters) in services.iter() {
             visit(name, counters);
         }
+    }
+
+    /// Returns what ends when this worker ends now: its open connections, by what is under way.
+    pub fn under_way(&self) -> CutCounts {
+        let mut streams = 0;
+        self.each_service(|_, counters| streams += counters.streams_open.value());
+        CutCounts { requests: self.open.value().saturating_sub(streams), streams: streams.min(self.open.value()) }
     }
 
     pub(crate) fn each_refusal(&self, mut visit: impl FnMut(&'static str, u64)) {

@@ -29,7 +29,7 @@ async fn replaced(weir: &Weir, old: u32) -> u32 {
 }
 
 /// Returns whether a request gets a 200.
-async fn answers(address: SocketAddr) -> bool {
+pub(crate) async fn answers(address: SocketAddr) -> bool {
     let Ok(mut raw) = Raw::connect(address).await else { return false };
     raw.send(ASK).await;
     matches!(raw.try_answer(false).await, Ok(answer) if answer.status == 200)

@@ -15,6 +15,7 @@
 mod support;
 
 mod crash;
+mod last_good;
 mod live;
 mod upgrade;
 

@@ -22,7 +22,7 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, set_child_subreape
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -63,6 +63,10 @@ struct Keeper {
     course: Course,
     holdings: Holdings,
     kept: Vec<Kept>,
+    /// The last good configuration as whoever served last left it; nothing here reads it.
+    last_good: Option<OwnedFd>,
+    /// What processes that have ended cut off: connections with requests, and with streams.
+    cut: [u64; 2],
 }
 
 /// Keeps a serving process running until it ends in an orderly way; returns its status.
@@ -85,6 +89,8 @@ pub fn keep() -> anyhow::Result<u8> {
         course,
         holdings: Holdings::default(),
         kept: Vec::new(),
+        last_good: None,
+        cut: [0; 2],
     };
     if let Some(status) = keeper.act(steps) {
         return Ok(status);
@@ -106,7 +112,7 @@ impl Keeper {
         let mut steps = self.course.tick(now);
         for pid in heard {
             while let Some(message) = self.receive(pid) {
-                steps.extend(self.answer(pid, &message, now));
+                steps.extend(self.answer(pid, message, now));
             }
         }
         while let Some(signal) = self.signals.next()? {
@@ -168,7 +174,7 @@ impl Keeper {
             }
             // What it said last counts before its end does.
             while let Some(message) = self.receive(pid) {
-                steps.extend(self.answer(pid, &message, now));
+                steps.extend(self.answer(pid, message, now));
             }
             self.kept.retain(|kept| kept.pid != pid);
             steps.extend(self.course.exited(pid, exit, now));
@@ -177,7 +183,9 @@ impl Keeper {
     }
 
     /// Answers one message of a process.
-    fn answer(&mut self, pid: u32, message: &Message, now: Instant) -> Vec<Step> {
+    fn answer(&mut self, pid: u32, mut message: Message, now: Instant) -> Vec<Step> {
+        let descriptor = message.descriptors.pop();
+        let message = &message;
         let words = message.words();
         let Some(kept) = self.kept.iter().find(|kept| kept.pid == pid) else { return Vec::new() };
         // A process that is gone is seen by its end.
@@ -187,6 +195,28 @@ impl Keeper {
             }
             "close" => {
                 let _ = self.holdings.close(&words, &message.body, &kept.link);
+            }
+            "hold" => {
+                self.last_good = descriptor.or(self.last_good.take());
+                let _ = message::send(&kept.link, "ok", b"", &[]);
+            }
+            "held" => {
+                let held: Vec<_> = self.last_good.iter().map(AsFd::as_fd).collect();
+                let _ = message::send(&kept.link, "ok", b"", &held);
+            }
+            "cut" => {
+                for (sum, word) in self.cut.iter_mut().zip(words.iter().skip(1)) {
+                    *sum = sum.saturating_add(word.parse().unwrap_or(0));
+                }
+                let [requests, streams] = self.cut;
+                for other in self.kept.iter().filter(|other| other.pid != pid) {
+                    // Who is gone is seen by its end.
+                    let _ = message::send(&other.link, &format!("cut {requests} {streams}"), b"", &[]);
+                }
+            }
+            "was-cut" => {
+                let [requests, streams] = self.cut;
+                let _ = message::send(&kept.link, &format!("ok {requests} {streams}"), b"", &[]);
             }
             "ready" => {
                 self.holdings.sweep(pid);

@@ -157,6 +157,7 @@ impl Actor {
             Request::Rollback(name, to, reply) => drop(reply.send(self.rollback(&name, to).await)),
             Request::History(name, reply) => drop(reply.send(self.history(&name))),
             Request::Rollout(name, revision, reply) => drop(reply.send(self.rollout(&name, revision))),
+            Request::Remove(name, reply) => drop(reply.send(self.remove(&name).await)),
             Request::Pin(name, pin, reply) => drop(reply.send(self.pin(&name, pin).await)),
         }
     }
@@ -230,6 +231,17 @@ impl Actor {
             return Err(DeployError::Endpoints(name.clone()));
         }
         let Some(before) = before else { return Ok(()) };
+        for (user, port) in self.users(name) {
+            let [was, is] = [&before, &Arc::new(spec.clone())].map(|spec| spec.ports.get(port).map(|p| p.name.clone()));
+            if let Some(was) = was.filter(|was| is.as_ref() != Some(was)) {
+                return Err(DeployError::PortInUse { service: name.clone(), user, port: was.to_string() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the routes and listeners of the file that lead to a service, with the index of the port.
+    fn users(&self, name: &ServiceName) -> Vec<(String, usize)> {
         let file = &self.deployments.file;
         let routes = file.routes.iter().filter(|route| route.service == *name);
         let routes = routes.map(|route| (format!("route {:?}", route.name), route.port));
@@ -239,13 +251,15 @@ impl Actor {
             }
             ListenerProtocol::Tcp { .. } | ListenerProtocol::Http => None,
         });
-        for (user, port) in routes.chain(listeners) {
-            let [was, is] = [&before, &Arc::new(spec.clone())].map(|spec| spec.ports.get(port).map(|p| p.name.clone()));
-            if let Some(was) = was.filter(|was| is.as_ref() != Some(was)) {
-                return Err(DeployError::PortInUse { service: name.clone(), user, port: was.to_string() });
-            }
+        routes.chain(listeners).collect()
+    }
+
+    async fn remove(&mut self, name: &ServiceName) -> Result<(), DeployError> {
+        let draft = self.deployments.book.removal(name)?;
+        if let Some((user, _)) = self.users(name).into_iter().next() {
+            return Err(DeployError::InUse { service: name.clone(), user });
         }
-        Ok(())
+        self.carry_out(draft).await
     }
 
     async fn revise(&mut self, proposals: Vec<Proposal>) -> Result<Vec<Accepted>, DeployError> {

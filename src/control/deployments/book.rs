@@ -161,6 +161,20 @@ impl Book {
         found.ok_or_else(|| DeployError::NothingEarlier(name.clone()))
     }
 
+    /// Drafts the end of a service that was made over the API.
+    ///
+    /// # Errors
+    /// [`DeployError::UnknownService`], [`DeployError::InFile`].
+    pub(super) fn removal(&self, name: &ServiceName) -> Result<Draft, DeployError> {
+        let entry = self.entry(name)?;
+        if entry.head.file_hash.is_some() {
+            return Err(DeployError::InFile(name.clone()));
+        }
+        let mut draft = Draft::default();
+        draft.remove(name, entry);
+        Ok(draft)
+    }
+
     /// Drafts a number of replicas set by hand, or given back.
     ///
     /// # Errors

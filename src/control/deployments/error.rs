@@ -53,6 +53,17 @@ pub enum DeployError {
     /// Static endpoints stand in the configuration file only.
     #[error("the endpoints of service {0} are the configuration file's: edit them there, a reload takes them up")]
     Endpoints(ServiceName),
+    /// The configuration file defines the service, so it alone can take it away.
+    #[error("service {0} is defined in the configuration file: remove its section there, a reload takes that up")]
+    InFile(ServiceName),
+    /// A route or a listener leads to the service.
+    #[error("{user} leads to service {service}: remove it from the configuration file first")]
+    InUse {
+        /// The service.
+        service: ServiceName,
+        /// The route or listener, with its kind.
+        user: String,
+    },
     /// The store refused.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -31,6 +31,7 @@ pub(super) enum Request {
     History(ServiceName, Reply<Vec<RevisionStatus>>),
     Rollout(ServiceName, Option<u64>, Reply<RolloutStatus>),
     Pin(ServiceName, Option<u32>, Reply<()>),
+    Remove(ServiceName, Reply<()>),
 }
 
 /// Asks for changes of definitions; clones share the bounded mailbox. Each change is stored when it is answered.
@@ -124,6 +125,16 @@ impl Handle {
     /// As [`Handle::scale`].
     pub async fn unpin(&self, service: &ServiceName) -> Result<(), DeployError> {
         self.ask(|reply| Request::Pin(service.clone(), None, reply)).await?
+    }
+
+    /// Removes a service that was made over the API, with its revisions; its replicas and registrations leave after the
+    /// answer, each once nothing is in flight at it.
+    ///
+    /// # Errors
+    /// [`DeployError::UnknownService`], [`DeployError::InFile`], [`DeployError::InUse`], [`DeployError::Store`],
+    /// [`DeployError::Closed`].
+    pub async fn remove(&self, service: &ServiceName) -> Result<(), DeployError> {
+        self.ask(|reply| Request::Remove(service.clone(), reply)).await?
     }
 
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, DeployError> {

@@ -11,7 +11,7 @@ use crate::control::store::records::{
 use crate::control::store::{OpenError, StoreError};
 use crate::model::{InstanceId, ServiceName};
 use crate::rng::Rng;
-use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{Builder, Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, WriteTransaction};
 use serde::de::DeserializeOwned;
 use std::fs::{self, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -162,9 +162,48 @@ fn beside(path: &Path, extension: &str) -> PathBuf {
     name.into()
 }
 
-fn damaged(path: &Path, what: String) -> OpenError {
+pub(super) fn damaged(path: &Path, what: String) -> OpenError {
     let copy = Some(beside(path, "last")).filter(|copy| copy.exists());
     OpenError::Damaged { path: path.to_owned(), what, copy }
+}
+
+/// Takes the lock of a file that nobody has open, so that nobody opens it; `None` where no Weir ever locked it.
+///
+/// # Errors
+/// [`OpenError::Locked`], [`OpenError::Io`].
+pub(super) fn lock_existing(path: &Path) -> Result<Option<fs::File>, OpenError> {
+    let name = beside(path, "lock");
+    let failed = |source| OpenError::Io { path: name.clone(), source };
+    let file = match fs::File::open(&name) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => {
+            let holder = fs::read_to_string(&name).ok().and_then(|text| text.trim().parse().ok());
+            Err(OpenError::Locked { path: path.to_owned(), holder })
+        }
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
+/// Reads a copy in memory, every page of it; returns format, id and contents.
+///
+/// # Errors
+/// [`OpenError::Newer`], [`OpenError::Damaged`].
+pub(super) fn examine(path: &Path, copy: impl StorageBackend) -> Result<(u32, String, Contents), OpenError> {
+    let mut builder = builder();
+    let database = builder.set_check_integrity_on_open(true).create_with_backend(copy);
+    let database = database.map_err(|error| opening(path, error.into()))?;
+    let (found, id) = meta(&database).map_err(|what| damaged(path, what))?;
+    let known = format_of(MIGRATIONS);
+    if found > known {
+        return Err(OpenError::Newer { path: path.to_owned(), found, known });
+    }
+    prepare(&database, found, MIGRATIONS).map_err(|error| opening(path, error))?;
+    Ok((found, id, contents(&database).map_err(|what| damaged(path, what))?))
 }
 
 /// Takes the lock beside the file and writes who holds it.

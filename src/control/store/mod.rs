@@ -6,12 +6,14 @@
 //! from the store while Weir runs: each part keeps its own picture and writes through. Next on the path:
 //! `control/deployments`.
 
+mod check;
 mod error;
 mod file;
 mod records;
 mod stats;
 mod writer;
 
+pub use check::{Report, check};
 pub use error::{OpenError, StoreError};
 pub use records::{AccountRecord, CertificateRecord, FailureRecord, OrderRecord, Origin, RootRecord, Secret};
 pub use records::{ChangeSource, Contents, Head, Outcome, RegistrationRecord, ReplicaRecord, Revision, WorkloadRecord};
