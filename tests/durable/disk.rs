@@ -118,6 +118,47 @@ async fn a_full_disk_refuses_writes_keeps_what_was_acknowledged_and_recovers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deploy_on_a_full_disk_is_refused_and_those_before_are_kept() {
+    let (disk, mut node) = on_disk("full-deploy", &web(1), "8m");
+    node.start().await;
+    node.settled("web", 1).await;
+    let mut accepted = 0;
+    let refused = loop {
+        disk.fill();
+        let release = format!("RELEASE={accepted}");
+        let finished = node.cli(&["deploy", "web", "--env", &release]).await;
+        match finished.code {
+            0 => accepted += 1,
+            _ => break finished,
+        }
+        assert!(accepted < 1000, "never refused");
+    };
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.err.contains("disk of the store is full; nothing was changed"), "{refused:?}");
+    assert_eq!(node.get().await, 200, "traffic goes on");
+    let wanted = |history: &serde_json::Value| {
+        let all = history["revisions"].as_array().unwrap();
+        let wanted = all.iter().find(|one| one["wanted"] == true).unwrap();
+        (wanted["revision"].as_u64().unwrap(), wanted["definition"]["run"]["env"]["RELEASE"].clone())
+    };
+    let (_, before) = node.api("GET", "/v1/services/web/revisions", None).await;
+    let last = if accepted == 0 { serde_json::Value::Null } else { json!((accepted - 1).to_string()) };
+    assert_eq!(wanted(&before), (accepted + 1, last), "the refused one is not wanted");
+    println!("deploys accepted until the disk was full: {accepted}");
+    node.kill().await;
+    node.start().await;
+    let (_, after) = node.api("GET", "/v1/services/web/revisions", None).await;
+    assert_eq!(wanted(&after), wanted(&before), "every accepted deploy is there");
+    disk.clear();
+    eventually("it is taken again", LIMIT, || async {
+        (node.cli(&["deploy", "web", "--env", "RELEASE=last"]).await.code == 0).then_some(())
+    })
+    .await;
+    let (_, last) = node.api("GET", "/v1/services/web/revisions", None).await;
+    assert_eq!(wanted(&last).1, "last");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_on_a_full_disk_serves() {
     let (disk, mut node) = on_disk("full-start", &format!("{EXTERNAL}{}", web(2)), "8m");
     node.start().await;

@@ -10,6 +10,8 @@ use std::fs;
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(30);
+/// One mistake, on the last line of a file that ends with it.
+const WRONG: &str = "[log]\nlevel = \"loud\"\n";
 
 /// Weir with one endpoint that is ready, and the text of its file.
 async fn serving(name: &str, backend: &Whoami) -> (Weir, String) {
@@ -68,10 +70,10 @@ async fn a_crash_while_the_file_is_bad_refuses_nothing_and_changes_nothing() {
     support::eventually("the route is in use", LIMIT, || async { (status_of(&weir, "/none").await == 503).then_some(()) })
         .await;
     let traffic = Traffic::start(Plan { rate: 200.0, ..Plan::new(weir.http) });
-    let bad = format!("{routed}[[listener]]\nname = 5\n");
+    let bad = format!("{routed}{WRONG}");
     let line = bad.lines().count();
     let wrong = format!("weir.toml:{line}:");
-    for (text, says) in [(bad.as_str(), [wrong.as_str(), "write a text in quotes"]), ("", ["is empty", "write what shall run"])] {
+    for (text, says) in [(bad.as_str(), [wrong.as_str(), "unknown value \"loud\""]), ("", ["is empty", "write what shall run"])] {
         put(&weir, text);
         support::eventually("it is refused", LIMIT, || async {
             weir.log().contains(says[0]).then_some(())
@@ -108,7 +110,7 @@ async fn a_start_of_everything_with_a_bad_file_serves_the_last_good_one() {
     let backend = Whoami::start().await;
     let (mut weir, good) = serving("bad-start", &backend).await;
     let file = weir.folder.0.join("weir.toml");
-    for bad in [format!("{good}[[listener]]\nname = 5\n"), format!("{good}[[listener\n")] {
+    for bad in [format!("{good}{WRONG}"), format!("{good}[[listener\n")] {
         put(&weir, &bad);
         let old = weir.serving();
         weir.kill();
@@ -126,7 +128,7 @@ async fn a_start_of_everything_with_a_bad_file_serves_the_last_good_one() {
     })
     .await;
     // Another file has no copy, though it names the same state.
-    let other = weir.folder.write("other.toml", &format!("{good}[[listener]]\nname = 5\n"));
+    let other = weir.folder.write("other.toml", &format!("{good}{WRONG}"));
     let refused = weir_run(other.to_str().unwrap()).await;
     assert!(refused.code == 2 && refused.err.contains("1 problem"), "{refused:?}");
 }

@@ -200,6 +200,7 @@ async fn streams_outlive_an_upgrade_until_the_drain_deadline_and_are_cut_then() 
     echoes(&mut brief).await;
     brief.send([0x88, 0x80, 0, 0, 0, 0]).await;
     assert_eq!(brief.rest().await, [0x88, 0]);
+    drop(brief);
     let (got, _) = short.await.unwrap();
     assert!(got > 24 << 20, "{got}\n{}", weir.log());
     // The rest lives until the deadline, and no longer.
@@ -219,7 +220,22 @@ async fn streams_outlive_an_upgrade_until_the_drain_deadline_and_are_cut_then() 
         assert!(at - before >= DRAIN && at - after <= DRAIN + Duration::from_secs(3), "{what}\n{}", weir.log());
     }
     support::eventually("it is said", LIMIT, || async {
-        weir.log().contains("stopping before everything was drained").then_some(())
+        weir.log().contains("connections were cut off").then_some(())
     })
     .await;
+    // The old process's metrics cannot be read any more; the one that serves shows what it cut.
+    support::eventually("what was cut is counted", LIMIT, || async {
+        let mut raw = Raw::connect(weir.admin).await.ok()?;
+        let answer = raw.exchange("GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
+        let text = String::from_utf8_lossy(&answer.body).into_owned();
+        let cut = |kind: &str| text.contains(&format!("weir_connections_cut_total{{kind=\"{kind}\"}} 1\n"));
+        (cut("stream") && cut("request")).then_some(())
+    })
+    .await;
+    // Also the one after that, which the keeper tells.
+    assert_eq!(weir.cli(&["upgrade"]).await.code, 0);
+    let mut raw = Raw::connect(weir.admin).await.unwrap();
+    let answer = raw.exchange("GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
+    let text = String::from_utf8_lossy(&answer.body);
+    assert!(text.contains("weir_connections_cut_total{kind=\"stream\"} 1\n"), "{text}");
 }
