@@ -53,7 +53,10 @@ impl LastGood {
         let (this, text) = (self.clone(), text.clone());
         let kept = tokio::task::spawn_blocking(move || this.write(&text)).await;
         if let Ok(Err(error)) = kept {
-            tracing::warn!(error = format!("{error:#}"), "the configuration in use is not kept for a start with a bad file");
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "the configuration in use is not kept for a start with a bad file"
+            );
         }
     }
 

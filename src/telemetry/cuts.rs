@@ -94,7 +94,8 @@ mod tests {
             cuts.earlier(total);
         }
         let text = metrics.encode();
-        for line in ["weir_connections_cut_total{kind=\"request\"} 3", "weir_connections_cut_total{kind=\"stream\"} 5"] {
+        for line in ["weir_connections_cut_total{kind=\"request\"} 3", "weir_connections_cut_total{kind=\"stream\"} 5"]
+        {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
         assert_eq!(cuts.own(), counts(1, 0));

@@ -124,7 +124,9 @@ async fn a_deploy_on_a_full_disk_is_refused_and_those_before_are_kept() {
     node.settled("web", 1).await;
     let mut accepted = 0;
     let refused = loop {
-        disk.fill();
+        if accepted >= 3 {
+            disk.fill();
+        }
         let release = format!("RELEASE={accepted}");
         let finished = node.cli(&["deploy", "web", "--env", &release]).await;
         match finished.code {

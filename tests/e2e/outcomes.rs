@@ -1,5 +1,6 @@
 //! Deploys that end otherwise than served or rolled back at once: paused, out of time, undone while watched.
 
+use crate::support::eventually;
 use crate::support::process::Weir;
 use crate::support::traffic::{Plan, Traffic};
 use crate::web::{SETTLED, alone, none_failed, services};
@@ -13,6 +14,11 @@ async fn start(name: &str, rollout: &str) -> Weir {
     let services = services(1, "/dev/null").replace(section, rollout);
     let weir = Weir::start(name, &services).await;
     weir.settled("web", 1, SETTLED).await;
+    eventually("there is something to go back to", SETTLED, || async {
+        let (_, rollout) = weir.api("GET", "/v1/services/web/rollout", None).await;
+        (rollout["phase"] == "completed").then_some(())
+    })
+    .await;
     weir
 }
 
@@ -42,8 +48,8 @@ async fn a_failed_deploy_that_pauses_says_so_and_what_worked_serves() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_fails_while_it_is_watched_undoes_the_deploy() {
     let _alone = alone().await;
-    let weir = start("watched", "progress_deadline = \"20s\"\nmonitor = \"30s\"\n").await;
-    let command = "${WEIR} whoami --listen 127.0.0.1:${PORT} --crash-after 6s";
+    let weir = start("watched", "progress_deadline = \"20s\"\nmonitor = \"5s\"\n").await;
+    let command = "${WEIR} whoami --listen 127.0.0.1:${PORT} --crash-after 3s";
     let failed = weir.cli(&["deploy", "web", "--command", command, "--wait", "--timeout", "2m"]).await;
     assert_eq!(failed.code, 7, "{failed:?}\n{}", weir.log());
     assert!(failed.out.contains("all 1 replicas are replaced and watched"), "{failed:?}");

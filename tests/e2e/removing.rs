@@ -9,7 +9,10 @@ use serde_json::json;
 
 /// A service with one registered endpoint, beside `web`.
 fn with_external() -> String {
-    format!("{}[[service]]\nname = \"ext\"\n\n[[route]]\nname = \"ext\"\nhost = \"ext\"\nservice = \"ext\"\n", services(1, "/dev/null"))
+    format!(
+        "{}[[service]]\nname = \"ext\"\n\n[[route]]\nname = \"ext\"\nhost = \"ext\"\nservice = \"ext\"\n",
+        services(1, "/dev/null")
+    )
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -107,7 +110,10 @@ async fn the_store_is_checked_when_no_weir_has_it() {
     let store = state.join("weir.redb");
     let whole = std::fs::read(&store).unwrap();
     let good = check(path.to_owned()).await;
-    assert!(good.code == 0 && good.out.contains(": whole\n") && good.out.contains("1 services, 1 revisions"), "{good:?}");
+    assert!(
+        good.code == 0 && good.out.contains(": whole\n") && good.out.contains("1 services, 1 revisions"),
+        "{good:?}"
+    );
     assert_eq!(std::fs::read(&store).unwrap(), whole, "nothing is changed");
     let json = crate::support::process::weir(&["store", "check", path, "-o", "json"]).await;
     let json: serde_json::Value = serde_json::from_str(&json.out).unwrap();

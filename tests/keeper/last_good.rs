@@ -65,20 +65,23 @@ async fn a_crash_while_the_file_is_bad_refuses_nothing_and_changes_nothing() {
     let backend = Whoami::start().await;
     let (weir, good) = serving("bad-crash", &backend).await;
     // What was taken up last counts, not what it started with.
-    let routed = format!("{good}\n[[route]]\nname = \"none\"\npath = \"/none\"\nservice = \"none\"\n\n[[service]]\nname = \"none\"\n");
+    let routed = format!(
+        "{good}\n[[route]]\nname = \"none\"\npath = \"/none\"\nservice = \"none\"\n\n[[service]]\nname = \"none\"\n"
+    );
     put(&weir, &routed);
-    support::eventually("the route is in use", LIMIT, || async { (status_of(&weir, "/none").await == 503).then_some(()) })
-        .await;
+    support::eventually("the route is in use", LIMIT, || async {
+        (status_of(&weir, "/none").await == 503).then_some(())
+    })
+    .await;
     let traffic = Traffic::start(Plan { rate: 200.0, ..Plan::new(weir.http) });
     let bad = format!("{routed}{WRONG}");
     let line = bad.lines().count();
     let wrong = format!("weir.toml:{line}:");
-    for (text, says) in [(bad.as_str(), [wrong.as_str(), "unknown value \"loud\""]), ("", ["is empty", "write what shall run"])] {
+    for (text, says) in
+        [(bad.as_str(), [wrong.as_str(), "unknown value \"loud\""]), ("", ["is empty", "write what shall run"])]
+    {
         put(&weir, text);
-        support::eventually("it is refused", LIMIT, || async {
-            weir.log().contains(says[0]).then_some(())
-        })
-        .await;
+        support::eventually("it is refused", LIMIT, || async { weir.log().contains(says[0]).then_some(()) }).await;
         passes(&traffic, 300).await;
         let old = weir.serving();
         family::send(old, "KILL");
