@@ -101,12 +101,12 @@ pub(super) async fn build(
         (Some(names), Some(wanted)) => Some(serve_names(names, wanted, &table, &metrics, &signal)?),
         _ => None,
     };
-    let lent = listening.lend(count)?;
     let obtained = Box::new(CertificateGauges::new(certificates.clone()));
     metrics.registry().register(obtained).context("failed to register the metrics of certificates")?;
     let challenges = keyring.challenges().clone();
     let parts = proxy::Parts { table: table.clone(), metrics: metrics.clone(), access, tls, challenges };
-    let workers = proxy::start(&loaded.proxy, lent, parts, &signal).context("failed to start workers")?;
+    let workers =
+        proxy::start(&loaded.proxy, listening.lend(count)?, parts, &signal).context("failed to start workers")?;
     let live = Live::new(listening, workers);
     let reloader = Reloader {
         current: written,

@@ -35,7 +35,7 @@ impl Cuts {
         let help = "Client connections closed because the time to drain was over, also by earlier processes that an \
                     upgrade replaced.";
         let shown = IntCounterVec::new(Opts::new("weir_connections_cut_total", help), &["kind"]).ok();
-        if !shown.as_ref().is_some_and(|shown| registry.register(Box::new(shown.clone())).is_ok()) {
+        if shown.as_ref().is_none_or(|shown| registry.register(Box::new(shown.clone())).is_err()) {
             tracing::error!("failed to register the metric of connections that are cut off");
         }
         let cuts = Self { shown, counts: Arc::default() };
