@@ -13,7 +13,7 @@ use crate::app::watch::Watch;
 use crate::app::{Origin, RunOptions};
 use crate::config::Loaded;
 use crate::control::autoscale::{self, ScaleGauges};
-use crate::control::certificates::CertificateGauges;
+use crate::control::certificates::{self, CertificateGauges};
 use crate::control::configuration;
 use crate::control::discovery::Definitions;
 use crate::control::events::Events;
@@ -101,8 +101,7 @@ pub(super) async fn build(
         (Some(names), Some(wanted)) => Some(serve_names(names, wanted, &table, &metrics, &signal)?),
         _ => None,
     };
-    let obtained = Box::new(CertificateGauges::new(certificates.clone()));
-    metrics.registry().register(obtained).context("failed to register the metrics of certificates")?;
+    show_certificates(&metrics, &certificates)?;
     let challenges = keyring.challenges().clone();
     let parts = proxy::Parts { table: table.clone(), metrics: metrics.clone(), access, tls, challenges };
     let workers =
@@ -130,6 +129,12 @@ pub(super) async fn build(
         tokio::spawn(watch.run(configuration.clone()));
     }
     Ok(Parts { trigger, live, control, dns, admin, configuration, upgrader, close_admin, metrics })
+}
+
+/// Shows the metrics of certificates that Weir obtains.
+fn show_certificates(metrics: &Metrics, certificates: &certificates::Handle) -> anyhow::Result<()> {
+    let obtained = Box::new(CertificateGauges::new(certificates.clone()));
+    metrics.registry().register(obtained).context("failed to register the metrics of certificates")
 }
 
 /// Reads the certificates that listeners show.
