@@ -3,11 +3,14 @@
 //! A plain socket is a variant of its own, so that the busiest path costs a branch and no indirect call, and so that
 //! splice(2) can be used on it. Everything else (TLS, one stream of an HTTP/2 connection) is a [`Layer`].
 
+use socket2::SockRef;
 use std::fmt;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Read, Write};
+use std::net::Shutdown;
 use std::pin::Pin;
-use std::task::{Context, Poll};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 /// What carries octets over something else than a bare socket.
@@ -31,6 +34,9 @@ pub trait Layer: AsyncRead + AsyncWrite + Unpin + fmt::Debug {
 pub enum Stream {
     /// A socket.
     Tcp(TcpStream),
+    /// A socket that was accepted a moment ago and has not been waited for: the reactor does not know it yet. A connection
+    /// of one request mostly never needs that, which saves it two system calls. Nonblocking; `None`: it could not be watched.
+    Accepted(Option<std::net::TcpStream>),
     /// Anything else.
     Layered(Box<dyn Layer>),
 }
@@ -44,6 +50,10 @@ impl Stream {
                 let mut byte = [0u8; 1];
                 matches!(stream.try_read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
             }
+            Self::Accepted(None) => false,
+            Self::Accepted(Some(socket)) => {
+                matches!(socket.read(&mut [0u8; 1]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+            }
             Self::Layered(layer) => layer.is_idle(),
         }
     }
@@ -53,6 +63,8 @@ impl Stream {
         match self {
             // It may be gone already: then there is nobody to tell.
             Self::Tcp(stream) => drop(stream.set_zero_linger()),
+            Self::Accepted(None) => {}
+            Self::Accepted(Some(socket)) => drop(SockRef::from(&*socket).set_linger(Some(Duration::ZERO))),
             Self::Layered(layer) => layer.abort_on_close(),
         }
     }
@@ -60,7 +72,7 @@ impl Stream {
     /// Returns whether the other side certainly did nothing with what it was sent; a socket cannot tell.
     pub fn was_refused(&self) -> bool {
         match self {
-            Self::Tcp(_) => false,
+            Self::Tcp(_) | Self::Accepted(_) => false,
             Self::Layered(layer) => layer.was_refused(),
         }
     }
@@ -69,8 +81,54 @@ impl Stream {
     pub fn socket(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(stream) => Some(stream),
-            Self::Layered(_) => None,
+            Self::Accepted(_) | Self::Layered(_) => None,
         }
+    }
+
+    /// Has the reactor watch the socket, where it does not yet.
+    ///
+    /// # Errors
+    /// The kernel takes no further descriptor to watch.
+    pub fn watch(&mut self) -> io::Result<()> {
+        if let Self::Accepted(socket) = self {
+            let socket = socket.take().ok_or(io::ErrorKind::NotConnected)?;
+            *self = Self::Tcp(TcpStream::from_std(socket)?);
+        }
+        Ok(())
+    }
+
+    /// Writes the last octets before the close: the kernel may hold them until then, so that they and the end go in one
+    /// segment. Who does not close at once must not use it.
+    pub fn poll_write_last(&mut self, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp(stream) => loop {
+                ready!(stream.poll_write_ready(cx))?;
+                match stream.try_io(Interest::WRITABLE, || send_held(&*stream, octets)) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    sent => return Poll::Ready(sent),
+                }
+            },
+            Self::Accepted(Some(socket)) => match send_held(&*socket, octets) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Pin::new(self).poll_write(cx, octets),
+                sent => Poll::Ready(sent),
+            },
+            _ => Pin::new(self).poll_write(cx, octets),
+        }
+    }
+
+    /// Tries a call on a socket that is not watched, until the kernel says that it has to be waited for; `None`: it is
+    /// watched from now on.
+    fn attempt<T>(&mut self, mut call: impl FnMut(&mut std::net::TcpStream) -> io::Result<T>) -> Option<io::Result<T>> {
+        let Self::Accepted(socket) = self else { return None };
+        let Some(socket) = socket else { return Some(Err(io::ErrorKind::NotConnected.into())) };
+        loop {
+            match call(socket) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                done => return Some(done),
+            }
+        }
+        self.watch().err().map(Err)
     }
 
     /// Returns whether what was written may wait in the process until it is flushed.
@@ -79,26 +137,49 @@ impl Stream {
     }
 }
 
+/// Sends what the kernel may hold until the socket is closed.
+fn send_held(socket: impl rustix::fd::AsFd, octets: &[u8]) -> io::Result<usize> {
+    use rustix::net::SendFlags;
+    Ok(rustix::net::send(socket, octets, SendFlags::MORE | SendFlags::NOSIGNAL)?)
+}
+
 impl From<TcpStream> for Stream {
     fn from(stream: TcpStream) -> Self {
         Self::Tcp(stream)
     }
 }
 
+impl From<std::net::TcpStream> for Stream {
+    /// The socket must be nonblocking.
+    fn from(accepted: std::net::TcpStream) -> Self {
+        Self::Accepted(Some(accepted))
+    }
+}
+
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
+        let this = self.get_mut();
+        if let Some(read) = this.attempt(|socket| socket.read(into.initialize_unfilled())) {
+            return Poll::Ready(read.map(|n| into.advance(n)));
+        }
+        match this {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, into),
             Self::Layered(layer) => Pin::new(layer).poll_read(cx, into),
+            Self::Accepted(_) => Poll::Pending,
         }
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
+        let this = self.get_mut();
+        if let Some(written) = this.attempt(|socket| socket.write(octets)) {
+            return Poll::Ready(written);
+        }
+        match this {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, octets),
             Self::Layered(layer) => Pin::new(layer).poll_write(cx, octets),
+            Self::Accepted(_) => Poll::Pending,
         }
     }
 
@@ -107,15 +188,21 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
+        let this = self.get_mut();
+        if let Some(written) = this.attempt(|socket| socket.write_vectored(parts)) {
+            return Poll::Ready(written);
+        }
+        match this {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
             Self::Layered(layer) => Pin::new(layer).poll_write_vectored(cx, parts),
+            Self::Accepted(_) => Poll::Pending,
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            // Sockets hold nothing back.
+            Self::Tcp(_) | Self::Accepted(_) => Poll::Ready(Ok(())),
             Self::Layered(layer) => Pin::new(layer).poll_flush(cx),
         }
     }
@@ -123,6 +210,9 @@ impl AsyncWrite for Stream {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Accepted(socket) => {
+                Poll::Ready(socket.as_ref().map_or(Ok(()), |socket| socket.shutdown(Shutdown::Write)))
+            }
             Self::Layered(layer) => Pin::new(layer).poll_shutdown(cx),
         }
     }

@@ -14,13 +14,16 @@ use crate::proxy::spread::Handed;
 use crate::proxy::state::{Open, Worker};
 use crate::proxy::tcp;
 use crate::proxy::timer::ms;
+use rustix::net::{SocketFlags, acceptfrom_with};
+use socket2::SockRef;
 use std::cell::RefCell;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -35,7 +38,7 @@ pub struct Lent {
     /// The listener that it belongs to, with its exact address.
     pub listener: Arc<ListenerSpec>,
     /// A duplicate of the socket; nonblocking.
-    pub socket: std::net::TcpListener,
+    pub socket: TcpListener,
 }
 
 /// One socket that is being accepted from.
@@ -90,7 +93,9 @@ impl Holdings {
             }
             let (name, id) = (lent.listener.name.clone(), lent.id);
             let entry = self.entry(&lent.listener);
-            match TcpListener::from_std(lent.socket) {
+            // Small answers must not wait for the client's delayed acknowledgement; what is accepted inherits this.
+            let socket = SockRef::from(&lent.socket).set_tcp_nodelay(true).map(|()| lent.socket);
+            match socket.and_then(crate::sys::accept::watch) {
                 Ok(listener) => {
                     let task = accept(self.worker.clone(), listener, entry.clone(), self.signal.clone());
                     self.held.push(Held { id, entry, accepting: tokio::task::spawn_local(task) });
@@ -145,7 +150,7 @@ impl Holdings {
     }
 }
 
-async fn accept(worker: Rc<Worker>, listener: TcpListener, entry: Rc<Entry>, mut signal: Signal) {
+async fn accept(worker: Rc<Worker>, listener: AsyncFd<TcpListener>, entry: Rc<Entry>, mut signal: Signal) {
     let mut stopping = signal.clone();
     loop {
         let is_full = worker.open.get() >= worker.options.limits.connections;
@@ -164,7 +169,7 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, entry: Rc<Entry>, mut
             biased;
             () = signal.reached(Phase::Draining) => break,
             () = entry.removed() => break,
-            accepted = listener.accept() => accepted,
+            accepted = listener.async_io(Interest::READABLE, take) => accepted,
         };
         match accepted {
             Ok((stream, peer)) => admit(&worker, stream, peer, &entry),
@@ -178,26 +183,29 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, entry: Rc<Entry>, mut
             }
         }
     }
-    if let Err(error) = empty_queue(listener, |stream, peer| admit(&worker, stream, peer, &entry)) {
+    if let Err(error) = empty_queue(&listener.into_inner(), |stream, peer| admit(&worker, stream, peer, &entry)) {
         tracing::warn!(%error, listener = %entry.name, "failed to empty the accept queue");
     }
 }
 
 /// Takes what waits in the accept queue, so that the socket may go. By system call: the reactor reports connections only
 /// when it is polled next.
-fn empty_queue(listener: TcpListener, mut admit: impl FnMut(TcpStream, SocketAddr)) -> io::Result<()> {
-    let listener = listener.into_std()?;
+fn empty_queue(listener: &TcpListener, mut admit: impl FnMut(TcpStream, SocketAddr)) -> io::Result<()> {
     loop {
-        match listener.accept() {
-            Ok((stream, peer)) => {
-                stream.set_nonblocking(true)?;
-                admit(TcpStream::from_std(stream)?, peer);
-            }
+        match take(listener) {
+            Ok((stream, peer)) => admit(stream, peer),
             Err(error) if is_transient(&error) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Takes one connection, nonblocking; who serves it decides whether the reactor watches it.
+fn take(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let (socket, peer) = acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
+    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).ok_or(io::ErrorKind::ConnectionAborted)?;
+    Ok((socket.into(), peer))
 }
 
 /// The connection failed before it was accepted: nothing is wrong with the listener.
@@ -228,10 +236,7 @@ async fn receive(worker: Rc<Worker>, mut handed: mpsc::Receiver<Handed>, entries
             entry.remove(worker.timers.now_ms());
             entry
         });
-        match TcpStream::from_std(stream) {
-            Ok(stream) => serve(&worker, open, stream, peer, &entry),
-            Err(error) => tracing::warn!(%error, listener = %entry.name, "failed to take a connection over"),
-        }
+        serve(&worker, open, stream, peer, &entry);
     }
 }
 
@@ -242,39 +247,30 @@ fn admit(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, entry: &Rc<En
         Some(_) => None,
     };
     let Some(other) = other else { return serve(worker, Open::new(worker), stream, peer, entry) };
-    let kept = stream.into_std().and_then(|stream| {
-        let kept = other.hand(Handed { stream, peer, listener: entry.spec() }).err();
-        kept.map(|kept| TcpStream::from_std(kept.stream)).transpose()
-    });
-    match kept {
-        Ok(None) => {}
-        Ok(Some(stream)) => serve(worker, Open::new(worker), stream, peer, entry),
-        Err(error) => tracing::warn!(%error, listener = %entry.name, "failed to hand a connection on"),
+    if let Err(kept) = other.hand(Handed { stream, peer, listener: entry.spec() }) {
+        serve(worker, Open::new(worker), kept.stream, peer, entry);
     }
 }
 
 fn serve(worker: &Rc<Worker>, open: Open, stream: TcpStream, peer: SocketAddr, entry: &Rc<Entry>) {
     let (peer, spec) = (peer.ip().to_canonical(), entry.spec());
+    let trusted = spec.trusted_proxies.iter().any(|(network, length)| contains(*network, *length, peer));
+    if spec.protocol == ListenerProtocol::Http && spec.tls.is_none() {
+        let connection = connection::serve(open, worker.clone(), stream.into(), (peer, trusted), entry.clone());
+        tokio::task::spawn_local(connection);
+        return;
+    }
+    let stream = match tokio::net::TcpStream::from_std(stream) {
+        Ok(stream) => stream,
+        Err(error) => return tracing::warn!(%error, listener = %entry.name, "failed to watch a connection"),
+    };
     match spec.protocol {
         ListenerProtocol::Http => {
-            let trusted = spec.trusted_proxies.iter().any(|(network, length)| contains(*network, *length, peer));
-            if spec.tls.is_some() {
-                tokio::task::spawn_local(handshake::serve(
-                    open,
-                    worker.clone(),
-                    stream,
-                    (peer, trusted),
-                    entry.clone(),
-                ));
-                return;
-            }
-            let connection = connection::serve(open, worker.clone(), stream, (peer, trusted), entry.clone());
-            if let Some(connection) = connection {
-                tokio::task::spawn_local(connection);
-            }
+            let secured = handshake::serve(open, worker.clone(), stream, (peer, trusted), entry.clone());
+            tokio::task::spawn_local(secured);
         }
         ListenerProtocol::Tcp { .. } => {
-            tokio::task::spawn_local(tcp::forward(open, worker.clone(), stream, peer, spec));
+            tokio::task::spawn_local(tcp::forward(open, worker.clone(), stream.into(), peer, spec));
         }
     }
 }
@@ -292,7 +288,22 @@ fn contains(network: IpAddr, length: u8, address: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::contains;
+    use super::{contains, empty_queue};
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
+
+    #[test]
+    fn what_is_accepted_never_blocks_and_never_waits_to_fill_a_segment() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        socket2::SockRef::from(&listener).set_tcp_nodelay(true).unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut taken = Vec::new();
+        empty_queue(&listener, |stream, peer| taken.push((stream, peer))).unwrap();
+        let [(stream, peer)] = &taken[..] else { panic!("{} connections", taken.len()) };
+        assert_eq!(*peer, client.local_addr().unwrap());
+        assert!(stream.nodelay().unwrap());
+        assert!(socket2::SockRef::from(stream).nonblocking().unwrap());
+    }
 
     #[test]
     fn a_network_holds_its_addresses() {

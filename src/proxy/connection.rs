@@ -10,7 +10,6 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use tokio::net::TcpStream;
 
 /// A client's connection: HTTP/1.1, or HTTP/2 from its preface on.
 pub(crate) enum Connection {
@@ -58,6 +57,9 @@ pub(crate) async fn http2(open: Open, worker: Rc<Worker>, mut down: Downstream) 
         stall_ms: ms(options.timeouts.body_idle),
         drain_idle_ms: ms(options.timeouts.drain_idle),
     };
+    if down.stream.watch().is_err() {
+        return;
+    }
     let front = std::mem::take(&mut down.carry);
     // The lanes share what is known of the client; the stream itself goes to the codec.
     let (client, stream, deadline) = down.apart();
@@ -88,18 +90,16 @@ impl server::Host for Lanes {
 }
 
 /// Returns the future that serves a connection to its end. `open` counts it; the peer comes with whether it is a trusted
-/// proxy. `None`: the connection is gone already.
+/// proxy.
 pub(crate) fn serve(
     open: Open,
     worker: Rc<Worker>,
-    stream: TcpStream,
+    stream: Stream,
     peer: (IpAddr, bool),
     entry: Rc<Entry>,
-) -> Option<Connection> {
-    // Small answers must not wait for the client's delayed acknowledgement.
-    stream.set_nodelay(true).ok()?;
-    let down = Downstream::new(stream.into(), peer, entry, worker.timers.register());
-    Some(Connection::Http1(h1::Connection::new(open, worker, down)))
+) -> Connection {
+    let down = Downstream::new(stream, peer, entry, worker.timers.register());
+    Connection::Http1(h1::Connection::new(open, worker, down))
 }
 
 #[cfg(test)]
@@ -157,8 +157,8 @@ mod tests {
             redirect_https: false,
         };
         let entry = Rc::new(Entry::new(Arc::new(spec)));
-        let future = serve(Open::new(&worker), worker.clone(), stream, peer, entry.clone());
-        let size = size_of_val(&future.unwrap());
+        let future = serve(Open::new(&worker), worker.clone(), stream.into(), peer, entry.clone());
+        let size = size_of_val(&future);
         assert!(size <= MAX_FUTURE_BYTES, "{size} octets");
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let size = size_of_val(&handshake::serve(Open::new(&worker), worker.clone(), stream, peer, entry));
@@ -183,7 +183,7 @@ mod tests {
         };
         let spec = Arc::new(spec);
         let peer = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let size = size_of_val(&forward(Open::new(&worker), worker.clone(), stream, peer, spec));
+        let size = size_of_val(&forward(Open::new(&worker), worker.clone(), stream.into(), peer, spec));
         assert!(size <= MAX_STREAM_BYTES, "{size} octets");
     }
 }

@@ -66,7 +66,6 @@ async fn handshake(
     peer: (IpAddr, bool),
     entry: Rc<Entry>,
 ) -> Option<Connection> {
-    socket.set_nodelay(true).ok()?;
     let tls = worker.tls.clone();
     let listener = tls.find(&entry.name)?;
     let began = clock::now();

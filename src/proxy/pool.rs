@@ -2,7 +2,7 @@
 
 use crate::net::Stream;
 use crate::proxy::http2::client::Multiplexed;
-use std::collections::HashMap;
+use foldhash::{HashMap, HashMapExt};
 use std::net::SocketAddr;
 
 /// An upstream connection that is not in use.

@@ -20,7 +20,6 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::net::TcpStream;
 
 /// A connection to an endpoint.
 struct Established {
@@ -35,17 +34,16 @@ struct Established {
 pub(crate) fn forward(
     open: Open,
     worker: Rc<Worker>,
-    down: TcpStream,
+    mut down: Stream,
     peer: IpAddr,
     listener: Arc<ListenerSpec>,
 ) -> impl Future<Output = ()> {
     let deadline = worker.timers.register();
     let started = clock::now();
-    let mut down = Stream::from(down);
     async move {
         let _open = open;
         // Boxed: it is over soon, and an idle stream must stay small.
-        match Box::pin(establish(&worker, &deadline, &down, &listener)).await {
+        match Box::pin(establish(&worker, &deadline, &listener)).await {
             Ok(Established { mut stream, picked, attempts }) => {
                 let connected = clock::now();
                 let watch = Watch::new(&worker, &deadline, &picked, idle_ms(&worker, &picked));
@@ -92,14 +90,8 @@ fn idle_ms(worker: &Worker, picked: &Picked) -> u64 {
 async fn establish(
     worker: &Worker,
     deadline: &Deadline,
-    down: &Stream,
     listener: &ListenerSpec,
 ) -> Result<Established, (ProxyError, u8)> {
-    // Octets go on as they came: waiting to fill segments is the sender's choice, not ours.
-    let nodelay = down.socket().is_none_or(|socket| socket.set_nodelay(true).is_ok());
-    if !nodelay {
-        return Err((ProxyError::ClientGone, 0));
-    }
     let (mut tried, mut attempts, mut last) = (Tried::default(), 0u8, None);
     loop {
         let (picked, connect_ms) = match pick(worker, listener, &tried) {

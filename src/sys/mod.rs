@@ -2,10 +2,11 @@
     unsafe_code,
     reason = "the only module with system calls that neither std nor tokio offers; each block states its preconditions"
 )]
-//! The only `unsafe` of the product: batched datagrams, process handles, signals, thread placement.
+//! The only `unsafe` of the product: listening sockets, batched datagrams, process handles, signals, thread placement.
 //!
 //! Each function is a thin, safe wrapper over one or two system calls and returns `io::Error` with the call's errno.
 
+pub mod accept;
 pub mod memory;
 pub mod signal;
 

@@ -4,7 +4,7 @@
 //! matches `/api` and `/api/x`, not `/apix`). Lookup allocates nothing.
 
 use crate::model::{RouteSpec, ServiceName};
-use std::collections::HashMap;
+use foldhash::{HashMap, HashMapExt};
 use std::sync::Arc;
 
 /// One compiled route.

@@ -410,6 +410,12 @@ impl<'a> Attempt<'a> {
         self.write(body, cx)
     }
 
+    /// Returns whether the client's connection is closed at once when everything at hand is written.
+    fn closes_next(&self) -> bool {
+        let whole = self.response.as_ref().is_some_and(|response| response.body.is_done());
+        whole && !self.request.keep_alive && self.request.body.is_done()
+    }
+
     /// Writes `scratch.output`.
     fn write_parts(&mut self, scratch: &Scratch, cx: &mut Context<'_>) -> Result<(), ProxyError> {
         self.write(&scratch.output, cx)
@@ -420,8 +426,14 @@ impl<'a> Attempt<'a> {
         self.begun |= self.response.is_some() || self.switched.is_some();
         self.sent_bytes += bytes.len() as u64;
         let mut written = 0;
+        let last = self.closes_next();
         if self.out.is_empty() && !bytes.is_empty() {
-            match Pin::new(&mut self.down.stream).poll_write(cx, bytes) {
+            let stream = &mut self.down.stream;
+            let wrote = match last {
+                true => stream.poll_write_last(cx, bytes),
+                false => Pin::new(stream).poll_write(cx, bytes),
+            };
+            match wrote {
                 Poll::Ready(Ok(n)) if n > 0 => written = n,
                 Poll::Ready(_) => return Err(ProxyError::ClientGone),
                 Poll::Pending => {}

@@ -68,8 +68,9 @@ impl Connection {
     }
 
     /// Goes on after a request or an answer.
-    fn after(&self, Finished { down, next }: Finished) -> State {
+    fn after(&self, Finished { mut down, next }: Finished) -> State {
         match next {
+            Next::Keep if down.stream.watch().is_err() => State::Over,
             Next::Keep => State::Idle { wait: Wait::new(&self.worker, &down, false), down },
             // What a layer holds is lost with it: it is closed in order.
             Next::Close if down.stream.buffers() => State::Rare(Box::pin(close(down))),

@@ -18,6 +18,9 @@ pub(crate) async fn tunnel(
     picked: Picked,
     idle_ms: u64,
 ) {
+    if down.stream.watch().is_err() {
+        return;
+    }
     let watch = Watch::new(worker, &down.deadline, &picked, idle_ms);
     let carry = std::mem::take(&mut down.carry);
     let mut relay = Relay::new(watch, (&mut down.stream, &mut up), (carry, rest));
