@@ -161,6 +161,31 @@ async fn a_client_that_does_not_read_stops_the_endpoint_and_is_reset() {
     }
 }
 
+/// A window that is opened again and again by a little does not wind up the clock: what is taken has to keep the pace.
+#[tokio::test]
+async fn a_client_that_reads_in_drips_is_reset() {
+    let (address, _) = endless().await;
+    let setup = Setup::new(&[address]).with(|s| {
+        s.options.timeouts.body_idle = Duration::from_secs(2);
+        s.options.timeouts.body_min_bytes_per_second = 1_000_000;
+    });
+    let proxy = setup.start();
+    let mut raw = narrow(&proxy).await;
+    raw.send(GET).await;
+    let (begun, mut taken) = (Instant::now(), 0);
+    while begun.elapsed() < LIMIT {
+        // Some 40 KiB a second: something moves all the time, at a twentieth of the least pace.
+        match raw.stream.read(&mut [0; 4096]).await {
+            Ok(n) if n > 0 => taken += n,
+            _ => break,
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(begun.elapsed() < LIMIT, "{taken} octets in {:?}", begun.elapsed());
+    assert!(begun.elapsed() >= Duration::from_millis(1500), "{taken} octets in {:?}", begun.elapsed());
+    assert_eq!(proxy.metric("weir_refused_total{reason=\"client_stalled\"}"), 1);
+}
+
 #[tokio::test]
 async fn a_slow_reader_gets_every_octet() {
     let size = 3_000_000usize;

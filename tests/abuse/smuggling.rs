@@ -174,6 +174,13 @@ async fn request_line_is_exact_rfc9112_3() {
         ("another scheme", b"GET ftp://a/evil HTTP/1.1\r\nHost: a\r\n\r\n", 400, "target"),
         ("user information", b"GET http://u@a/evil HTTP/1.1\r\nHost: a\r\n\r\n", 400, "target"),
         ("CONNECT", b"CONNECT evil:443 HTTP/1.1\r\nHost: evil:443\r\n\r\n", 405, "connect"),
+        ("PROXY protocol, as text", b"PROXY TCP4 6.6.6.6 10.0.0.1 1 80\r\nGET /evil HTTP/1.1\r\nHost: a\r\n\r\n", 400, "start_line"),
+        (
+            "PROXY protocol, binary",
+            b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x06\x06\x06\x06\x0a\0\0\x01\0\x01\0\x50GET /evil HTTP/1.1\r\nHost: a\r\n\r\n",
+            400,
+            "start_line",
+        ),
         ("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, "start_line"),
     ])
     .await;

@@ -12,8 +12,11 @@
 mod support;
 
 mod abuse;
+mod answers;
 mod client;
 mod frames;
 mod real;
 mod serving;
+mod slow;
+mod tunnel;
 mod websocket;

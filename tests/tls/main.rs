@@ -18,6 +18,7 @@ mod client;
 mod clients;
 mod files;
 mod serving;
+mod sessions;
 mod upstream;
 
 use std::time::Duration;

@@ -15,6 +15,7 @@ use crate::proxy::http::request::Request;
 use crate::proxy::http::response::Response;
 use crate::proxy::scratch::{HEADROOM, Scratch, poll_read};
 use crate::proxy::state::Worker;
+use std::cell::Cell;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -71,6 +72,9 @@ pub(crate) struct Attempt<'a> {
     /// Since when the client could send the body, by the coarse clock.
     pub(super) body_since_ms: u64,
     pub(crate) sent_bytes: u64,
+    /// While the client has yet to take something: until when, and what it had taken by then. Only octets that it takes buy
+    /// it time, each as much as at the least pace; that something moves at all does not.
+    pub(super) patience: Cell<Option<(u64, u64)>>,
     pub(crate) first_byte: Option<Instant>,
 }
 
@@ -107,6 +111,7 @@ impl<'a> Attempt<'a> {
             begun: false,
             body_since_ms: worker.timers.now_ms(),
             sent_bytes: 0,
+            patience: Cell::new(None),
             first_byte: None,
         }
     }

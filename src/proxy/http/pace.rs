@@ -29,13 +29,23 @@ impl Attempt<'_> {
     pub(super) fn touch(&self) {
         let timeouts = &self.worker.options.timeouts;
         let now = self.worker.timers.now_ms();
-        let rate = |bytes: u64| {
-            let per_second = timeouts.body_min_bytes_per_second.max(1);
-            self.body_since_ms + RATE_GRACE_MS + bytes.saturating_mul(1000) / per_second
-        };
+        // The time that so many octets may take; without a least pace they may take any.
+        let time = |bytes: u64| bytes.saturating_mul(1000).checked_div(timeouts.body_min_bytes_per_second);
+        let rate =
+            |bytes: u64| time(bytes).map_or(u64::MAX, |time| (self.body_since_ms + RATE_GRACE_MS).saturating_add(time));
         let idle = now + ms(timeouts.body_idle);
-        let at = if self.waits_for_client() {
-            idle.min(rate(self.sent_bytes).max(now + RATE_GRACE_MS))
+        let waits_for_client = self.waits_for_client();
+        if !waits_for_client {
+            self.patience.set(None);
+        }
+        let at = if waits_for_client {
+            let taken = self.sent_bytes.saturating_sub((self.out.len() - self.out_at) as u64);
+            let mut until = idle.min(rate(self.sent_bytes).max(now + RATE_GRACE_MS));
+            if let Some((before, at)) = self.patience.get() {
+                until = until.min(time(taken.saturating_sub(at)).map_or(u64::MAX, |time| before.saturating_add(time)));
+            }
+            self.patience.set(Some((until, taken)));
+            until
         } else if self.response.is_some() {
             now + self.request.policy.idle_ms
         } else if !self.awaits_body() {

@@ -1,0 +1,129 @@
+//! Clients over HTTP/2 that take their time: every state of a connection and of a stream ends by a clock that frames
+//! without use do not wind up again; and errors that a client makes the proxy make.
+
+use crate::client::{call, connect, get as get_request};
+use crate::frames::{DATA, END_HEADERS, END_STREAM, Fate, HEADERS, Peer, WINDOW_UPDATE, block, frame, get};
+use crate::support::backend::{Backend, answering, silent};
+use crate::support::eventually;
+use crate::support::proxy::{Proxy, Setup};
+use std::time::{Duration, Instant};
+
+const LIMIT: Duration = Duration::from_secs(20);
+const SHORT: Duration = Duration::from_millis(300);
+const WHOLE: u8 = END_HEADERS | END_STREAM;
+
+fn refused(proxy: &Proxy, reason: &str) -> u64 {
+    proxy.metric(&format!("weir_refused_total{{reason=\"{reason}\"}}"))
+}
+
+async fn assert_neighbour(proxy: &Proxy) {
+    let (mut send, _driver) = connect(proxy.address).await;
+    assert_eq!(call(&mut send, get_request("/neighbour"), None, None).await.unwrap().status(), 200);
+    assert_eq!(proxy.metric("weir_panics_total"), 0);
+}
+
+fn post() -> Vec<u8> {
+    block(&[(":method", "POST"), (":scheme", "http"), (":authority", "a.test"), (":path", "/up")])
+}
+
+#[tokio::test]
+async fn whoever_sends_no_head_half_a_head_or_nothing_more_is_let_go() {
+    let backend = Backend::start(answering("fine")).await;
+    let setup = Setup::new(&[backend.address]).with(|s| {
+        s.options.timeouts.head = SHORT;
+        s.options.timeouts.keepalive = SHORT;
+    });
+    let proxy = setup.start();
+    let whole = frame(HEADERS, WHOLE, 1, &get(&[]));
+    let half = frame(HEADERS, END_STREAM, 1, &get(&[]));
+    let cases: [(&str, &[u8]); 4] =
+        [("no head", b""), ("half a head", &half), ("half a frame", &whole[..12]), ("nothing more", &whole)];
+    for (what, octets) in cases {
+        let begun = Instant::now();
+        let mut peer = Peer::connect(proxy.address).await;
+        peer.send(octets).await;
+        peer.end().await;
+        assert!(begun.elapsed() < Duration::from_secs(5), "{what}: {:?}", begun.elapsed());
+        assert_neighbour(&proxy).await;
+    }
+    // A second head that does not end is no longer waited for than the first.
+    let mut peer = Peer::connect(proxy.address).await;
+    peer.send(&whole).await;
+    assert!(matches!(peer.fate(1).await, Fate::Answered(_)));
+    peer.send(&frame(HEADERS, END_STREAM, 3, &get(&[]))).await;
+    let begun = Instant::now();
+    peer.end().await;
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_body_that_stops_or_drips_is_ended_and_its_connection_serves_on() {
+    let backend = Backend::start(silent()).await;
+    let proxy = Setup::new(&[backend.address]).with(|s| s.options.timeouts.body_idle = SHORT).start();
+    let mut peer = Peer::connect(proxy.address).await;
+    peer.send(&frame(HEADERS, END_HEADERS, 1, &post())).await;
+    assert!(matches!(peer.fate(1).await, Fate::Answered(_) | Fate::Reset(_)));
+    assert_eq!(refused(&proxy, "body_timeout"), 1);
+    assert_eq!(proxy.in_flight(), 0);
+    // One octet at a time, far below the least pace: the grace of five seconds is all that it gets.
+    let proxy = Setup::new(&[backend.address]).with(|s| s.options.timeouts.body_idle = LIMIT).start();
+    let mut peer = Peer::connect(proxy.address).await;
+    peer.send(&frame(HEADERS, END_HEADERS, 1, &post())).await;
+    let begun = Instant::now();
+    while refused(&proxy, "body_timeout") == 0 && begun.elapsed() < LIMIT {
+        peer.send(&frame(DATA, 0, 1, b"x")).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!((4..8).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+    assert!(matches!(peer.fate(1).await, Fate::Answered(_) | Fate::Reset(_)));
+    assert_eq!(proxy.in_flight(), 0);
+}
+
+#[tokio::test]
+async fn a_window_that_is_opened_octet_by_octet_does_not_hold_an_answer() {
+    let backend = Backend::start(answering(&"x".repeat(1 << 20))).await;
+    let setup = Setup::new(&[backend.address]);
+    let proxy = setup.with(|s| s.options.timeouts.body_idle = Duration::from_secs(2)).start();
+    // SETTINGS_INITIAL_WINDOW_SIZE 0, and one octet more each 30 ms.
+    let mut peer = Peer::with_settings(proxy.address, &[(4, 0)]).await;
+    peer.send(&frame(HEADERS, WHOLE, 1, &get(&[]))).await;
+    let begun = Instant::now();
+    while refused(&proxy, "client_stalled") == 0 && begun.elapsed() < LIMIT {
+        peer.send(&frame(WINDOW_UPDATE, 0, 1, &1u32.to_be_bytes())).await;
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    assert!(begun.elapsed() < Duration::from_secs(12), "{:?}", begun.elapsed());
+    assert_eq!((refused(&proxy, "client_stalled"), proxy.in_flight()), (1, 0));
+    assert!(matches!(peer.fate(1).await, Fate::Answered(_)));
+    assert!(matches!(peer.fate(1).await, Fate::Reset(_) | Fate::Goaway(_) | Fate::Closed));
+    let (mut send, _driver) = connect(proxy.address).await;
+    assert_eq!(call(&mut send, get_request("/"), None, None).await.unwrap().body.len(), 1 << 20);
+}
+
+/// MadeYouReset (CVE-2025-8671): the client breaks a rule on each stream, so that the proxy is the one that resets.
+#[tokio::test]
+async fn errors_that_a_client_provokes_are_calmed_as_its_own_resets_are() {
+    let most = (1u32 << 31) - 1;
+    let provocations: [(&str, u8, Vec<u8>); 3] = [
+        ("a window that is too large", WINDOW_UPDATE, most.to_be_bytes().to_vec()),
+        ("an increment of nothing", WINDOW_UPDATE, vec![0; 4]),
+        ("data behind the end", DATA, b"evil".to_vec()),
+    ];
+    for (what, kind, payload) in provocations {
+        let backend = Backend::start(silent()).await;
+        let proxy = Proxy::over(&[backend.address]);
+        let mut peer = Peer::connect(proxy.address).await;
+        for stream in (1..4001).step_by(2) {
+            let octets = [frame(HEADERS, WHOLE, stream, &get(&[])), frame(kind, 0, stream, &payload)].concat();
+            if !peer.send(&octets).await {
+                break;
+            }
+        }
+        // Where the peer goes on sending, the close may overtake GOAWAY.
+        assert_ne!(peer.end().await, Some(0), "{what}: the connection ends by an error");
+        eventually(what, LIMIT, async || (proxy.in_flight() == 0).then_some(())).await;
+        assert!(backend.connections() <= 220, "{what}: {} of 2,000 reached the endpoint", backend.connections());
+        assert!(!backend.received_text().contains("evil"), "{what}");
+        assert_eq!(proxy.metric("weir_panics_total"), 0);
+    }
+}
