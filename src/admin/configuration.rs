@@ -72,8 +72,11 @@ pub struct ConfigurationProblem {
 /// How a reload ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Reloaded {
-    /// `applied` or `unchanged`.
+    /// `applied`, `unchanged`, or `handed_over`: another process takes it up.
     pub outcome: String,
+    /// The number of the upgrade that does; null when this process took it up.
+    #[serde(default)]
+    pub upgrade: Option<u64>,
     /// The generation of the table that shows it; null when nothing changed.
     pub generation: Option<u64>,
     /// What changed.
@@ -89,7 +92,7 @@ pub struct ConfigurationChange {
     pub before: Option<String>,
     /// The value after; null: it is gone.
     pub after: Option<String>,
-    /// Whether it can be taken up while Weir runs; others need a restart.
+    /// Whether it can be taken up while Weir runs, by this process or another; others need a restart.
     pub live: bool,
     /// The service that it belongs to.
     pub service: Option<String>,
@@ -143,14 +146,19 @@ pub(super) async fn show(state: axum::extract::State<Arc<State>>) -> Json<Config
               (status = 422, description = "invalid_configuration: the last good one stays in use", body = Problem),
               (status = 503, description = "stopping", body = Problem)))]
 pub(super) async fn reload(state: axum::extract::State<Arc<State>>) -> Result<Json<Reloaded>, Problem> {
+    let mut upgrade = None;
     let (outcome, generation, changes) =
         match state.configuration.reload(Cause::Api).await.ok_or_else(Problem::stopping)? {
             Outcome::Applied(changes, generation) => ("applied", Some(generation), changes),
+            Outcome::HandedOver(changes, number) => {
+                upgrade = Some(number);
+                ("handed_over", None, changes)
+            }
             Outcome::Unchanged => ("unchanged", None, Vec::new()),
             Outcome::Refused(faults) => return Err(invalid(&faults)),
         };
     let changes = changes.into_iter().map(ConfigurationChange::from).collect();
-    Ok(Json(Reloaded { outcome: outcome.to_owned(), generation, changes }))
+    Ok(Json(Reloaded { outcome: outcome.to_owned(), upgrade, generation, changes }))
 }
 
 /// Compares a configuration with what runs; changes nothing.

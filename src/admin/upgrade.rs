@@ -52,6 +52,8 @@ type Reply = oneshot::Sender<Result<Upgrade, Problem>>;
 pub enum UpgradeRequest {
     /// Begin one.
     Begin(Option<PathBuf>, Reply),
+    /// Replace the process by another of the same binary.
+    Renew(Reply),
     /// Tell of the last one.
     Show(Reply),
 }
@@ -62,14 +64,29 @@ pub struct Upgrader {
     /// `None`: there is no keeper.
     requests: Option<mpsc::Sender<UpgradeRequest>>,
     keeper: Option<u32>,
+    renews: bool,
     stands_down: Arc<AtomicBool>,
 }
 
 impl Upgrader {
     /// Returns one that leads to the keeper with this process id, and where its requests come out.
-    pub fn new(keeper: u32) -> (Self, mpsc::Receiver<UpgradeRequest>) {
+    /// With `renews` another process may take over what runs.
+    pub fn new(keeper: u32, renews: bool) -> (Self, mpsc::Receiver<UpgradeRequest>) {
         let (requests, inbox) = mpsc::channel(MAX_REQUESTS);
-        (Self { requests: Some(requests), keeper: Some(keeper), ..Self::default() }, inbox)
+        (Self { requests: Some(requests), keeper: Some(keeper), renews, ..Self::default() }, inbox)
+    }
+
+    /// Returns whether another process can take over from this one.
+    pub fn renews(&self) -> bool {
+        self.renews
+    }
+
+    /// Has another process of the same binary take over; returns once that has begun.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn renew(&self) -> Result<Upgrade, Problem> {
+        self.ask(UpgradeRequest::Renew).await
     }
 
     /// Returns the keeper's process id.

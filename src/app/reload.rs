@@ -5,6 +5,7 @@
 //! stays in use until a better one is taken up; without a difference no generation is published; the same bad text is
 //! complained about once. Next on the path: `control/deployments`, `app/live.rs`.
 
+use crate::admin::Upgrader;
 use crate::app::keyring::Keyring;
 use crate::app::last_good::LastGood;
 use crate::app::live::Live;
@@ -49,8 +50,18 @@ pub(super) struct Reloader {
     pub(super) table: Table,
     pub(super) desk: Desk,
     pub(super) last_good: LastGood,
+    /// Has another process take over where this one cannot take a change up.
+    pub(super) upgrader: Upgrader,
+    /// The upgrade by which another process takes over: it looks at the file from then on.
+    pub(super) handed: Option<u64>,
     /// What the file said at the start, when that is not in use.
     pub(super) refused: Option<Refused>,
+}
+
+/// How a configuration was taken up: what changed, and the generation that shows it, or the number of the upgrade.
+enum Taken {
+    Here(Vec<Change>, u64),
+    ByAnother(Vec<Change>, u64),
 }
 
 impl Reloader {
@@ -80,6 +91,9 @@ impl Reloader {
 
     /// Looks at the file, and takes it up when it differs from what is in use.
     async fn reload(&mut self, cause: Cause) -> Outcome {
+        if let Some(number) = self.handed {
+            return Outcome::HandedOver(Vec::new(), number);
+        }
         let status = self.desk.status();
         let text = match self.read() {
             Ok(text) => text,
@@ -102,10 +116,11 @@ impl Reloader {
             Err(error) => Err(error),
         };
         match taken {
-            Ok((changes, generation)) => {
+            Ok(Taken::Here(changes, generation)) => {
                 self.last_good.keep(&text).await;
                 self.applied(cause, hash, changes, generation)
             }
+            Ok(Taken::ByAnother(changes, number)) => self.handed_over(changes, number),
             Err(error) => self.refuse(cause, hash, &error),
         }
     }
@@ -130,14 +145,13 @@ impl Reloader {
         self.reader.load(text)
     }
 
-    /// Takes up a checked configuration; returns what changed, and the generation that shows it.
-    async fn take_up(&mut self, next: Loaded, text: &Text) -> Result<(Vec<Change>, u64), ConfigError> {
+    /// Takes up a checked configuration, or has another process do that.
+    async fn take_up(&mut self, next: Loaded, text: &Text) -> Result<Taken, ConfigError> {
         let differences = self.current.differences(&next);
-        let fixed: Vec<_> = differences.iter().filter(|difference| !difference.is_live()).collect();
-        if !fixed.is_empty() {
-            return Err(text.refuse(fixed.into_iter().map(needs_restart)));
+        let changes = differences.iter().map(|difference| self.change(difference)).collect();
+        if differences.iter().any(|difference| !difference.is_live()) {
+            return self.hand_over(&next, text, &differences, changes).await;
         }
-        let changes = differences.iter().map(change).collect();
         let generation = self.move_traffic(&next, text).await?;
         if let (Some(dns), Some(wanted)) =
             (&self.dns, next.dns.as_ref().filter(|dns| Some(*dns) != self.current.dns.as_ref()))
@@ -148,7 +162,44 @@ impl Reloader {
             telemetry::set_level(next.log.level);
         }
         self.current = next;
-        Ok((changes, generation))
+        Ok(Taken::Here(changes, generation))
+    }
+
+    /// Has another process of the same binary take over, on the same sockets: it reads the file anew. What it cannot take
+    /// up it tells, and serves the last good configuration.
+    async fn hand_over(
+        &self,
+        next: &Loaded,
+        text: &Text,
+        differences: &[Difference],
+        changes: Vec<Change>,
+    ) -> Result<Taken, ConfigError> {
+        let renews = self.upgrader.renews();
+        let fixed: Vec<_> = differences.iter().filter(|d| d.is_fixed() || !(renews || d.is_live())).collect();
+        if !fixed.is_empty() {
+            return Err(text.refuse(fixed.into_iter().map(needs_restart)));
+        }
+        self.keyring.prepare(&next.listeners).map_err(|faults| text.refuse(faults))?;
+        match self.upgrader.renew().await {
+            Ok(upgrade) => Ok(Taken::ByAnother(changes, upgrade.number)),
+            Err(problem) => {
+                let hint = "ask again with `weir reload`, or restart to apply".to_owned();
+                let message = format!("no other process can take it up: {}", problem.detail);
+                Err(text.refuse([(KeyPath::default(), message, hint)]))
+            }
+        }
+    }
+
+    /// Says what changes.
+    fn change(&self, difference: &Difference) -> Change {
+        Change {
+            key: difference.key.clone(),
+            before: difference.before.clone(),
+            after: difference.after.clone(),
+            live: difference.is_live() || (self.upgrader.renews() && !difference.is_fixed()),
+            service: difference.service().map(str::to_owned),
+            owner: None,
+        }
     }
 
     /// Changes definitions, listeners and workers; nothing of them when a part fails.
@@ -212,6 +263,17 @@ impl Reloader {
         self.done(Outcome::Applied(changes, generation))
     }
 
+    fn handed_over(&mut self, changes: Vec<Change>, number: u64) -> Outcome {
+        self.handed = Some(number);
+        let keys: Vec<&str> = changes.iter().map(|change| change.key.as_str()).take(NAMED_CHANGES).collect();
+        let message = format!(
+            "another process takes the configuration up ({}); this one ends with its connections, at its drain deadline",
+            keys.join(", ")
+        );
+        self.events.emit(self.table.load().generation, EventKind::ConfigurationApplied, None, None, message);
+        self.done(Outcome::HandedOver(changes, number))
+    }
+
     /// Keeps what is in use; tells why, unless the same was told before.
     fn refuse(&self, cause: Cause, hash: String, error: &ConfigError) -> Outcome {
         let faults = faults(error);
@@ -247,7 +309,8 @@ impl Reloader {
         let running: HashMap<_, _> =
             self.registry.specs().await.into_iter().map(|spec| (spec.name.clone(), spec)).collect();
         let (before, after) = effect(&self.current, next, &running);
-        let mut changes: Vec<Change> = before.differences(&after).iter().map(change).collect();
+        let mut changes: Vec<Change> =
+            before.differences(&after).iter().map(|difference| self.change(difference)).collect();
         let mut owners: HashMap<String, Option<String>> = HashMap::new();
         for change in &mut changes {
             let Some(name) = change.service.clone() else { continue };
@@ -336,17 +399,6 @@ fn unbound(text: &Text, next: &Loaded, error: &anyhow::Error) -> ConfigError {
         None => KeyPath::default(),
     };
     text.refuse([(key, chain, "free the address or name another; nothing has changed".to_owned())])
-}
-
-fn change(difference: &Difference) -> Change {
-    Change {
-        key: difference.key.clone(),
-        before: difference.before.clone(),
-        after: difference.after.clone(),
-        live: difference.is_live(),
-        service: difference.service().map(str::to_owned),
-        owner: None,
-    }
 }
 
 pub(super) fn faults(error: &ConfigError) -> Vec<Fault> {

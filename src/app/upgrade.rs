@@ -34,6 +34,9 @@ impl Upgrades {
                 UpgradeRequest::Begin(binary, reply) => {
                     let _ = reply.send(self.begin(binary).await);
                 }
+                UpgradeRequest::Renew(reply) => {
+                    let _ = reply.send(self.renew().await);
+                }
                 UpgradeRequest::Show(reply) => {
                     let _ = reply.send(self.show().await);
                 }
@@ -61,6 +64,17 @@ impl Upgrades {
             return Err(Problem::new(StatusCode::CONFLICT, "upgrade_refused", answer.text()));
         }
         tracing::info!(binary = %binary.display(), "upgrading");
+        self.show().await
+    }
+
+    /// Has another process of this binary take over: it reads the configuration anew.
+    async fn renew(&self) -> Result<Upgrade, Problem> {
+        let answer = self.ask("renew", Vec::new()).await?;
+        if answer.words().first() != Some(&"ok") {
+            let why =
+                if answer.body.is_empty() { "the keeper is of an older version".to_owned() } else { answer.text() };
+            return Err(Problem::new(StatusCode::CONFLICT, "upgrade_refused", why));
+        }
         self.show().await
     }
 

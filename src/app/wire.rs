@@ -121,6 +121,8 @@ pub(super) async fn build(
         desk,
         reader: origin.reader.clone(),
         last_good: origin.last_good,
+        upgrader: upgrader.clone(),
+        handed: None,
         refused: origin.refused,
     };
     tokio::spawn(watch_keyring(keyring, table));
@@ -178,12 +180,9 @@ async fn watch_keyring(keyring: Keyring, table: Table) {
 /// Starts what upgrades are asked of; without a keeper it refuses.
 fn upgrader(binder: &Binder, origin: &Origin, loaded: &Loaded) -> Upgrader {
     let Binder::Kept(link) = binder else { return Upgrader::default() };
-    let (upgrader, requests) = Upgrader::new(std::os::unix::process::parent_id());
-    let upgrades = Upgrades {
-        link: link.clone(),
-        file: origin.reader.path().map(Path::to_owned),
-        workloads_stop: loaded.control.on_exit == OnExit::Stop,
-    };
+    let workloads_stop = loaded.control.on_exit == OnExit::Stop;
+    let (upgrader, requests) = Upgrader::new(std::os::unix::process::parent_id(), !workloads_stop);
+    let upgrades = Upgrades { link: link.clone(), file: origin.reader.path().map(Path::to_owned), workloads_stop };
     tokio::spawn(upgrades.run(requests));
     upgrader
 }

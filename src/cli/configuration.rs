@@ -2,9 +2,11 @@
 
 use crate::admin::{self, Configuration, Reloaded, Table};
 use crate::cli::diff::line;
+use crate::cli::failure::{Code, Failure};
 use crate::cli::global::{Format, Global};
 use crate::cli::output;
 use crate::cli::remote::Remote;
+use crate::cli::upgrade;
 use anyhow::Result;
 use http::Method;
 use serde::Serialize;
@@ -67,6 +69,19 @@ pub(super) async fn status(global: &Global) -> Result<()> {
     Ok(output::write(&text)?)
 }
 
+/// Waits until another process has taken over, and sees whether it took the configuration up.
+async fn taken_over(global: &Global, number: u64) -> Result<()> {
+    let ended = upgrade::ended(global, number).await?;
+    if ended.state != "done" {
+        let cause = ended.cause.unwrap_or_else(|| "the keeper does not say why".to_owned());
+        return Err(Failure::new(Code::Failure, format!("{cause}; what was in use serves on")).into());
+    }
+    let now: Configuration = Remote::connect(global.addr.as_deref()).await?.get("/v1/configuration").await?;
+    let Some(failure) = now.failure else { return Ok(()) };
+    let problems: Vec<String> = failure.problems.iter().map(ToString::to_string).collect();
+    Err(Failure::new(Code::Usage, problems.join("\n")).into())
+}
+
 fn describe(store: admin::StoreStatus) -> String {
     let admin::StoreStatus { path, state, problem, file_bytes, unsaved, commits, failures, .. } = store;
     let how = problem.unwrap_or(state);
@@ -85,10 +100,22 @@ fn describe_engine(engine: &admin::Engine) -> String {
 pub(super) async fn reload(global: &Global) -> Result<()> {
     let mut remote = Remote::connect(global.addr.as_deref()).await?;
     let reloaded: Reloaded = remote.exchange(Method::POST, "/v1/reload", None::<&()>).await?;
+    drop(remote);
+    // Where it moves the API itself, nobody answers here any more.
+    let moves = reloaded.changes.iter().any(|change| change.key.starts_with("admin."));
+    if let Some(number) = reloaded.upgrade.filter(|_| !moves) {
+        taken_over(global, number).await?;
+    }
     if global.output == Format::Json {
         return output::json(&reloaded);
     }
     let head = match reloaded.generation {
+        None if reloaded.upgrade.is_some() => {
+            format!(
+                "another process serves with {} changes; this one ends with its connections\n",
+                reloaded.changes.len()
+            )
+        }
         None => "nothing changed\n".to_owned(),
         Some(generation) => format!("in use, generation {generation}, {} changes\n", reloaded.changes.len()),
     };

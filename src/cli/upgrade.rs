@@ -21,19 +21,7 @@ pub(super) async fn upgrade(global: &Global, args: &UpgradeArgs) -> Result<()> {
     let wanted = NewUpgrade { binary: binary.transpose().context("find the binary")? };
     let begun: Upgrade =
         Remote::connect(global.addr.as_deref()).await?.exchange(Method::POST, "/v1/upgrade", Some(&wanted)).await?;
-    let ended = async {
-        loop {
-            tokio::time::sleep(POLL).await;
-            // Between two processes an answer may be cut off: the next question finds the other one.
-            if let Ok(now) = ask(global).await
-                && (now.number != begun.number || now.state != "running")
-            {
-                return now;
-            }
-        }
-    };
-    let late = || Failure::new(Code::Failure, format!("the upgrade did not end within {LIMIT:?}; see the log"));
-    let ended = tokio::time::timeout(LIMIT, ended).await.map_err(|_| late())?;
+    let ended = ended(global, begun.number).await?;
     if ended.state != "done" {
         let cause = ended.cause.unwrap_or_else(|| "the keeper does not say why".to_owned());
         return Err(Failure::new(Code::Failure, format!("{cause}; the old binary serves on")).into());
@@ -42,6 +30,26 @@ pub(super) async fn upgrade(global: &Global, args: &UpgradeArgs) -> Result<()> {
         return output::json(&ended);
     }
     Ok(output::write(&format!("upgraded: process {} serves\n", ended.pid))?)
+}
+
+/// Waits for the end of an upgrade, good or bad.
+///
+/// # Errors
+/// When it does not end in time, or nobody tells.
+pub(super) async fn ended(global: &Global, number: u64) -> Result<Upgrade> {
+    let ended = async {
+        loop {
+            tokio::time::sleep(POLL).await;
+            // Between two processes an answer may be cut off: the next question finds the other one.
+            if let Ok(now) = ask(global).await
+                && (now.number != number || now.state != "running")
+            {
+                return now;
+            }
+        }
+    };
+    let late = || Failure::new(Code::Failure, format!("the upgrade did not end within {LIMIT:?}; see the log"));
+    Ok(tokio::time::timeout(LIMIT, ended).await.map_err(|_| late())?)
 }
 
 async fn ask(global: &Global) -> Result<Upgrade> {

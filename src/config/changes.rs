@@ -44,6 +44,13 @@ impl Difference {
         path.first() == Some(&"service") || LIVE.iter().any(|live| path.starts_with(live))
     }
 
+    /// Returns whether the key holds as long as Weir runs: not even another process on the same sockets can change it,
+    /// because what runs and what is stored depend on it.
+    pub fn is_fixed(&self) -> bool {
+        let path: Vec<&str> = self.path.iter().map(String::as_str).collect();
+        path.first() == Some(&"store") || path.starts_with(&["node", "workloads_on_exit"])
+    }
+
     /// Returns the service that it is about, as `name` or `namespace/name`.
     pub fn service(&self) -> Option<&str> {
         match self.path.as_slice() {
@@ -229,6 +236,16 @@ mod tests {
         let live: Vec<&str> = found.iter().filter(|d| d.is_live()).map(|d| d.key.as_str()).collect();
         assert_eq!(live, ["dns.forward", "dns.negative_ttl", "log.level", "node.workers"]);
         assert_eq!(loaded("").differences(&loaded("[dns]\n")).iter().filter(|d| !d.is_live()).count(), 1);
+    }
+
+    #[test]
+    fn what_runs_and_what_is_stored_cannot_change_its_ground() {
+        let before = "[store]\npath = \"/a\"\n[admin]\nlisten = \"127.0.0.1:1\"\n";
+        let after = "[store]\npath = \"/b\"\n[admin]\nlisten = \"127.0.0.1:2\"\n[node]\nworkloads_on_exit = \"stop\"\n";
+        let found = loaded(before).differences(&loaded(after));
+        let fixed: Vec<&str> = found.iter().filter(|d| d.is_fixed()).map(|d| d.key.as_str()).collect();
+        assert_eq!(fixed, ["node.workloads_on_exit", "store.path"]);
+        assert!(found.iter().any(|d| d.key == "admin.listen" && !d.is_live()));
     }
 
     #[test]

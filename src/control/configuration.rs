@@ -62,7 +62,7 @@ pub struct Change {
     pub before: Option<String>,
     /// The value after; `None`: it is gone.
     pub after: Option<String>,
-    /// Whether it is taken up while Weir runs; others need a restart.
+    /// Whether it is taken up while Weir runs, by this process or another; others need a restart.
     pub live: bool,
     /// The service that it belongs to.
     pub service: Option<String>,
@@ -75,6 +75,8 @@ pub struct Change {
 pub enum Outcome {
     /// It is in use: what changed, and the generation that shows it.
     Applied(Vec<Change>, u64),
+    /// Another process of the same binary takes over and takes it up: what changed, and the number of the upgrade.
+    HandedOver(Vec<Change>, u64),
     /// It says what is in use already.
     Unchanged,
     /// Nothing of it is in use; the last good one still is.
@@ -198,7 +200,7 @@ impl Desk {
     /// Counts an outcome.
     pub fn count(&self, outcome: &Outcome) {
         let counter = match outcome {
-            Outcome::Applied(..) => &self.counts.applied,
+            Outcome::Applied(..) | Outcome::HandedOver(..) => &self.counts.applied,
             Outcome::Unchanged => &self.counts.unchanged,
             Outcome::Refused(_) => &self.counts.refused,
         };

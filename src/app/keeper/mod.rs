@@ -239,6 +239,14 @@ impl Keeper {
                 let _ = message::send(&kept.link, "ok", self.path.as_os_str().as_bytes(), &[]);
             }
             "upgrade" => return self.upgrade(pid, message, now),
+            "renew" => {
+                let (line, why, steps) = match self.course.ask_upgrade(pid, now) {
+                    Ok(steps) => (format!("ok {}", self.course.upgrade().number), String::new(), steps),
+                    Err(why) => ("refused".to_owned(), why, Vec::new()),
+                };
+                let _ = message::send(&kept.link, &line, why.as_bytes(), &[]);
+                return steps;
+            }
             "stood-down" => return self.course.stood_down(pid, now),
             _ => {
                 let _ = message::send(&kept.link, "refused unknown", b"", &[]);
