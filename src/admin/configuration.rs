@@ -155,7 +155,7 @@ pub(super) async fn reload(state: axum::extract::State<Arc<State>>) -> Result<Js
                 ("handed_over", None, changes)
             }
             Outcome::Unchanged => ("unchanged", None, Vec::new()),
-            Outcome::Refused(faults) => return Err(invalid(&faults)),
+            Outcome::Refused(faults) => return Err(state.upgrader.upgrading().unwrap_or_else(|| invalid(&faults))),
         };
     let changes = changes.into_iter().map(ConfigurationChange::from).collect();
     Ok(Json(Reloaded { outcome: outcome.to_owned(), upgrade, generation, changes }))

@@ -99,6 +99,13 @@ impl Upgrader {
         self.stands_down.store(true, Ordering::SeqCst);
     }
 
+    /// Returns the answer to changes while another process takes over.
+    pub(super) fn upgrading(&self) -> Option<Problem> {
+        let detail = "another process takes over: try again in a moment";
+        let problem = || Problem::new(StatusCode::SERVICE_UNAVAILABLE, "upgrading", detail);
+        self.stands_down.load(Ordering::SeqCst).then(problem)
+    }
+
     /// Begins an upgrade; returns once the new binary was checked and the swap has begun.
     ///
     /// # Errors
@@ -124,9 +131,10 @@ pub(super) async fn guard(
     request: Request<Body>,
     next: Next,
 ) -> Response {
-    if upgrader.stands_down.load(Ordering::SeqCst) && !request.method().is_safe() {
-        let detail = "another process takes over: try again in a moment";
-        return Problem::new(StatusCode::SERVICE_UNAVAILABLE, "upgrading", detail).into_response();
+    // Whoever reloads knows whether it is the configuration that another process takes over for.
+    let is_change = !request.method().is_safe() && request.uri().path() != "/v1/reload";
+    if let Some(problem) = upgrader.upgrading().filter(|_| is_change) {
+        return problem.into_response();
     }
     next.run(request).await
 }

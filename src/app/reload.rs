@@ -52,8 +52,8 @@ pub(super) struct Reloader {
     pub(super) last_good: LastGood,
     /// Has another process take over where this one cannot take a change up.
     pub(super) upgrader: Upgrader,
-    /// The upgrade by which another process takes over: it looks at the file from then on.
-    pub(super) handed: Option<u64>,
+    /// What another process takes up, and the upgrade by which it does: it looks at the file from then on.
+    pub(super) handed: Option<(Vec<Change>, u64)>,
     /// What the file said at the start, when that is not in use.
     pub(super) refused: Option<Refused>,
 }
@@ -91,8 +91,8 @@ impl Reloader {
 
     /// Looks at the file, and takes it up when it differs from what is in use.
     async fn reload(&mut self, cause: Cause) -> Outcome {
-        if let Some(number) = self.handed {
-            return Outcome::HandedOver(Vec::new(), number);
+        if let Some((changes, number)) = &self.handed {
+            return Outcome::HandedOver(changes.clone(), *number);
         }
         let status = self.desk.status();
         let text = match self.read() {
@@ -264,7 +264,7 @@ impl Reloader {
     }
 
     fn handed_over(&mut self, changes: Vec<Change>, number: u64) -> Outcome {
-        self.handed = Some(number);
+        self.handed = Some((changes.clone(), number));
         let keys: Vec<&str> = changes.iter().map(|change| change.key.as_str()).take(NAMED_CHANGES).collect();
         let message = format!(
             "another process takes the configuration up ({}); this one ends with its connections, at its drain deadline",

@@ -45,11 +45,11 @@ async fn sections_that_needed_a_restart_are_taken_up_and_no_request_fails() {
     let mut serving = weir.serving();
 
     // By command: it waits for the other process.
-    let timeouts = good.replace("drain = \"5s\"", "drain = \"6s\"\nidle = \"61s\"");
+    let timeouts = good.replace("drain = \"5s\"", "drain = \"6s\"\nkeepalive = \"61s\"");
     put(&weir, &timeouts);
     let finished = weir.cli(&["reload"]).await;
     assert_eq!(finished.code, 0, "{finished:?}\n{}", weir.log());
-    assert!(finished.out.contains("proxy.timeouts.idle"), "{finished:?}");
+    assert!(finished.out.contains("proxy.timeouts.keepalive"), "{finished:?}");
     serving = renewed(&weir, serving).await;
 
     // By the file alone: the zone and the address of DNS.
