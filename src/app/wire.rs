@@ -97,10 +97,8 @@ pub(super) async fn build(
     };
     let (close_admin, closes) = lifecycle::drain();
     let admin = tokio::spawn(admin::serve(doors, loaded.admin.clone(), state, closes));
-    let dns = match (names, &loaded.dns) {
-        (Some(names), Some(wanted)) => Some(serve_names(names, wanted, &table, &metrics, &signal)?),
-        _ => None,
-    };
+    let serve = |(names, wanted)| serve_names(names, wanted, &table, &metrics, &signal);
+    let dns = names.zip(loaded.dns.as_ref()).map(serve).transpose()?;
     show_certificates(&metrics, &certificates)?;
     let challenges = keyring.challenges().clone();
     let parts = proxy::Parts { table: table.clone(), metrics: metrics.clone(), access, tls, challenges };
