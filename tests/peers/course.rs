@@ -121,7 +121,9 @@ impl<'a> Course<'a> {
         let tag = got.field("etag").unwrap().to_owned();
         let got = self.curl("/files/small.txt", &["-H", &format!("If-None-Match: {tag}")]).await;
         assert_eq!((got.status, got.body.len()), (304, 0), "{}", got.head);
-        assert_eq!(got.field("etag"), Some(tag.as_str()));
+        // Traefik asks for compressed answers by itself, whose tag is weak; it is compared as such (RFC 9110 §8.8.3.2).
+        let same = got.field("etag").map(|found| found.trim_start_matches("W/") == tag.trim_start_matches("W/"));
+        assert_eq!(same, Some(true), "{tag}: {}", got.head);
         let got = self.curl("/files/small.txt", &["-I"]).await;
         assert_eq!((got.status, got.field("content-length")), (200, Some("7500")), "{}", got.head);
         let got = self.curl("/files/large.bin", &["-r", "250-509"]).await;
