@@ -4,7 +4,7 @@
 //! they meet only at the published snapshot of `table`. `ARCHITECTURE.md` has the walks through the code.
 //!
 //! - Leaves: [`clock`], [`rng`], [`lifecycle`], [`telemetry`], [`sys`].
-//! - Vocabulary and pure cores: [`model`], [`spec`], [`http1`], [`dnswire`], [`balance`], [`table`].
+//! - Vocabulary and pure cores: [`model`], [`spec`], [`http1`], [`http2`], [`dnswire`], [`balance`], [`table`].
 //! - Sockets: [`net`]. Data plane: [`proxy`], [`dns`]. Control plane: [`control`].
 //! - Surfaces: [`config`], [`admin`], [`cli`]. Composition: [`app`].
 
@@ -18,6 +18,7 @@ pub mod control;
 pub mod dns;
 pub mod dnswire;
 pub mod http1;
+pub mod http2;
 pub mod lifecycle;
 pub mod model;
 pub mod net;

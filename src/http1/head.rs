@@ -192,6 +192,11 @@ pub fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(|&b| is(TOKEN, b))
 }
 
+/// Returns whether `bytes` may stand as a request target: visible ASCII without a fragment.
+pub fn is_target(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && bytes.iter().all(|&b| is(TARGET, b))
+}
+
 /// Cursor over the head; `None` from a step means that more bytes are needed.
 struct Cursor<'a> {
     bytes: &'a [u8],

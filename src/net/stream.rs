@@ -27,6 +27,10 @@ pub trait Layer: AsyncRead + AsyncWrite + Unpin + fmt::Debug {
     fn was_refused(&self) -> bool {
         false
     }
+    /// Returns how much may be read somewhere else to be written here, so that what this holds stays bounded.
+    fn room(&self) -> usize {
+        usize::MAX
+    }
 }
 
 /// A byte stream, both ways.
@@ -74,6 +78,14 @@ impl Stream {
         match self {
             Self::Tcp(_) | Self::Accepted(_) => false,
             Self::Layered(layer) => layer.was_refused(),
+        }
+    }
+
+    /// Returns how much may be read somewhere else to be written here; a socket takes what it takes.
+    pub fn room(&self) -> usize {
+        match self {
+            Self::Tcp(_) => usize::MAX,
+            Self::Layered(layer) => layer.room(),
         }
     }
 

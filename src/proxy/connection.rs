@@ -1,9 +1,10 @@
 //! One accepted socket, told once.
 
+use crate::http2::meter::Bounds;
 use crate::net::Stream;
 use crate::proxy::entry::Entry;
 use crate::proxy::http::{Client, Downstream, h1};
-use crate::proxy::http2::{Bounds, server};
+use crate::proxy::http2::server;
 use crate::proxy::state::{Open, Worker};
 use crate::proxy::timer::ms;
 use std::net::IpAddr;
@@ -74,18 +75,22 @@ struct Lanes {
 }
 
 impl server::Host for Lanes {
-    fn open(&mut self, lane: Stream) {
+    fn open(&self, lane: Stream) {
         let down = self.client.on(lane, self.worker.timers.register());
         tokio::task::spawn_local(h1::Connection::stream(self.worker.clone(), down));
     }
 
-    fn random(&mut self) -> u128 {
+    fn random(&self) -> u128 {
         let mut rng = self.worker.rng.borrow_mut();
         (u128::from(rng.next_u64()) << 64) | u128::from(rng.next_u64())
     }
 
     fn ending_since(&self) -> Option<u64> {
         self.worker.ending_since(&self.client.entry)
+    }
+
+    fn lend(&self, work: &mut dyn FnMut(&mut [u8])) {
+        self.worker.with_scratch(|scratch| work(&mut scratch.input));
     }
 }
 

@@ -210,7 +210,8 @@ impl Direction {
         }
         let read = worker.with_scratch(|scratch| {
             let room = scratch.input.get_mut(HEADROOM..).unwrap_or_default();
-            match poll_read(from, cx, room) {
+            let most = to.room().min(room.len());
+            match poll_read(from, cx, room.get_mut(..most).unwrap_or_default()) {
                 Poll::Ready(Ok(n)) => self.pass(to, room.get(..n).unwrap_or_default(), cx).map(|()| Poll::Ready(n)),
                 Poll::Ready(Err(_)) => Err(()),
                 Poll::Pending => Ok(Poll::Pending),

@@ -10,20 +10,21 @@ const MAX_LINES: usize = 500;
 fn allowed(module: &str) -> Option<Vec<&'static str>> {
     let (own, leaves): (&[&str], bool) = match module {
         "clock" | "rng" | "model" | "http1" | "dnswire" | "sys" => (&[], false),
+        "http2" => (&["http1"], false),
         "spec" => (&["model"], false),
         "lifecycle" | "telemetry" => (&["clock"], false),
         "balance" => (&["model", "rng"], false),
         "table" => (&["model", "balance", "dnswire", "rng"], false),
         "net" => (&["model", "sys", "clock", "lifecycle", "telemetry"], false),
-        "proxy" => (&["http1", "model", "balance", "table", "net", "sys"], true),
+        "proxy" => (&["http1", "http2", "model", "balance", "table", "net", "sys"], true),
         "dns" => (&["dnswire", "model", "table", "net", "sys"], true),
         "control" => (&["spec", "model", "balance", "table", "net", "sys"], true),
         "admin" => (&["spec", "model", "balance", "table", "control", "net"], true),
         "config" => (&["spec", "model", "net", "proxy", "dns", "control", "admin", "telemetry"], false),
         "app" => (
             &[
-                "http1", "dnswire", "spec", "model", "sys", "balance", "table", "net", "proxy", "dns", "control",
-                "admin", "config",
+                "http1", "http2", "dnswire", "spec", "model", "sys", "balance", "table", "net", "proxy", "dns",
+                "control", "admin", "config",
             ],
             true,
         ),

@@ -257,7 +257,8 @@ impl<'a> Attempt<'a> {
             front.copy_from_slice(&self.partial);
         }
         let room = scratch.input.get_mut(HEADROOM + have..).unwrap_or_default();
-        let n = match poll_read(self.up, cx, room) {
+        let most = self.down.stream.room().min(room.len());
+        let n = match poll_read(self.up, cx, room.get_mut(..most).unwrap_or_default()) {
             Poll::Pending => return Ok(Step::Idle),
             Poll::Ready(Ok(n)) if n > 0 => n,
             Poll::Ready(read) => return self.lost(read.is_ok()),

@@ -234,7 +234,7 @@ impl Call {
         let ends = matches!(framing, Framing::None | Framing::Length(0));
         match self.send.send_request(request, ends) {
             Ok((answer, stream)) => {
-                self.sink.begin(stream, framing, false);
+                self.sink.begin(stream, framing);
                 self.stage = Stage::Asked(answer);
                 self.partial = Vec::new();
                 Poll::Ready(Ok(len.saturating_sub(before)))

@@ -1,160 +1,174 @@
 //! One stream at a time of a client's HTTP/2 connection, as the HTTP/1.1 connection that the request path serves.
 //!
 //! A lane is used again: where the next request would come on a kept HTTP/1.1 connection, the next stream comes here. So a
-//! warm connection makes no task, no timer and no buffer for a stream.
+//! warm connection makes no task, no timer and no buffer for a stream. What the codec has for a lane is behind a number, its
+//! slot; octets go straight into the connection's buffer and out of it.
 
-use crate::http1::framing::{self, Framing};
+use crate::http1::framing::{self, Body, Form, Framing};
 use crate::http1::head::{self as head1, Fields, StatusLine};
+use crate::http2::answer::Ending;
+use crate::http2::connection::Connection;
+use crate::http2::frame::Code;
+use crate::http2::request::Shape;
+use crate::http2::serve::{Read, Room};
 use crate::net::Layer;
-use crate::proxy::http2::head::{self, Shape};
-use crate::proxy::http2::sink::Sink;
-use crate::proxy::http2::source::{Source, lost};
-use crate::proxy::http2::wire::Watch;
 use crate::telemetry::Shard;
-use bytes::Bytes;
-use h2::server::SendResponse;
-use h2::{Reason, RecvStream};
-use http::header;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 use std::thread;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What the lanes of one connection share with it.
 pub(super) struct Hub {
-    pub(super) free: RefCell<Vec<Rc<Seat>>>,
-    /// Lanes with a stream.
-    pub(super) busy: Cell<usize>,
-    /// The connection is over: lanes without a stream end.
-    pub(super) closed: Cell<bool>,
-    pub(super) watch: Rc<Watch>,
-    pub(super) shard: Arc<Shard>,
-    pub(super) limits: head1::Limits,
-    pub(super) fields: RefCell<Fields>,
+    pub(super) codec: RefCell<Connection>,
+    /// Of the lanes, by slot.
+    wakers: RefCell<Vec<Option<Waker>>>,
     /// Wakes the connection.
-    pub(super) waker: RefCell<Option<Waker>>,
+    waker: RefCell<Option<Waker>>,
+    /// The connection was woken and has not run.
+    woken: Cell<bool>,
+    /// The connection is over: lanes without a stream end.
+    closed: Cell<bool>,
+    shard: Arc<Shard>,
+    limits: head1::Limits,
+    fields: RefCell<Fields>,
+    /// Payload of chunks on their way into frames.
+    payload: RefCell<Vec<u8>>,
 }
 
 impl Hub {
+    pub(super) fn new(codec: Connection, shard: Arc<Shard>, limits: head1::Limits) -> Self {
+        Self {
+            codec: RefCell::new(codec),
+            wakers: RefCell::default(),
+            waker: RefCell::default(),
+            woken: Cell::new(false),
+            closed: Cell::new(false),
+            shard,
+            limits,
+            fields: RefCell::default(),
+            payload: RefCell::default(),
+        }
+    }
+
+    /// The connection runs: from now on it is woken again.
+    pub(super) fn runs(&self, cx: &Context<'_>) {
+        self.woken.set(false);
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+    }
+
+    /// Wakes the connection, once until it runs.
     fn wake(&self) {
-        if let Some(waker) = &*self.waker.borrow() {
+        if !self.woken.replace(true)
+            && let Some(waker) = &*self.waker.borrow()
+        {
             waker.wake_by_ref();
         }
     }
 
-    /// Counts a stream that its client reset before it was answered.
-    fn was_reset(&self) {
-        self.watch.reset();
-        if self.watch.breach().is_some() {
+    /// Wakes the lane of a slot.
+    pub(super) fn wake_lane(&self, slot: usize) {
+        // A lane stays in its task: the waker stays good.
+        if let Some(Some(waker)) = self.wakers.borrow().get(slot) {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// The connection is over.
+    pub(super) fn close(&self) {
+        self.closed.set(true);
+        self.codec.borrow_mut().abandon();
+        for slot in 0..self.wakers.borrow().len() {
+            self.wake_lane(slot);
+        }
+    }
+
+    fn wait(&self, slot: usize, cx: &Context<'_>) {
+        let mut wakers = self.wakers.borrow_mut();
+        if wakers.len() <= slot {
+            wakers.resize_with(slot + 1, || None);
+        }
+        if let Some(place) = wakers.get_mut(slot)
+            && !place.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()))
+        {
+            *place = Some(cx.waker().clone());
+        }
+    }
+
+    /// Does something with the codec; what it wants to send is sent soon.
+    fn with<T>(&self, work: impl FnOnce(&mut Connection) -> T) -> T {
+        let mut codec = self.codec.borrow_mut();
+        let result = work(&mut codec);
+        if !codec.pending().is_empty() {
             self.wake();
         }
+        result
     }
 }
 
-/// A stream that waits for its lane.
-pub(super) struct Job {
-    pub(super) body: RecvStream,
-    pub(super) respond: SendResponse<Bytes>,
-    pub(super) shape: Shape,
-}
-
-/// Where a lane gets its streams.
-#[derive(Default)]
-pub(super) struct Seat {
-    /// The head of the stream that waits, as HTTP/1.1.
-    pub(super) head: RefCell<Vec<u8>>,
-    job: RefCell<Option<Job>>,
-    waker: RefCell<Option<Waker>>,
-    pub(super) gone: Cell<bool>,
-}
-
-impl Seat {
-    /// Hands a stream over.
-    pub(super) fn give(&self, job: Job) {
-        self.job.replace(Some(job));
-        self.wake();
-    }
-
-    pub(super) fn wake(&self) {
-        if let Some(waker) = self.waker.borrow_mut().take() {
-            waker.wake();
-        }
-    }
-}
-
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
     /// No stream.
     Waiting,
     /// The answer's head has not come.
-    Asked { respond: SendResponse<Bytes>, held: Option<RecvStream> },
+    Asked,
     /// The answer's body passes, or what is in a tunnel.
     Answering,
 }
 
-/// A layer over whatever stream is given to it.
+/// A layer over whatever stream is given to its slot.
 pub(super) struct Lane {
     hub: Rc<Hub>,
-    seat: Rc<Seat>,
+    slot: usize,
     stage: Stage,
     shape: Shape,
-    source: Source,
-    sink: Sink,
+    /// The body of the answer.
+    body: Body,
+    chunked: bool,
+    /// A tunnel is open: octets pass as they are.
+    raw: bool,
     /// An answer's head that came in pieces.
     partial: Vec<u8>,
-    /// Our side ended: no further stream comes.
+    /// Our side ended, or the client's did before its time: no further stream comes.
     closing: bool,
 }
 
 impl Lane {
-    pub(super) fn new(hub: Rc<Hub>, seat: Rc<Seat>) -> Self {
-        Self {
-            hub,
-            seat,
-            stage: Stage::Waiting,
-            shape: Shape::default(),
-            source: Source::default(),
-            sink: Sink::default(),
-            partial: Vec::new(),
-            closing: false,
-        }
+    pub(super) fn new(hub: Rc<Hub>, slot: usize) -> Self {
+        let (stage, shape, body) = (Stage::Waiting, Shape::default(), Body::new(Framing::None));
+        Self { hub, slot, stage, shape, body, chunked: false, raw: false, partial: Vec::new(), closing: false }
     }
 
-    /// Takes the stream that waits.
-    fn begin(&mut self, job: Job) {
-        let Job { body, respond, shape } = job;
-        std::mem::swap(self.source.begin(), &mut *self.seat.head.borrow_mut());
+    /// Takes the stream that waits, if there is one.
+    fn begin(&mut self) -> bool {
+        let Some(shape) = self.hub.codec.borrow_mut().begin_stream(self.slot) else { return false };
         self.shape = shape;
+        (self.chunked, self.raw) = (false, false);
         self.partial.clear();
-        let held = if shape.tunnel {
-            // No octet passes before the endpoint has agreed.
-            Some(body)
-        } else {
-            self.source.follow(body, shape.chunked);
-            None
-        };
-        self.stage = Stage::Asked { respond, held };
+        self.stage = Stage::Asked;
+        true
     }
 
     /// The stream is over: the next may come.
     fn finish(&mut self) {
         self.stage = Stage::Waiting;
-        self.source.drop_body();
-        self.sink.finish();
-        self.hub.busy.set(self.hub.busy.get() - 1);
-        self.hub.free.borrow_mut().push(self.seat.clone());
-        if self.hub.busy.get() == 0 {
+        let slot = self.slot;
+        let idle = self.hub.with(|codec| {
+            codec.release(slot, true);
+            codec.busy() == 0
+        });
+        if idle {
             // The connection is idle from now on.
             self.hub.wake();
         }
-    }
-
-    fn is_answered(&self) -> bool {
-        matches!(self.stage, Stage::Answering) && self.sink.has_ended()
     }
 
     /// Takes octets of the answer's heads; returns how many.
@@ -183,60 +197,85 @@ impl Lane {
 
     /// Sends an answer's head on.
     fn answer(&mut self, bytes: &[u8], line: &StatusLine<'_>, fields: &Fields) -> io::Result<()> {
-        let Stage::Asked { respond, held } = &mut self.stage else { return Err(broken()) };
-        let mut answer = head::answer(bytes, line, fields).ok_or_else(broken)?;
-        if line.status < 200 && line.status != 101 {
-            return respond.send_informational(answer).map_err(|error| lost(&error));
-        }
         let tunnel = line.status == 101;
-        let framing = match tunnel {
-            true => Framing::None,
-            false => framing::response_body(bytes, fields, line.version, line.status, self.shape.is_head)
-                .map_err(|_| broken())?,
+        let ending = if tunnel {
+            self.raw = true;
+            Ending::Tunnel
+        } else if line.status < 200 {
+            Ending::Body
+        } else {
+            let framing = framing::response_body(bytes, fields, line.version, line.status, self.shape.is_head)
+                .map_err(|_| broken())?;
+            self.body = Body::new(framing);
+            self.chunked = framing == Framing::Chunked;
+            if self.body.is_done() { Ending::Head } else { Ending::Body }
         };
-        let ends = !tunnel && matches!(framing, Framing::None | Framing::Length(0));
-        if ends && answer.headers().contains_key("grpc-status") {
-            // Trailers alone have no length.
-            answer.headers_mut().remove(header::CONTENT_LENGTH);
+        let slot = self.slot;
+        self.hub.with(|codec| codec.answer(slot, (bytes, line, fields), ending));
+        if tunnel || line.status >= 200 {
+            self.stage = Stage::Answering;
         }
-        let stream = respond.send_response(answer, ends).map_err(|error| lost(&error))?;
-        self.sink.begin(stream, framing, tunnel);
-        if let Some(body) = held.take()
-            && tunnel
-        {
-            self.source.follow(body, false);
-        }
-        self.stage = Stage::Answering;
         Ok(())
     }
 
-    /// Looks whether the client gave the stream up.
-    fn poll_reset(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        let reset = match &mut self.stage {
-            Stage::Asked { respond, .. } => respond.poll_reset(cx).is_ready(),
-            Stage::Answering if !self.sink.has_ended() => self.sink.poll_reset(cx).is_ready(),
-            _ => false,
-        };
-        if !reset {
-            return Ok(());
+    /// Takes octets of the answer's body; returns how many.
+    fn take_body(&mut self, octets: &[u8]) -> io::Result<usize> {
+        let slot = self.slot;
+        if self.raw {
+            self.hub.with(|codec| codec.send(slot, octets, false));
+            return Ok(octets.len());
         }
-        self.gave_up();
-        Err(ErrorKind::ConnectionReset.into())
+        if !self.chunked {
+            let used = self.body.advance(octets).map_err(|_| broken())?;
+            let done = self.body.is_done();
+            self.hub.with(|codec| codec.send(slot, octets.get(..used).unwrap_or_default(), done));
+            return Ok(used);
+        }
+        let mut payload = self.hub.payload.borrow_mut();
+        payload.clear();
+        let used = self.body.transcode(octets, Form::Payload, &mut payload).map_err(|_| broken())?;
+        let trailers = self.body.take_trailer().filter(|_| self.body.is_done());
+        let done = self.body.is_done();
+        self.hub.with(|codec| {
+            if let Some(section) = trailers {
+                codec.trail(slot, &section);
+            }
+            codec.send(slot, &payload, done);
+        });
+        Ok(used)
     }
 
-    /// The client reset the stream: counted once, where nothing was answered.
-    fn gave_up(&mut self) {
-        if matches!(self.stage, Stage::Asked { .. }) && !self.closing {
-            self.hub.was_reset();
+    /// Looks whether more may be read for the client; fails where it gave the stream up.
+    fn poll_room(&mut self, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        if self.stage == Stage::Waiting {
+            return Poll::Ready(Ok(()));
         }
-        self.closing = true;
+        let slot = self.slot;
+        let room = self.hub.codec.borrow_mut().room_for(slot);
+        match room {
+            Room::Free => {
+                self.hub.wait(slot, cx);
+                Poll::Ready(Ok(()))
+            }
+            Room::Held => {
+                self.hub.wait(slot, cx);
+                Poll::Pending
+            }
+            Room::Lost => {
+                self.closing = true;
+                Poll::Ready(Err(ErrorKind::ConnectionReset.into()))
+            }
+        }
     }
 
-    fn reset(&mut self, reason: Reason) {
-        match &mut self.stage {
-            Stage::Asked { respond, .. } => respond.send_reset(reason),
-            Stage::Answering if !self.sink.has_ended() => self.sink.reset(reason),
-            _ => {}
+    fn reset(&self) {
+        let slot = self.slot;
+        if self.stage != Stage::Waiting {
+            self.hub.with(|codec| {
+                if !codec.has_ended(slot) {
+                    codec.reset(slot, Code::Internal);
+                }
+            });
         }
     }
 }
@@ -244,34 +283,45 @@ impl Lane {
 impl AsyncRead for Lane {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        let slot = this.slot;
         loop {
-            if let Stage::Answering = this.stage
-                && this.sink.poll_flush(cx)?.is_pending()
-                && this.sink.is_complete()
-            {
-                return Poll::Pending;
-            }
-            if this.closing && !this.shape.tunnel {
+            if this.closing && !this.raw {
                 return Poll::Ready(Ok(()));
             }
             match this.stage {
-                Stage::Answering if this.is_answered() && !this.shape.tunnel => this.finish(),
-                Stage::Asked { .. } | Stage::Answering => {
-                    let read = ready!(this.source.poll_read(cx, into));
-                    if read.is_err() {
-                        this.gave_up();
+                Stage::Answering if !this.raw && this.hub.codec.borrow().is_complete(slot) => {
+                    // What is complete may still wait for flow control; only then may the next stream come.
+                    if this.poll_room(cx)?.is_pending() {
+                        return Poll::Pending;
                     }
-                    return Poll::Ready(read);
+                    if this.shape.tunnel {
+                        return Poll::Ready(Ok(()));
+                    }
+                    this.finish();
                 }
-                Stage::Waiting => {
-                    let job = this.seat.job.borrow_mut().take();
-                    match job {
-                        Some(job) => this.begin(job),
-                        None if this.hub.closed.get() => return Poll::Ready(Ok(())),
-                        None => {
-                            this.seat.waker.replace(Some(cx.waker().clone()));
-                            return Poll::Pending;
+                Stage::Asked | Stage::Answering => {
+                    let read = this.hub.with(|codec| codec.read(slot, into.initialize_unfilled()));
+                    return match read {
+                        Read::Octets(n) => {
+                            into.advance(n);
+                            Poll::Ready(Ok(()))
                         }
+                        Read::End => Poll::Ready(Ok(())),
+                        Read::Lost => {
+                            this.closing = true;
+                            Poll::Ready(Err(ErrorKind::ConnectionReset.into()))
+                        }
+                        Read::Nothing => {
+                            this.hub.wait(slot, cx);
+                            Poll::Pending
+                        }
+                    };
+                }
+                Stage::Waiting if this.hub.closed.get() => return Poll::Ready(Ok(())),
+                Stage::Waiting => {
+                    if !this.begin() {
+                        this.hub.wait(slot, cx);
+                        return Poll::Pending;
                     }
                 }
             }
@@ -284,37 +334,46 @@ impl AsyncWrite for Lane {
         let this = self.get_mut();
         let mut taken = 0;
         while let Some(rest) = octets.get(taken..).filter(|rest| !rest.is_empty()) {
+            let slot = this.slot;
             let step = match this.stage {
-                Stage::Waiting => Poll::Ready(Err(broken())),
-                Stage::Asked { .. } => Poll::Ready(this.take_head(rest)),
-                Stage::Answering => this.sink.poll_write(cx, rest),
+                Stage::Waiting => Err(broken()),
+                Stage::Asked => this.take_head(rest),
+                Stage::Answering if this.hub.codec.borrow().is_complete(slot) => Err(broken()),
+                Stage::Answering => match this.poll_room(cx) {
+                    Poll::Pending if taken == 0 => return Poll::Pending,
+                    Poll::Pending => break,
+                    Poll::Ready(Err(error)) => Err(error),
+                    Poll::Ready(Ok(())) => this.take_body(rest),
+                },
             };
-            match step {
-                Poll::Ready(Ok(n)) => taken += n,
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending if taken > 0 => break,
-                Poll::Pending => return Poll::Pending,
-            }
+            taken += match step {
+                Ok(n) => n,
+                Err(error) => return Poll::Ready(Err(error)),
+            };
         }
         Poll::Ready(Ok(taken))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        this.poll_reset(cx)?;
-        match this.stage {
-            Stage::Answering => this.sink.poll_flush(cx),
-            _ => Poll::Ready(Ok(())),
-        }
+        self.get_mut().poll_room(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if matches!(this.stage, Stage::Answering) {
-            // What is complete may still wait for flow control; what is not must not look so.
-            ready!(this.sink.poll_end(cx))?;
+        let slot = this.slot;
+        if this.stage == Stage::Answering && !this.closing {
+            if this.raw || this.body.ends_with_connection() {
+                this.hub.with(|codec| codec.send(slot, &[], true));
+            } else {
+                // What is not complete must not look so.
+                this.reset();
+            }
+            // What is complete may still wait for flow control.
+            if this.poll_room(cx)?.is_pending() {
+                return Poll::Pending;
+            }
         } else {
-            this.reset(Reason::INTERNAL_ERROR);
+            this.reset();
         }
         this.closing = true;
         Poll::Ready(Ok(()))
@@ -323,12 +382,16 @@ impl AsyncWrite for Lane {
 
 impl Layer for Lane {
     fn is_idle(&mut self) -> bool {
-        matches!(self.stage, Stage::Waiting) && !self.hub.closed.get()
+        self.stage == Stage::Waiting && !self.hub.closed.get()
     }
 
     fn abort_on_close(&mut self) {
-        self.reset(Reason::INTERNAL_ERROR);
+        self.reset();
         self.closing = true;
+    }
+
+    fn room(&self) -> usize {
+        self.hub.codec.borrow().room(self.slot)
     }
 }
 
@@ -340,19 +403,11 @@ impl fmt::Debug for Lane {
 
 impl Drop for Lane {
     fn drop(&mut self) {
-        self.seat.gone.set(true);
         if thread::panicking() {
             self.hub.shard.panics.add(1);
         }
-        if let Some(mut job) = self.seat.job.borrow_mut().take() {
-            // It came when the lane was about to end: nothing of it was looked at.
-            job.respond.send_reset(Reason::REFUSED_STREAM);
-            self.hub.busy.set(self.hub.busy.get() - 1);
-        }
-        if !matches!(self.stage, Stage::Waiting) {
-            self.reset(Reason::INTERNAL_ERROR);
-            self.hub.busy.set(self.hub.busy.get() - 1);
-        }
+        let (slot, has_stream) = (self.slot, self.stage != Stage::Waiting);
+        self.hub.with(|codec| codec.disown(slot, has_stream));
         self.hub.wake();
     }
 }

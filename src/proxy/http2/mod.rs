@@ -9,7 +9,6 @@
 pub(crate) mod client;
 mod head;
 mod lane;
-mod meter;
 mod pulse;
 mod reply;
 pub(crate) mod server;
@@ -17,6 +16,3 @@ mod sink;
 mod source;
 #[cfg(test)]
 mod tests;
-mod wire;
-
-pub(crate) use meter::Bounds;

@@ -37,7 +37,7 @@ pub(super) fn write_answer(
     put(out, &[parts.status.canonical_reason().unwrap_or_default().as_bytes(), b"\r\n"]);
     for (name, value) in &parts.headers {
         if !is_clean(value.as_bytes()) || is_forbidden(name) {
-            return Err(Unfit::Malformed);
+            return Err(Unfit);
         }
         put(out, &[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
     }

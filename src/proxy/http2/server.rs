@@ -1,30 +1,30 @@
-//! A client's HTTP/2 connection: streams in, lanes for them, bounds, and an end in two steps.
+//! A client's HTTP/2 connection: octets into the codec and out of it, lanes for its streams, and an end in two steps.
+//!
+//! One task reads and writes the socket; each lane is another, that serves one stream after the other. A turn reads what is
+//! there, wakes the lanes that something came for, and writes what all of them have put into the buffer, with one call.
 
 use crate::http1::head as head1;
+use crate::http2::connection::{Config, Connection};
+use crate::http2::meter::{Bounds, Breach};
+use crate::http2::streams::Failure;
 use crate::net::Stream;
-use crate::proxy::http2::head::{self, Unfit};
-use crate::proxy::http2::lane::{Hub, Job, Lane, Seat};
-use crate::proxy::http2::meter::{Bounds, Breach};
-use crate::proxy::http2::wire::{Watch, Wire};
+use crate::proxy::http2::lane::{Hub, Lane};
+use crate::proxy::scratch::poll_read;
 use crate::proxy::timer::{Deadline, Timers};
 use crate::telemetry::Shard;
-use bytes::Bytes;
-use h2::server::{Builder, Connection, SendResponse};
-use h2::{Reason, RecvStream};
-use http::{Request, Response, StatusCode};
-use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use tokio::io::AsyncWrite;
 
 /// After the last stream and GOAWAY, and after a breach, the peer gets so long.
 const CLOSE_MS: u64 = 1000;
-/// The largest frame that is taken: the least that must be.
-const FRAME_BYTES: u32 = 16 * 1024;
-/// What one stream may have waiting for the socket.
-const SEND_BUFFER_BYTES: usize = 64 * 1024;
+/// So much is read and thrown away meanwhile, so that GOAWAY is not lost to a reset.
+const LINGER_BYTES: usize = 256 * 1024;
+/// Reads of one turn, before other connections get theirs.
+const READS: usize = 4;
 
 /// What a connection needs of its worker.
 #[derive(Debug, Clone)]
@@ -36,7 +36,7 @@ pub(crate) struct Terms {
     pub(crate) stream_window: u32,
     pub(crate) connection_window: u32,
     pub(crate) bounds: Bounds,
-    /// Time for the preface and the first request.
+    /// Time for the preface and the first request, and for each head.
     pub(crate) head_ms: u64,
     pub(crate) keepalive_ms: u64,
     /// So long may the peer take nothing of what is to be sent.
@@ -47,167 +47,283 @@ pub(crate) struct Terms {
 /// What only the caller can do.
 pub(crate) trait Host {
     /// Serves a lane, in a task of its own.
-    fn open(&mut self, lane: Stream);
+    fn open(&self, lane: Stream);
     /// Returns 128 random bits.
-    fn random(&mut self) -> u128;
+    fn random(&self) -> u128;
     /// Returns since when connections end with their next answer.
     fn ending_since(&self) -> Option<u64>;
+    /// Lends a buffer to read into, larger than a frame.
+    fn lend(&self, work: &mut dyn FnMut(&mut [u8]));
 }
 
 /// Serves a connection to its end. `front` was read already, from the preface on.
 pub(crate) async fn serve(terms: Terms, (stream, front): (Stream, Vec<u8>), deadline: Deadline, host: impl Host) {
-    let watch = Rc::new(Watch::new(terms.timers.clone(), terms.bounds));
-    let wire = Wire::new(stream, front, watch.clone());
     deadline.set(terms.head_ms);
-    let mut handshake = pin!(builder(&terms).handshake::<_, Bytes>(wire));
-    let connection = poll_fn(|cx| match handshake.as_mut().poll(cx) {
-        Poll::Pending if deadline.poll_expired(cx) || watch.breach().is_some() => Poll::Ready(None),
-        Poll::Pending => Poll::Pending,
-        Poll::Ready(done) => Poll::Ready(done.ok()),
-    })
-    .await;
-    let Some(connection) = connection else {
-        terms.shard.refused("h2_preface");
-        return;
+    let config = Config {
+        streams: terms.streams,
+        stream_window: terms.stream_window,
+        connection_window: terms.connection_window,
+        head_bytes: terms.limits.head_bytes,
+        bounds: terms.bounds,
     };
-    let hub = Rc::new(Hub {
-        free: RefCell::default(),
-        busy: Cell::new(0),
-        closed: Cell::new(false),
-        watch: watch.clone(),
-        shard: terms.shard.clone(),
-        limits: head1::Limits {
-            // The request path bounds what it writes; this only must not be less.
-            head_bytes: terms.limits.head_bytes + 16 * 1024,
-            fields: terms.limits.fields + 32,
-            target_bytes: terms.limits.target_bytes,
-        },
-        fields: RefCell::default(),
-        waker: RefCell::default(),
-    });
-    let mut server =
-        Server { terms, connection, hub: hub.clone(), watch, deadline, host, state: State::Open, begun: false };
+    let limits = head1::Limits {
+        // The request path bounds what it writes; this only must not be less.
+        head_bytes: terms.limits.head_bytes + 16 * 1024,
+        fields: terms.limits.fields + 32,
+        target_bytes: terms.limits.target_bytes,
+    };
+    let hub = Rc::new(Hub::new(Connection::new(config), terms.shard.clone(), limits));
+    let mut server = Server {
+        hub: hub.clone(),
+        stream,
+        fresh: !front.is_empty(),
+        front,
+        deadline,
+        host,
+        state: State::Open,
+        begun: false,
+        last: 0,
+        blocked_ms: None,
+        head_ms: None,
+        goaway_ms: 0,
+        unflushed: false,
+        ended: false,
+        notices: Vec::new(),
+        terms,
+    };
     poll_fn(|cx| server.poll(cx)).await;
     drop(server);
-    hub.closed.set(true);
-    for seat in hub.free.borrow().iter() {
-        seat.wake();
-    }
+    hub.close();
 }
 
-fn builder(terms: &Terms) -> Builder {
-    let mut builder = Builder::new();
-    builder
-        .max_concurrent_streams(terms.streams)
-        .initial_window_size(terms.stream_window)
-        .initial_connection_window_size(terms.connection_window)
-        .max_frame_size(FRAME_BYTES)
-        .max_header_list_size(u32::try_from(terms.limits.head_bytes).unwrap_or(u32::MAX))
-        .max_send_buffer_size(SEND_BUFFER_BYTES)
-        // Streams that were reset before they were looked at, at one time.
-        .max_pending_accept_reset_streams(terms.bounds.resets as usize)
-        // Streams that the peer made us reset, in all.
-        .max_local_error_reset_streams(Some(terms.bounds.resets as usize))
-        .enable_connect_protocol();
-    builder
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Open,
-    /// GOAWAY was sent: what runs ends, until this time of the worker's clock when nothing does.
+    /// GOAWAY was sent: what runs ends.
     Leaving,
-    /// Nothing but GOAWAY is still to be sent.
-    Closing,
+    /// Nothing but what is in the buffer is still to be sent; what comes is thrown away, so much at most.
+    Closing(usize),
 }
+
+/// The connection is over.
+struct Over;
 
 struct Server<H> {
     terms: Terms,
-    connection: Connection<Wire, Bytes>,
     hub: Rc<Hub>,
-    watch: Rc<Watch>,
+    stream: Stream,
+    /// What was read and holds no whole frame.
+    front: Vec<u8>,
+    /// Nobody has looked at `front` yet.
+    fresh: bool,
     deadline: Deadline,
     host: H,
     state: State,
     /// A stream has come.
     begun: bool,
+    /// The highest stream that was seen.
+    last: u32,
+    /// Since when the peer takes nothing of what is to be sent.
+    blocked_ms: Option<u64>,
+    /// Since when a head waits for its end.
+    head_ms: Option<u64>,
+    /// When GOAWAY was sent.
+    goaway_ms: u64,
+    unflushed: bool,
+    /// Our side of the socket is closed.
+    ended: bool,
+    notices: Vec<usize>,
 }
 
 impl<H: Host> Server<H> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let known = self.hub.waker.borrow().as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
-        if !known {
-            self.hub.waker.replace(Some(cx.waker().clone()));
+        self.hub.runs(cx);
+        if self.turn(cx).is_err() {
+            return Poll::Ready(());
         }
-        let mut moved = false;
-        loop {
-            match self.connection.poll_accept(cx) {
-                Poll::Ready(Some(Ok((request, respond)))) => {
-                    moved = true;
-                    self.accept(request, respond);
-                }
-                Poll::Ready(Some(Err(error))) => {
-                    self.failed(&error);
-                    return Poll::Ready(());
-                }
-                Poll::Ready(None) => return Poll::Ready(()),
-                Poll::Pending => break,
-            }
-        }
-        if self.state != State::Closing
-            && let Some(breach) = self.watch.breach()
-        {
-            self.end(breach);
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        self.set_deadline(moved);
+        self.set_deadline(cx);
         if self.deadline.poll_expired(cx) { self.expired(cx) } else { Poll::Pending }
     }
 
-    /// Sets how long what is waited for now may take.
-    fn set_deadline(&mut self, moved: bool) {
-        if self.state == State::Closing {
+    /// Writes and reads until there is neither.
+    fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), Over> {
+        let mut more = true;
+        for _ in 0..READS {
+            self.write(cx)?;
+            more = self.read(cx)?;
+            self.distribute();
+            self.look_for_the_end();
+            if !more {
+                break;
+            }
+        }
+        self.write(cx)?;
+        // What was sent may have made room for more.
+        self.distribute();
+        if more {
+            cx.waker().wake_by_ref();
+        }
+        Ok(())
+    }
+
+    /// Writes what waits, all of it with one call where the socket takes it.
+    fn write(&mut self, cx: &mut Context<'_>) -> Result<(), Over> {
+        let mut codec = self.hub.codec.borrow_mut();
+        while !codec.pending().is_empty() {
+            match Pin::new(&mut self.stream).poll_write(cx, codec.pending()) {
+                Poll::Ready(Ok(n)) if n > 0 => {
+                    codec.wrote(n);
+                    self.unflushed = self.stream.buffers();
+                    self.blocked_ms = None;
+                }
+                Poll::Ready(_) => return Err(Over),
+                Poll::Pending => {
+                    self.blocked_ms.get_or_insert(self.terms.timers.now_ms());
+                    return Ok(());
+                }
+            }
+        }
+        drop(codec);
+        if self.unflushed {
+            match Pin::new(&mut self.stream).poll_flush(cx) {
+                Poll::Ready(Ok(())) => self.unflushed = false,
+                Poll::Ready(Err(_)) => return Err(Over),
+                Poll::Pending => return Ok(()),
+            }
+        }
+        if matches!(self.state, State::Closing(_)) && !self.ended {
+            // Where the socket is gone, reading tells.
+            self.ended = Pin::new(&mut self.stream).poll_shutdown(cx).is_ready();
+        }
+        Ok(())
+    }
+
+    /// Reads once and hands it to the codec; returns whether there may be more.
+    fn read(&mut self, cx: &mut Context<'_>) -> Result<bool, Over> {
+        // Who takes nothing is not read from; its taking something wakes this task.
+        if self.hub.codec.borrow().is_clogged() {
+            return Ok(false);
+        }
+        let Self { host, terms, hub, front, stream, state, fresh, .. } = self;
+        let mut result = Ok(false);
+        host.lend(&mut |buffer| {
+            let have = front.len();
+            if let Some(place) = buffer.get_mut(..have) {
+                place.copy_from_slice(front);
+            }
+            let came = match poll_read(stream, cx, buffer.get_mut(have..).unwrap_or_default()) {
+                Poll::Ready(Ok(n)) if n > 0 => n,
+                Poll::Pending if !*fresh => return,
+                Poll::Ready(_) if !*fresh => {
+                    result = Err(Over);
+                    return;
+                }
+                _ => 0,
+            };
+            *fresh = false;
+            let octets = buffer.get(..have + came).unwrap_or_default();
+            front.clear();
+            result = Ok(true);
+            if let State::Closing(left) = state {
+                match left.checked_sub(came) {
+                    Some(rest) => *left = rest,
+                    None => result = Err(Over),
+                }
+                return;
+            }
+            let used = hub.codec.borrow_mut().receive(octets, terms.timers.now_ms(), &mut || host.random());
+            front.extend_from_slice(octets.get(used..).unwrap_or_default());
+        });
+        result
+    }
+
+    /// Gives streams to lanes, wakes those that something came for, and counts what was refused.
+    fn distribute(&mut self) {
+        let mut codec = self.hub.codec.borrow_mut();
+        while let Some(reason) = codec.take_refusal() {
+            self.terms.shard.refused(reason);
+        }
+        while let Some(slot) = codec.take_unowned() {
+            self.host.open(Stream::Layered(Box::new(Lane::new(self.hub.clone(), slot))));
+        }
+        codec.take_notices(&mut self.notices);
+        drop(codec);
+        for slot in self.notices.drain(..) {
+            self.hub.wake_lane(slot);
+        }
+    }
+
+    /// Looks whether nothing more is to be served.
+    fn look_for_the_end(&mut self) {
+        if matches!(self.state, State::Closing(_)) {
             return;
         }
+        let codec = self.hub.codec.borrow();
+        let failure = codec.failure();
+        let left = codec.has_left() && codec.busy() == 0;
+        drop(codec);
+        if let Some(failure) = failure {
+            self.say(failure);
+        }
+        if failure.is_some() || left {
+            self.state = State::Closing(LINGER_BYTES);
+            self.deadline.set(CLOSE_MS);
+        }
+    }
+
+    /// Sets how long what is waited for now may take.
+    fn set_deadline(&mut self, cx: &Context<'_>) {
+        if matches!(self.state, State::Closing(_)) {
+            return;
+        }
+        let now = self.terms.timers.now_ms();
         if let Some(since) = self.host.ending_since()
             && self.state == State::Open
         {
-            self.connection.graceful_shutdown();
-            self.state = State::Leaving;
+            self.leave(cx);
             self.deadline.set_at(since + self.terms.drain_idle_ms);
         }
-        let now = self.terms.timers.now_ms();
-        if self.hub.busy.get() > 0 {
+        let codec = self.hub.codec.borrow();
+        let (busy, last, left) = (codec.busy(), codec.last_stream(), codec.has_left());
+        let waits = codec.awaits_head() && self.last > 0;
+        drop(codec);
+        let moved = std::mem::replace(&mut self.last, last) != last || (waits && self.head_ms.is_none());
+        self.head_ms = if waits { Some(self.head_ms.unwrap_or(now)) } else { None };
+        if busy > 0 {
             self.begun = true;
-            let since = self.watch.blocked_since().unwrap_or(now);
-            self.deadline.set_at(since + self.terms.stall_ms);
+            let head = self.head_ms.map_or(u64::MAX, |since| since + self.terms.head_ms);
+            // The client may never say that it has seen the first GOAWAY.
+            let unsure = self.state == State::Leaving && !left;
+            let leaving = if unsure { self.goaway_ms + CLOSE_MS } else { u64::MAX };
+            self.deadline.set_at((self.blocked_ms.unwrap_or(now) + self.terms.stall_ms).min(head).min(leaving));
         } else if moved || self.begun {
             self.begun = false;
             let wait = if self.state == State::Leaving { CLOSE_MS } else { self.terms.keepalive_ms };
-            self.deadline.set(wait);
+            self.deadline.set(if self.head_ms.is_some() { wait.min(self.terms.head_ms) } else { wait });
         }
     }
 
     fn expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let now = self.terms.timers.now_ms();
-        let stalled = self.watch.blocked_since().is_some_and(|at| at + self.terms.stall_ms <= now);
+        let since = |at: Option<u64>, limit: u64| at.is_some_and(|at| at + limit <= now);
+        if since(self.blocked_ms, self.terms.stall_ms) {
+            self.say(Failure::Breach(Breach::Stalled));
+            self.stream.abort_on_close();
+            return Poll::Ready(());
+        }
+        let mut codec = self.hub.codec.borrow_mut();
         match self.state {
-            _ if stalled => {
-                self.say(Breach::Stalled);
-                self.watch.abort_on_close();
+            State::Closing(_) => return Poll::Ready(()),
+            _ if since(self.head_ms, self.terms.head_ms) => codec.breach(Breach::SlowHead),
+            State::Leaving => codec.leave_finally(),
+            State::Open if codec.busy() > 0 => {}
+            State::Open if codec.last_stream() == 0 && codec.awaits_head() => {
+                self.terms.shard.refused("h2_preface");
                 return Poll::Ready(());
             }
-            State::Closing => return Poll::Ready(()),
-            _ if self.hub.busy.get() > 0 => {}
             State::Open => {
-                self.connection.graceful_shutdown();
-                self.state = State::Leaving;
-                self.deadline.set(CLOSE_MS);
-            }
-            State::Leaving => {
-                self.connection.abrupt_shutdown(Reason::NO_ERROR);
-                self.state = State::Closing;
+                drop(codec);
+                self.leave(cx);
                 self.deadline.set(CLOSE_MS);
             }
         }
@@ -215,79 +331,23 @@ impl<H: Host> Server<H> {
         Poll::Pending
     }
 
-    /// Ends the connection of a peer that breaks a bound.
-    fn end(&mut self, breach: Breach) {
-        self.say(breach);
-        self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-        self.state = State::Closing;
-        self.deadline.set(CLOSE_MS);
+    /// Asks the client to open nothing more.
+    fn leave(&mut self, cx: &Context<'_>) {
+        self.hub.codec.borrow_mut().leave();
+        self.state = State::Leaving;
+        self.goaway_ms = self.terms.timers.now_ms();
+        cx.waker().wake_by_ref();
     }
 
-    fn say(&self, breach: Breach) {
-        self.terms.shard.refused(breach.reason());
-        tracing::info!(reason = breach.reason(), "HTTP/2 connection ended");
-    }
-
-    /// What the codec itself did not stand.
-    fn failed(&self, error: &h2::Error) {
-        let reason = match error.reason() {
-            _ if error.is_io() || error.is_remote() => return,
-            Some(Reason::NO_ERROR) => return,
-            Some(Reason::ENHANCE_YOUR_CALM) => "h2_calm",
-            _ => "h2_protocol",
+    fn say(&self, failure: Failure) {
+        let reason = match failure {
+            Failure::Preface => "h2_preface",
+            Failure::Fault(_) => "h2_protocol",
+            Failure::Breach(breach) => breach.reason(),
         };
         self.terms.shard.refused(reason);
-        tracing::info!(reason, %error, "HTTP/2 connection ended");
-    }
-
-    /// Gives a stream to a lane.
-    fn accept(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
-        // Those that were reset count until their endpoint's connection is really gone.
-        if self.hub.busy.get() >= 2 * self.terms.streams as usize {
-            self.terms.shard.refused("h2_streams");
-            respond.send_reset(Reason::REFUSED_STREAM);
-            return;
-        }
-        let (parts, body) = request.into_parts();
-        let free = {
-            let mut free = self.hub.free.borrow_mut();
-            free.retain(|seat| !seat.gone.get());
-            free.pop()
-        };
-        let fresh = free.is_none();
-        let seat = free.unwrap_or_else(|| Rc::new(Seat::default()));
-        let key = match parts.extensions.get::<h2::ext::Protocol>() {
-            Some(_) => head::key(self.host.random()),
-            None => [0; 24],
-        };
-        let written = {
-            let mut head = seat.head.borrow_mut();
-            head.clear();
-            head::write_request(&parts, body.is_end_stream(), &key, &mut head)
-        };
-        match written {
-            Ok(shape) => {
-                self.hub.busy.set(self.hub.busy.get() + 1);
-                seat.give(Job { body, respond, shape });
-                if fresh {
-                    self.host.open(Stream::Layered(Box::new(Lane::new(self.hub.clone(), seat))));
-                }
-                return;
-            }
-            Err(Unfit::Malformed) => {
-                self.terms.shard.refused("h2_malformed");
-                respond.send_reset(Reason::PROTOCOL_ERROR);
-            }
-            Err(Unfit::Status(status)) => {
-                self.terms.shard.refused(if status == 431 { "too_many_fields" } else { "connect" });
-                let mut answer = Response::new(());
-                *answer.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
-                // The stream may be gone already: then there is nobody to tell.
-                let _ = respond.send_response(answer, true);
-            }
-        }
-        if !fresh {
-            self.hub.free.borrow_mut().push(seat);
+        if failure != Failure::Preface {
+            tracing::info!(reason, ?failure, "HTTP/2 connection ended");
         }
     }
 }

@@ -16,8 +16,6 @@ use std::task::{Context, Poll, ready};
 pub(super) struct Sink {
     stream: Option<SendStream<Bytes>>,
     body: Body,
-    /// Octets pass as they are, until the end of the octets.
-    raw: bool,
     chunked: bool,
     held: Vec<u8>,
     held_at: usize,
@@ -31,7 +29,6 @@ impl Default for Sink {
         Self {
             stream: None,
             body: Body::new(Framing::None),
-            raw: false,
             chunked: false,
             held: Vec::new(),
             held_at: 0,
@@ -43,23 +40,18 @@ impl Default for Sink {
 
 impl Sink {
     /// Begins a body; one that is there already ended with its head.
-    pub(super) fn begin(&mut self, stream: SendStream<Bytes>, framing: Framing, raw: bool) {
+    pub(super) fn begin(&mut self, stream: SendStream<Bytes>, framing: Framing) {
         let mut held = std::mem::take(&mut self.held);
         held.clear();
         let body = Body::new(framing);
-        let ended = !raw && body.is_done();
+        let ended = body.is_done();
         let chunked = framing == Framing::Chunked;
-        *self = Self { stream: Some(stream), body, raw, chunked, held, held_at: 0, trailers: None, ended };
-    }
-
-    /// Returns whether the whole body is on the stream.
-    pub(super) fn has_ended(&self) -> bool {
-        self.ended
+        *self = Self { stream: Some(stream), body, chunked, held, held_at: 0, trailers: None, ended };
     }
 
     /// Returns whether everything of the body has come, though it may wait here.
-    pub(super) fn is_complete(&self) -> bool {
-        self.ended || (!self.raw && self.body.is_done())
+    fn is_complete(&self) -> bool {
+        self.ended || self.body.is_done()
     }
 
     /// Returns whether something waits for the peer.
@@ -74,9 +66,7 @@ impl Sink {
             // Nothing may follow: who writes is out of step.
             return Poll::Ready(if octets.is_empty() { Ok(0) } else { Err(ErrorKind::InvalidData.into()) });
         }
-        let used = if self.raw {
-            octets.len()
-        } else if self.chunked {
+        let used = if self.chunked {
             let used = self.body.transcode(octets, Form::Payload, &mut self.held).map_err(|_| broken())?;
             if self.body.is_done() {
                 self.trailers = self.body.take_trailer().and_then(|section| head::trailers(&section));
@@ -153,7 +143,7 @@ impl Sink {
         if self.ended {
             return Poll::Ready(Ok(()));
         }
-        if self.raw || self.body.ends_with_connection() {
+        if self.body.ends_with_connection() {
             let Some(stream) = &mut self.stream else { return Poll::Ready(Err(broken())) };
             stream.send_data(Bytes::new(), true).map_err(|e| lost(&e))?;
             self.ended = true;
@@ -169,19 +159,6 @@ impl Sink {
             stream.send_reset(reason);
         }
         self.ended = true;
-    }
-
-    /// Looks whether the peer reset the stream.
-    pub(super) fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut self.stream {
-            Some(stream) => stream.poll_reset(cx).map(|_| ()),
-            None => Poll::Pending,
-        }
-    }
-
-    /// Lets go of the stream.
-    pub(super) fn finish(&mut self) {
-        self.stream = None;
     }
 }
 

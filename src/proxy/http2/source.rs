@@ -42,12 +42,6 @@ impl Source {
         self.body = Some(body);
     }
 
-    /// Lets go of the stream.
-    pub(super) fn drop_body(&mut self) {
-        self.body = None;
-        self.over = true;
-    }
-
     /// Reads octets; none at the end.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = into.filled().len();
