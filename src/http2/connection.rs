@@ -266,6 +266,9 @@ impl Connection {
     pub(super) fn empty(&mut self, at: usize) {
         let Some(slot) = self.slots.get_mut(at) else { return };
         slot.live = false;
+        if std::mem::take(&mut slot.to.queued) {
+            self.line.retain(|&other| other != at);
+        }
         self.held -= slot.to.waiting().len();
         slot.to.held.clear();
         slot.to.held_at = 0;

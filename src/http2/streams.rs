@@ -94,14 +94,15 @@ fn recycle(buffer: &mut Vec<u8>) -> Vec<u8> {
 }
 
 impl Slot {
-    /// Begins a stream; the head of its request is in `from.ready`.
+    /// Begins a stream; the head of its request goes into `from.ready`.
     pub(super) fn begin(&mut self, id: u32, shape: Shape, ended: bool, windows: (i64, i64)) {
-        let (data, held) = (recycle(&mut self.from.data), recycle(&mut self.to.held));
+        let (ready, data, held) =
+            (recycle(&mut self.from.ready), recycle(&mut self.from.data), recycle(&mut self.to.held));
         let trailers = (recycle(&mut self.from.trailers), recycle(&mut self.to.trailers));
         self.id = id;
         (self.live, self.waits, self.shape) = (true, true, shape);
         self.from = Inward {
-            ready: std::mem::take(&mut self.from.ready),
+            ready,
             data,
             window: windows.0,
             left: shape.length,

@@ -92,16 +92,22 @@ impl Peer {
 
     /// Connects with settings.
     pub(crate) async fn with_settings(address: SocketAddr, settings: &[(u16, u32)]) -> Self {
-        let stream = TcpStream::connect(address).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        let mut peer = Self { stream };
+        let mut peer = Self::bare(address).await;
         let mut payload = Vec::new();
         for (id, value) in settings {
             payload.extend(id.to_be_bytes());
             payload.extend(value.to_be_bytes());
         }
-        peer.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
         peer.send(&frame(SETTINGS, 0, 0, &payload)).await;
+        peer
+    }
+
+    /// Connects with the preface alone.
+    pub(crate) async fn bare(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let mut peer = Self { stream };
+        peer.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
         peer
     }
 

@@ -23,6 +23,8 @@ use tokio::io::AsyncWrite;
 const CLOSE_MS: u64 = 1000;
 /// So much is read and thrown away meanwhile, so that GOAWAY is not lost to a reset.
 const LINGER_BYTES: usize = 256 * 1024;
+/// A buffer that is larger is not kept for the next part of a frame.
+const KEPT_BYTES: usize = 1024;
 /// Reads of one turn, before other connections get theirs.
 const READS: usize = 4;
 
@@ -232,7 +234,12 @@ impl<H: Host> Server<H> {
                 return;
             }
             let used = hub.codec.borrow_mut().receive(octets, terms.timers.now_ms(), &mut || host.random());
-            front.extend_from_slice(octets.get(used..).unwrap_or_default());
+            let rest = octets.get(used..).unwrap_or_default();
+            // An idle connection holds no buffer.
+            if rest.is_empty() && front.capacity() > KEPT_BYTES {
+                *front = Vec::new();
+            }
+            front.extend_from_slice(rest);
         });
         result
     }
