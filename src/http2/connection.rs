@@ -356,7 +356,7 @@ impl Connection {
 
     /// Returns how much of an answer may be read now for a stream, so that what waits on the connection stays bounded.
     pub fn room(&self, at: usize) -> usize {
-        let Some(slot) = self.slots.get(at) else { return 0 };
+        let Some(slot) = self.slots.get(at) else { return LEAST_ROOM };
         let free = OUT_BYTES.saturating_sub(self.pending().len()) as i64;
         let passes = slot.to.window.min(self.send_window).min(free).max(0);
         let reserved = LEAST_ROOM * self.config.streams as usize + OUT_BYTES + frame::MAX_PAYLOAD + BELOW_BYTES;

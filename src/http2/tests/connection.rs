@@ -179,7 +179,7 @@ fn streams_take_turns_within_the_window_of_the_connection() {
         sent(&mut codec);
     }
     // The first has sent everything, the second 25,535 octets, the third none.
-    feed(&mut codec, &put(frame::WINDOW_UPDATE, 0, 0, &200_000u32.to_be_bytes()));
+    feed(&mut codec, &put(frame::WINDOW_UPDATE, 0, 0, &400_000u32.to_be_bytes()));
     let data: Vec<_> = sent(&mut codec).iter().map(|(head, _)| (head.stream, head.length, head.flags)).collect();
     assert_eq!(data, [(3, 14_465, 1), (5, 16_384, 0), (5, 16_384, 0), (5, 7232, 1)]);
     for stream in [7, 9] {
