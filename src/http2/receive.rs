@@ -83,7 +83,7 @@ impl Connection {
 
     /// A stream that never began (RFC 9113 §5.1).
     fn is_idle(&self, stream: u32) -> bool {
-        stream > self.last || stream % 2 == 0
+        stream > self.last || stream.is_multiple_of(2)
     }
 
     fn data(&mut self, head: &Head, payload: &[u8]) -> Result<(), Fault> {
@@ -125,7 +125,7 @@ impl Connection {
 
     fn headers(&mut self, head: &Head, payload: &[u8], random: &mut dyn FnMut() -> u128) -> Result<(), Fault> {
         let (fragment, parent) = frame::fragment(head, payload)?;
-        if head.stream % 2 == 0 {
+        if head.stream.is_multiple_of(2) {
             return Err(Fault::Connection(Code::Protocol));
         }
         self.block.fault = (parent == Some(head.stream)).then_some(Code::Protocol);

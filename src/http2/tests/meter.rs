@@ -22,9 +22,9 @@ fn frames_that_move_nothing_are_counted() {
     assert_eq!(feed(&pings(5)), None);
     assert_eq!(feed(&pings(6)), Some(Breach::ControlFrames));
     for kind in [2, 4, 8, 0xbb] {
-        assert_eq!(feed(&vec![head(kind, 0, 5); 6]), Some(Breach::ControlFrames), "{kind}");
+        assert_eq!(feed(&[head(kind, 0, 5); 6]), Some(Breach::ControlFrames), "{kind}");
     }
-    assert_eq!(feed(&vec![head(0, 0, 0); 6]), Some(Breach::ControlFrames));
+    assert_eq!(feed(&[head(0, 0, 0); 6]), Some(Breach::ControlFrames));
     // Acknowledgements, and what moves something, are none of that; the latter pays for others.
     assert_eq!(feed(&vec![head(6, 1, 8); 20]), None);
     assert_eq!(feed(&vec![head(0, 0, 100); 20]), None);
