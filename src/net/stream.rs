@@ -84,7 +84,7 @@ impl Stream {
     /// Returns how much may be read somewhere else to be written here; a socket takes what it takes.
     pub fn room(&self) -> usize {
         match self {
-            Self::Tcp(_) => usize::MAX,
+            Self::Tcp(_) | Self::Accepted(_) => usize::MAX,
             Self::Layered(layer) => layer.room(),
         }
     }
