@@ -1,7 +1,7 @@
 //! `[acme]` → the options of certificates from an ACME authority, and back.
 
 use crate::config::bounds::within;
-use crate::control::AcmeOptions;
+use crate::control::{AccountBindingOptions, AcmeOptions};
 use crate::model::{AcmeDirectory, Challenge};
 use crate::spec::Problems;
 use schemars::JsonSchema;
@@ -25,6 +25,12 @@ pub struct Acme {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(required)]
     pub terms_agreed: Option<bool>,
+    /// What the authority calls your account with it, where it asks for a binding (RFC 8555 §7.3.4); needs `eab_key_file`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eab_key_id: Option<String>,
+    /// File of the key that the authority gave out with it, base64url. Used once, when the account is made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eab_key_file: Option<String>,
     /// How the authority sees that a name leads here; after a failure the next one is tried. `http-01` needs a listener in
     /// clear text that port 80 leads to, `tls-alpn-01` port 443. Default both, without such a listener only the latter.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -69,6 +75,7 @@ pub(super) fn read(p: &mut Problems, section: Option<&Acme>, has_plain: bool) ->
     if section.directory_ca.as_deref() == Some("") {
         p.add("acme.directory_ca", "is empty", "write the path of a file");
     }
+    let binding = binding(p, section);
     let ask = section.on_demand_ask.clone();
     if ask.as_deref().is_some_and(|url| !is_url(url, &["http", "https"])) {
         p.add("acme.on_demand_ask", "is no URL", "write one such as \"http://127.0.0.1:9000/allowed\"");
@@ -77,6 +84,7 @@ pub(super) fn read(p: &mut Problems, section: Option<&Acme>, has_plain: bool) ->
         directory: directory(p, section.directory.as_deref()),
         directory_ca: section.directory_ca.as_ref().map(Into::into),
         email: section.email.clone(),
+        binding,
         challenges: challenges(p, has_plain, section.challenges.as_deref()),
         on_demand_ask: ask,
         on_demand_per_hour: within(
@@ -87,6 +95,29 @@ pub(super) fn read(p: &mut Problems, section: Option<&Acme>, has_plain: bool) ->
             &(1..=10_000),
         ),
     })
+}
+
+fn binding(p: &mut Problems, section: &Acme) -> Option<AccountBindingOptions> {
+    match (&section.eab_key_id, &section.eab_key_file) {
+        (None, None) => None,
+        (Some(_), None) => {
+            p.absent("acme.eab_key_file", "name the file of the key that the authority gave out with eab_key_id");
+            None
+        }
+        (None, Some(_)) => {
+            p.absent("acme.eab_key_id", "write the key identifier that the authority gave out with the key");
+            None
+        }
+        (Some(id), Some(file)) => {
+            if id.is_empty() {
+                p.add("acme.eab_key_id", "is empty", "write the key identifier that the authority gave out");
+            }
+            if file.is_empty() {
+                p.add("acme.eab_key_file", "is empty", "write the path of a file");
+            }
+            Some(AccountBindingOptions { key_id: id.clone(), key_file: file.into() })
+        }
+    }
 }
 
 fn directory(p: &mut Problems, written: Option<&str>) -> AcmeDirectory {
@@ -148,6 +179,8 @@ pub(super) fn write(options: &AcmeOptions) -> Acme {
         directory_ca: options.directory_ca.as_ref().map(|path| path.to_string_lossy().into_owned()),
         email: options.email.clone(),
         terms_agreed: Some(true),
+        eab_key_id: options.binding.as_ref().map(|binding| binding.key_id.clone()),
+        eab_key_file: options.binding.as_ref().map(|binding| binding.key_file.to_string_lossy().into_owned()),
         challenges: Some(options.challenges.iter().map(challenge).collect()),
         on_demand_ask: options.on_demand_ask.clone(),
         on_demand_per_hour: Some(options.on_demand_per_hour),

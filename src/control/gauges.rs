@@ -7,12 +7,9 @@ use crate::clock;
 use crate::control::configuration;
 use crate::control::events::{EventKind, Events};
 use crate::table::{Endpoint, Service, Table};
+use crate::telemetry::families::{Family, describe, family, metric};
 use prometheus::core::{Collector, Desc};
-use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
-use std::collections::HashMap;
-
-/// One family: name, help, labels; those that count end in `_total`.
-type Family = (&'static str, &'static str, &'static [&'static str]);
+use prometheus::proto::{Metric, MetricFamily};
 
 const ENDPOINT: &[&str] = &["instance", "service"];
 const SERVICE: &[&str] = &["service"];
@@ -137,11 +134,6 @@ impl Collector for ConfigurationGauges {
     }
 }
 
-fn describe((name, help, labels): &Family) -> Option<Desc> {
-    let labels = labels.iter().map(|label| (*label).to_owned()).collect();
-    Desc::new((*name).to_owned(), (*help).to_owned(), labels, HashMap::new()).ok()
-}
-
 /// Several families that have the same labels.
 struct Rows<'a, const N: usize> {
     families: &'a [Family; N],
@@ -200,40 +192,6 @@ fn endpoint_values(service: &Service, now_ms: u64) -> impl Iterator<Item = (&End
         ];
         (endpoint, values)
     })
-}
-
-fn is_counter(family: &Family) -> bool {
-    family.0.ends_with("_total")
-}
-
-fn family(of: &Family, metrics: Vec<Metric>) -> MetricFamily {
-    let mut family = MetricFamily::default();
-    family.set_name(of.0.to_owned());
-    family.set_help(of.1.to_owned());
-    family.set_field_type(if is_counter(of) { MetricType::COUNTER } else { MetricType::GAUGE });
-    family.set_metric(metrics);
-    family
-}
-
-fn metric(of: &Family, labels: &[(&str, &str)], value: f64) -> Metric {
-    let pairs = labels.iter().map(|(name, value)| {
-        let mut pair = LabelPair::default();
-        pair.set_name((*name).to_owned());
-        pair.set_value((*value).to_owned());
-        pair
-    });
-    let mut metric = Metric::default();
-    metric.set_label(pairs.collect());
-    if is_counter(of) {
-        let mut counter = Counter::default();
-        counter.set_value(value);
-        metric.set_counter(counter);
-    } else {
-        let mut gauge = Gauge::default();
-        gauge.set_value(value);
-        metric.set_gauge(gauge);
-    }
-    metric
 }
 
 #[cfg(test)]

@@ -30,4 +30,4 @@ pub mod standing;
 pub mod store;
 pub mod withdraw;
 
-pub use options::{AcmeOptions, DockerOptions, Options};
+pub use options::{AccountBindingOptions, AcmeOptions, DockerOptions, Options};

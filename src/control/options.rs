@@ -1,6 +1,7 @@
 //! Typed options of the control plane.
 
 use crate::model::{AcmeDirectory, Challenge, NodeId, OnExit};
+use crate::net::tls::{BadFile, files};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -39,6 +40,8 @@ pub struct AcmeOptions {
     pub directory_ca: Option<PathBuf>,
     /// Where the authority may write to.
     pub email: Option<String>,
+    /// What binds the account to one that there is with the authority already.
+    pub binding: Option<AccountBindingOptions>,
     /// How it sees that a name leads here; after a failure the next one is tried.
     pub challenges: Vec<Challenge>,
     /// URL that is asked whether a certificate may be ordered for a name that no configuration lists: answered with 200
@@ -48,12 +51,63 @@ pub struct AcmeOptions {
     pub on_demand_per_hour: usize,
 }
 
+/// What binds an ACME account to an account with the authority (RFC 8555 §7.3.4).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccountBindingOptions {
+    /// What the authority calls its key.
+    pub key_id: String,
+    /// File of the key, base64url.
+    pub key_file: PathBuf,
+}
+
+impl AccountBindingOptions {
+    /// Reads the key.
+    ///
+    /// # Errors
+    /// [`BadFile`].
+    pub fn key(&self) -> Result<Vec<u8>, BadFile> {
+        let text = files::read(&self.key_file)?;
+        let hint = "write the key as the authority gave it out, base64url, and nothing else";
+        match base64url(text.trim_ascii()) {
+            None => Err(BadFile::new(&self.key_file, "is no base64url", hint)),
+            Some(key) if key.is_empty() => Err(BadFile::new(&self.key_file, "is empty", hint)),
+            Some(key) => Ok(key),
+        }
+    }
+}
+
+/// Decodes base64url (RFC 4648 §5), padded or not; the digits of plain base64 are taken too.
+fn base64url(text: &[u8]) -> Option<Vec<u8>> {
+    let text = text.strip_suffix(b"==").or_else(|| text.strip_suffix(b"=")).unwrap_or(text);
+    let mut octets = Vec::with_capacity(text.len() * 3 / 4);
+    let (mut bits, mut count) = (0u32, 0u32);
+    for digit in text {
+        let value = match digit {
+            b'A'..=b'Z' => digit - b'A',
+            b'a'..=b'z' => digit - b'a' + 26,
+            b'0'..=b'9' => digit - b'0' + 52,
+            b'-' | b'+' => 62,
+            b'_' | b'/' => 63,
+            _ => return None,
+        };
+        (bits, count) = ((bits << 6) | u32::from(value), count + 6);
+        if count >= 8 {
+            count -= 8;
+            octets.push((bits >> count) as u8);
+            bits &= (1 << count) - 1;
+        }
+    }
+    // What is left over is less than a digit and zero.
+    (count < 6 && bits == 0).then_some(octets)
+}
+
 impl Default for AcmeOptions {
     fn default() -> Self {
         Self {
             directory: AcmeDirectory::default(),
             directory_ca: None,
             email: None,
+            binding: None,
             challenges: vec![Challenge::Http01, Challenge::TlsAlpn01],
             on_demand_ask: None,
             on_demand_per_hour: 60,
@@ -113,6 +167,25 @@ impl Default for Options {
             max_probes: 256,
             docker: DockerOptions::default(),
             acme: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::base64url;
+
+    #[test]
+    fn decodes_base64url_as_the_rfc_does() {
+        for (text, octets) in
+            [("", ""), ("Zg", "f"), ("Zg==", "f"), ("Zm8", "fo"), ("Zm9v", "foo"), ("Zm9vYmFy", "foobar")]
+        {
+            assert_eq!(base64url(text.as_bytes()).as_deref(), Some(octets.as_bytes()), "{text}");
+        }
+        assert_eq!(base64url(b"-_8"), Some(vec![0xfb, 0xff]));
+        assert_eq!(base64url(b"+/8="), Some(vec![0xfb, 0xff]));
+        for text in ["Z", "Zm9vY", "Zh", "Zm 8", "Zm8!", "Z=g", "==="] {
+            assert_eq!(base64url(text.as_bytes()), None, "{text}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// How a listener speaks TLS.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsSpec {
     /// Its certificates; the first is for clients that name no host, or one that no certificate is for.
     pub certificates: Vec<CertificateFiles>,
@@ -23,8 +23,15 @@ pub struct TlsSpec {
     pub client_ca: Option<PathBuf>,
     /// File of revoked certificates, by those authorities.
     pub client_crl: Option<PathBuf>,
+    /// How long tickets are made with one key; those of the key before are taken too.
+    pub ticket_rotation: Duration,
     /// `max-age` of `Strict-Transport-Security` (RFC 6797); zero: no such field.
     pub hsts: Duration,
+}
+
+impl TlsSpec {
+    /// How long tickets are made with one key where nothing else is said, and the longest.
+    pub const TICKET_ROTATION: Duration = Duration::from_secs(6 * 3600);
 }
 
 /// A certificate and its key in files, PEM.

@@ -4,6 +4,7 @@ use crate::model;
 use crate::spec::{Duration, Problems};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration as Time;
@@ -11,6 +12,10 @@ use utoipa::ToSchema;
 
 /// Longest `hsts`: two years, what preload lists ask for, and some more.
 const MAX_HSTS: Time = Time::from_secs(3 * 365 * 24 * 3600);
+
+/// How long one key of tickets is in use: a key of every minute has hardly a ticket to take, and what tickets are taken for
+/// stays secret only as long as their keys.
+const TICKET_ROTATIONS: RangeInclusive<Time> = Time::from_secs(60)..=model::TlsSpec::TICKET_ROTATION;
 
 /// How a listener speaks TLS.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
@@ -44,6 +49,9 @@ pub struct ListenerTls {
     /// File of the lists of revoked certificates of those authorities, PEM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_crl: Option<String>,
+    /// How long sessions' tickets are made with one key, 1m to 6h; those of the key before are taken too. Default `6h`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ticket_rotation: Option<Duration>,
     /// `max-age` of the field `Strict-Transport-Security` in every answer, up to 1095d; default `0s`: no such field.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hsts: Option<Duration>,
@@ -152,6 +160,10 @@ impl ListenerTls {
         if hsts > MAX_HSTS || hsts.subsec_nanos() != 0 {
             p.add("tls.hsts", "is not in whole seconds up to 1095d", "write \"365d\", or \"0s\" for no such field");
         }
+        let ticket_rotation = self.ticket_rotation.map_or(model::TlsSpec::TICKET_ROTATION, Duration::get);
+        if !TICKET_ROTATIONS.contains(&ticket_rotation) || ticket_rotation.subsec_nanos() != 0 {
+            p.add("tls.ticket_rotation", "is not in whole seconds from 1m to 6h", "write \"6h\", or less");
+        }
         model::TlsSpec {
             certificates,
             acme: names(p, "tls.acme", &self.acme, true),
@@ -164,6 +176,7 @@ impl ListenerTls {
             client_certificate,
             client_ca: optional_file(p, "tls.client_ca", self.client_ca.as_deref()),
             client_crl: optional_file(p, "tls.client_crl", self.client_crl.as_deref()),
+            ticket_rotation,
             hsts,
         }
     }
@@ -190,6 +203,7 @@ impl ListenerTls {
             }),
             client_ca: model.client_ca.as_deref().map(text),
             client_crl: model.client_crl.as_deref().map(text),
+            ticket_rotation: Some(model.ticket_rotation.into()),
             hsts: Some(model.hsts.into()),
         }
     }

@@ -6,6 +6,7 @@
 mod access;
 mod cuts;
 mod exposition;
+pub mod families;
 mod handshakes;
 mod log;
 mod metrics;

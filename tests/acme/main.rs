@@ -26,8 +26,8 @@ use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
-use support::backend::{Backend, answering};
-use support::process::{Weir, free_address};
+use support::backend::answering;
+pub(crate) use support::secure::World;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -35,30 +35,14 @@ use tokio_rustls::client::TlsStream;
 /// Longest wait for anything that is not about time.
 pub(crate) const WAIT: Duration = Duration::from_secs(30);
 
-/// A Weir with a listener in clear text, one with TLS, and a backend that answers `fine`.
-pub(crate) struct World {
-    pub(crate) weir: Weir,
-    pub(crate) https: SocketAddr,
-    _backend: Backend,
-}
-
 impl World {
     /// Starts it; `acme` stands in `[acme]` beside the directory, `tls` in `[listener.tls]`. The authority looks for names at
     /// the addresses of this Weir.
     pub(crate) async fn start(name: &str, directory: Option<(&str, &str)>, acme: &str, tls: &str) -> Self {
-        let backend = Backend::start(answering("fine")).await;
-        let https = free_address();
         let authority = directory.map_or_else(String::new, |(url, root)| {
             format!("[acme]\ndirectory = \"{url}\"\ndirectory_ca = \"{root}\"\nterms_agreed = true\n{acme}\n\n")
         });
-        let toml = format!(
-            "{authority}[[listener]]\nname = \"https\"\naddress = \"{https}\"\n[listener.tls]\n{tls}\n\n\
-             [[route]]\nname = \"app\"\nservice = \"app\"\n\n[[service]]\nname = \"app\"\n\
-             [[service.endpoint]]\naddress = \"{}\"\n",
-            backend.address
-        );
-        let weir = Weir::start(name, &toml).await;
-        Self { weir, https, _backend: backend }
+        Self::around(name, answering("fine"), (&authority, tls, "")).await
     }
 
     /// Returns what `weir certificates` says of a name.
@@ -96,14 +80,6 @@ impl World {
             }
         });
         found.await.unwrap_or_else(|_| panic!("not renewed within {WAIT:?}\n{}", self.weir.log()))
-    }
-
-    /// Returns the value of a metric line; 0 where it is not there.
-    pub(crate) async fn metric(&self, line: &str) -> u64 {
-        let answer = support::http::get(self.weir.admin, "/metrics").await;
-        let text = answer.text();
-        let value = text.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(' ')).unwrap_or("0").to_owned();
-        value.parse::<f64>().unwrap() as u64
     }
 }
 

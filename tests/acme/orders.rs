@@ -64,3 +64,40 @@ async fn tls_alpn_01_brings_a_certificate() {
     let table = world.weir.cli(&["certificates"]).await;
     assert!(table.out.contains("shop.example.test  acme    Pebble"), "{}", table.out);
 }
+
+#[tokio::test]
+async fn an_account_is_bound_to_a_key_of_the_authority_and_not_made_without() {
+    const KEY: &str = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W";
+    let name = "bound.example.test";
+    let ports = crate::proxy::Forwards::new().await;
+    let pebble = Pebble::with_keys(ports.http.port(), ports.https.port(), &[("kid-1", KEY)]).await;
+    let directory = pebble.directory();
+    let folder = crate::support::process::Folder::new("eab");
+    let (good, other) = (folder.write("good.key", &format!("{KEY}\n")), folder.write("other.key", &KEY[4..]));
+    let tls = format!("acme = [\"{name}\"]");
+    let bound = |id: &str, file: &std::path::Path| format!("eab_key_id = \"{id}\"\neab_key_file = {file:?}");
+    for (i, acme) in [String::new(), bound("kid-1", &other), bound("kid-2", &good)].iter().enumerate() {
+        let world = World::start(&format!("eab-bad-{i}"), Some((&directory, &pebble.own_root)), acme, &tls).await;
+        let failed = || async { world.certificate(name).await["error"].as_str().map(str::to_owned) };
+        let error = crate::support::eventually("the account is refused", crate::WAIT, failed).await;
+        assert!(!error.is_empty() && !pebble.log().contains("Added order"), "{error}: {}", pebble.log());
+    }
+    let acme = bound("kid-1", &good);
+    let world = World::start("eab-good", Some((&directory, &pebble.own_root)), &acme, &tls).await;
+    ports.lead_to(world.weir.http, world.https);
+    if world.certificate(name).await["issuer"].is_null() {
+        assert_eq!(world.weir.cli(&["certificates", "renew", name]).await.code, 0);
+    }
+    world.shown(name, &pebble.root().await).await;
+
+    // A key that is none is found by `weir check`, and the log says so.
+    let config = world.weir.folder.0.join("weir.toml");
+    let check = || async { crate::support::process::weir(&["check", config.to_str().unwrap()]).await };
+    assert_eq!(check().await.code, 0);
+    std::fs::write(&good, "not a key!").unwrap();
+    let said = check().await;
+    assert!(
+        said.code == 2 && said.err.contains("acme.eab_key_file") && said.err.contains("is no base64url"),
+        "{said:?}"
+    );
+}

@@ -2,6 +2,7 @@
 
 use crate::support::process::{Folder, free_address};
 use rcgen::{CertificateParams, KeyPair};
+use std::collections::HashMap;
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
 use std::process::Stdio;
@@ -22,6 +23,12 @@ pub(crate) struct Pebble {
 impl Pebble {
     /// Starts it; it looks for names at these addresses.
     pub(crate) async fn start(http: u16, https: u16) -> Self {
+        Self::with_keys(http, https, &[]).await
+    }
+
+    /// As [`Self::start`]; with any keys, an account must be bound to one: its name and itself, base64url.
+    pub(crate) async fn with_keys(http: u16, https: u16, keys: &[(&str, &str)]) -> Self {
+        let keys: HashMap<&str, &str> = keys.iter().copied().collect();
         let folder = Folder::new("pebble");
         let key = KeyPair::generate().unwrap();
         let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
@@ -34,7 +41,7 @@ impl Pebble {
             "managementListenAddress": management.to_string(),
             "certificate": certificate, "privateKey": key,
             "httpPort": http, "tlsPort": https,
-            "ocspResponderURL": "", "externalAccountBindingRequired": false,
+            "ocspResponderURL": "", "externalAccountBindingRequired": !keys.is_empty(), "externalAccountMACKeys": keys,
         }});
         let config = folder.write("pebble.json", &config.to_string());
         let dns = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

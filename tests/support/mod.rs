@@ -20,6 +20,7 @@ pub mod family;
 pub mod http;
 pub mod process;
 pub mod proxy;
+pub mod secure;
 pub mod traffic;
 
 use std::fmt::Debug;

@@ -6,7 +6,13 @@ use super::support::eventually;
 use super::support::http::{Answer, Raw};
 use super::support::process::{Folder, Weir, free_address};
 use super::{WAIT, World, folder};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 const HEALTH: &str = "[service.health]\ntype = \"http\"\ninterval = \"1s\"\n";
 
@@ -172,4 +178,56 @@ async fn an_authority_of_endpoints_that_cannot_be_used_changes_nothing_and_is_na
     files.write("ca.pem", &authority.pem());
     let over = || async { (!weir.cli(&["status"]).await.out.contains("endpoints: ")).then_some(()) };
     eventually("the right file is there again", WAIT, over).await;
+}
+
+/// An endpoint that speaks TLS and ends its answer with the connection: in order, or by the end of the socket alone.
+async fn ending(pair: &Pair, in_order: bool) -> SocketAddr {
+    let chain = CertificateDer::pem_slice_iter(pair.certificate.as_bytes()).map(Result::unwrap).collect();
+    let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap();
+    let config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            // Who only looks whether somebody is there says nothing.
+            let Ok(mut stream) = acceptor.accept(socket).await else { continue };
+            let mut head = [0; 4096];
+            if stream.read(&mut head).await.unwrap_or(0) == 0 {
+                continue;
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nall of it").await.unwrap();
+            stream.flush().await.unwrap();
+            match in_order {
+                true => stream.shutdown().await.unwrap(),
+                false => stream.get_mut().0.shutdown().await.unwrap(),
+            }
+            // Until the other side has gone, so that nothing is reset.
+            let _ = stream.read(&mut head).await;
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_body_that_ends_without_close_notify_is_truncated_rfc8446_6_1() {
+    let (authority, files) = (Authority::new(), folder("tls-up-end"));
+    let ca = files.write("ca.pem", &authority.pem());
+    let pair = authority.issue(&["api.test"]);
+    for in_order in [true, false] {
+        let endpoint = ending(&pair, in_order).await;
+        let toml = format!(
+            "[[route]]\nname = \"app\"\nservice = \"secure\"\n\n[[service]]\nname = \"secure\"\n[service.tls]\n\
+             ca = {ca:?}\nserver_name = \"api.test\"\n[[service.endpoint]]\naddress = \"{endpoint}\"\n"
+        );
+        let weir = Weir::start(&format!("tls-up-end-{in_order}"), &toml).await;
+        weir.settled("secure", 1, WAIT).await;
+        let mut client = Raw::connect(weir.http).await.unwrap();
+        client.send("GET / HTTP/1.1\r\nHost: api.test\r\n\r\n").await;
+        match client.try_answer(false).await {
+            Ok(answer) => assert!(in_order && answer.text() == "all of it", "{in_order}: {answer:?}"),
+            Err(broken) => assert!(!in_order, "{broken:?}"),
+        }
+    }
 }

@@ -31,6 +31,10 @@ pub fn check(loaded: &Loaded) -> Vec<Fault> {
         };
         found.extend(checked.err().map(|(key, bad)| fault(tls.key(key), bad)));
     }
+    if let Some(binding) = loaded.control.acme.as_ref().and_then(|acme| acme.binding.as_ref()) {
+        let key = KeyPath::default().key("acme").key("eab_key_file");
+        found.extend(binding.key().err().map(|bad| fault(key, bad)));
+    }
     if let Some(path) = loaded.control.acme.as_ref().and_then(|acme| acme.directory_ca.as_deref()) {
         let read = files::read(path).and_then(|text| files::certificates(path, &text));
         let checked = read.and_then(|list| files::authorities(path, list)).and_then(|_| in_force(path));

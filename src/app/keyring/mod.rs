@@ -258,7 +258,8 @@ impl Holding {
                 (0, ClientPolicy::default())
             }
         };
-        let same = known.filter(|known| known.policy == policy && known.spec.minimum_version == spec.minimum_version);
+        let terms = |spec: &TlsSpec| (spec.minimum_version, spec.ticket_rotation);
+        let same = known.filter(|known| known.policy == policy && terms(&known.spec) == terms(spec));
         let server = match same {
             Some(known) => Ok(known.listener.server().clone()),
             None if faults.is_empty() => Server::new(Arc::new(certificates.clone()), &options(spec, clients)),
@@ -353,7 +354,8 @@ fn files(spec: &TlsSpec) -> impl Iterator<Item = PathBuf> {
 
 fn options(spec: &TlsSpec, clients: ClientPolicy) -> ServerOptions {
     let protocols = PROTOCOLS.iter().map(|protocol| protocol.to_vec()).collect();
-    ServerOptions { minimum_version: spec.minimum_version, clients, protocols }
+    let TlsSpec { minimum_version, ticket_rotation, .. } = *spec;
+    ServerOptions { minimum_version, clients, ticket_rotation, protocols }
 }
 
 fn unix_s() -> i64 {

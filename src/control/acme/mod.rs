@@ -7,14 +7,14 @@
 mod client;
 mod order;
 
-use crate::control::AcmeOptions;
 use crate::control::acme::client::Client;
 use crate::control::certificates::{IssueError, Issuer, Made, Order, RenewalId, Window};
 use crate::control::store::{AccountRecord, Change, Contents, OrderRecord, Secret, Store};
+use crate::control::{AccountBindingOptions, AcmeOptions};
 use crate::model::AcmeDirectory;
 use crate::table::certificates::Challenges;
 use async_trait::async_trait;
-use instant_acme::{Account, AccountCredentials, CertificateIdentifier, LetsEncrypt, NewAccount};
+use instant_acme::{Account, AccountCredentials, CertificateIdentifier, ExternalAccountKey, LetsEncrypt, NewAccount};
 use rcgen::KeyPair;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::pki_types::pem::PemObject;
@@ -116,9 +116,14 @@ impl Acme {
         let contact: Vec<&str> = contact.iter().map(String::as_str).collect();
         // The configuration says so: without it, nothing is ordered.
         let new = NewAccount { contact: &contact, terms_of_service_agreed: true, only_return_existing: false };
+        let bound = |binding: &AccountBindingOptions| match binding.key() {
+            Ok(key) => Ok(ExternalAccountKey::new(binding.key_id.clone(), &key)),
+            Err(bad) => Err(IssueError::Failed(format!("acme.eab_key_file: {bad}"))),
+        };
+        let binding = self.options.binding.as_ref().map(bound).transpose()?;
         let builder = Account::builder_with_http(Box::new(self.client.clone()));
         let (account, credentials) =
-            builder.create(&new, self.directory.clone(), None).await.map_err(order::refusal)?;
+            builder.create(&new, self.directory.clone(), binding.as_ref()).await.map_err(order::refusal)?;
         let key = pem(&credentials).map_err(|error| IssueError::Failed(error.to_string()))?;
         let record = AccountRecord { id: account.id().to_owned(), key, email: self.options.email.clone() };
         let change = Change::PutAccount(self.directory.clone(), record.clone());
@@ -192,7 +197,8 @@ impl Issuer for Acme {
         let joint = if ask.contains('?') { '&' } else { '?' };
         match self.client.get(&format!("{ask}{joint}domain={name}")).await {
             Ok(status) if status.as_u16() == 200 => Ok(()),
-            Ok(status) => Err(IssueError::Failed(format!("{ask} answered {status}"))),
+            Ok(status) if status.is_server_error() => Err(IssueError::Failed(format!("{ask} answered {status}"))),
+            Ok(status) => Err(IssueError::Unwelcome(format!("{ask} answered {status}"))),
             Err(error) => Err(IssueError::Failed(format!("{ask} did not answer: {error}"))),
         }
     }

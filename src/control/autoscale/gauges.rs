@@ -1,14 +1,16 @@
 //! What the autoscaler shows to Prometheus: read at each scrape, stored nowhere.
 
 use crate::control::autoscale::handle::{Decision, Handle};
+use crate::telemetry::families::{describe, family, metric};
 use prometheus::core::{Collector, Desc};
-use prometheus::proto::{Gauge, LabelPair, Metric, MetricFamily, MetricType};
-use std::collections::HashMap;
+use prometheus::proto::MetricFamily;
 
 /// Name, help and value of each family.
-type Family = (&'static str, &'static str, fn(&Decision) -> f64);
+type Gauge = (&'static str, &'static str, fn(&Decision) -> f64);
 
-const FAMILIES: [Family; 5] = [
+const SERVICE: &[&str] = &["service"];
+
+const FAMILIES: [Gauge; 5] = [
     ("weir_scale_wanted", "Replicas that are wanted of a scaled service.", |decision| {
         f64::from(if decision.applied { decision.made.replicas } else { decision.wanted })
     }),
@@ -36,10 +38,8 @@ pub struct ScaleGauges {
 impl ScaleGauges {
     /// Makes the collector; register it with `telemetry::Metrics::registry`.
     pub fn new(handle: Handle) -> Self {
-        let description = |family: &Family| {
-            Desc::new(family.0.to_owned(), family.1.to_owned(), vec!["service".to_owned()], HashMap::new()).ok()
-        };
-        Self { handle, descriptions: FAMILIES.iter().filter_map(description).collect() }
+        let descriptions = FAMILIES.iter().filter_map(|(name, help, _)| describe(&(*name, *help, SERVICE)));
+        Self { handle, descriptions: descriptions.collect() }
     }
 }
 
@@ -54,25 +54,13 @@ impl Collector for ScaleGauges {
         if all.is_empty() {
             return Vec::new();
         }
-        let family = |(name, help, value): &Family| {
-            let metrics = all.iter().map(|(service, decision)| {
-                let mut label = LabelPair::default();
-                label.set_name("service".to_owned());
-                label.set_value(service.as_str().to_owned());
-                let mut gauge = Gauge::default();
-                gauge.set_value(value(decision));
-                let mut metric = Metric::default();
-                metric.set_label(vec![label]);
-                metric.set_gauge(gauge);
-                metric
-            });
-            let mut family = MetricFamily::default();
-            family.set_name((*name).to_owned());
-            family.set_help((*help).to_owned());
-            family.set_field_type(MetricType::GAUGE);
-            family.set_metric(metrics.collect());
-            family
+        let filled = |(name, help, value): &Gauge| {
+            let of = (*name, *help, SERVICE);
+            let metrics = all.iter();
+            let metrics =
+                metrics.map(|(service, decision)| metric(&of, &[("service", service.as_str())], value(decision)));
+            family(&of, metrics.collect())
         };
-        FAMILIES.iter().map(family).collect()
+        FAMILIES.iter().map(filled).collect()
     }
 }

@@ -13,6 +13,8 @@ pub(crate) struct Entry {
     pub(crate) is_wanted: bool,
     /// Whether a handshake asked for it, and no configuration.
     pub(crate) on_demand: bool,
+    /// Whether whoever says so said when asked again that it is not welcome any more.
+    pub(crate) is_unwelcome: bool,
     /// What is served.
     pub(crate) held: Option<Held>,
     /// Failures in a row.
@@ -51,6 +53,7 @@ impl Entry {
             origin,
             is_wanted: true,
             on_demand,
+            is_unwelcome: false,
             held: None,
             failures: 0,
             retry_ms: 0,
@@ -68,7 +71,8 @@ impl Entry {
             return Step::Wait(u64::MAX);
         }
         let not_after = self.held.as_ref().map_or(0, Held::not_after_ms);
-        if !self.is_wanted {
+        // What is not welcome is asked about again until it expires: it may be by then.
+        if !self.is_wanted || (self.on_demand && self.is_unwelcome && not_after <= now_ms) {
             return if not_after <= now_ms { Step::Forget } else { Step::Wait(not_after) };
         }
         if self.is_forced {
@@ -101,7 +105,7 @@ impl Entry {
     /// Takes a new certificate up.
     pub(crate) fn issued(&mut self, held: Held) {
         self.held = Some(held);
-        (self.failures, self.retry_ms, self.error) = (0, 0, None);
+        (self.failures, self.retry_ms, self.error, self.is_unwelcome) = (0, 0, None, false);
         (self.window, self.ask_ms) = (None, 0);
     }
 }
@@ -166,6 +170,24 @@ mod tests {
         entry.is_wanted = false;
         assert_eq!(entry.step(begin + 1), Step::Wait(begin + 90 * DAY_MS));
         assert_eq!(entry.step(begin + 90 * DAY_MS), Step::Forget);
+    }
+
+    #[test]
+    fn what_is_not_welcome_any_more_is_not_renewed_and_forgotten_once_it_has_expired() {
+        let (held, begin) = held(Origin::Acme);
+        let mut entry = Entry::new(Origin::Acme, true);
+        entry.issued(held.clone());
+        let due = begin + 60 * DAY_MS;
+        assert_eq!(entry.step(due), Step::Issue);
+        entry.failed("it is not welcome".to_owned(), due + DAY_MS);
+        entry.is_unwelcome = true;
+        // It is served on, and asked about again.
+        assert_eq!((entry.step(due), entry.step(due + DAY_MS)), (Step::Wait(due + DAY_MS), Step::Issue));
+        assert_eq!(entry.step(begin + 90 * DAY_MS), Step::Forget);
+        // Welcome again, it goes on; so it does while nobody can say.
+        entry.issued(held);
+        entry.failed("nobody answers".to_owned(), due);
+        assert_eq!(entry.step(begin + 90 * DAY_MS), Step::Issue);
     }
 
     #[test]

@@ -41,6 +41,9 @@ pub enum IssueError {
     /// There were too many orders.
     #[error("{0}")]
     Limited(String),
+    /// Whoever says which names are welcome says that this one is not.
+    #[error("{0}")]
+    Unwelcome(String),
     /// Anything else, for people.
     #[error("{0}")]
     Failed(String),
@@ -57,7 +60,7 @@ pub trait Issuer: std::fmt::Debug + Send + Sync {
         Ok(None)
     }
 
-    /// Returns whether a certificate may be ordered for a name that no configuration lists.
+    /// Returns whether a certificate may be ordered, or ordered again, for a name that no configuration lists.
     async fn allows(&self, _name: &str) -> Result<(), IssueError> {
         Err(IssueError::Failed("only names of the configuration".to_owned()))
     }

@@ -125,7 +125,7 @@ impl Keeper {
 
     async fn run(mut self, mut messages: mpsc::Receiver<Message>, mut asked: mpsc::Receiver<Question>) {
         loop {
-            let wait = self.begin();
+            let wait = self.begin().await;
             self.show();
             tokio::select! {
                 message = messages.recv() => match message {
@@ -144,7 +144,7 @@ impl Keeper {
     }
 
     /// Begins what is due; returns how long there is nothing else.
-    fn begin(&mut self) -> Duration {
+    async fn begin(&mut self) -> Duration {
         let now_ms = clock::unix_ms();
         let mut until_ms = now_ms.saturating_add(LONGEST_WAIT_MS);
         let due: Vec<(Arc<str>, Step)> =
@@ -152,13 +152,21 @@ impl Keeper {
         for (name, step) in due {
             match step {
                 Step::Wait(at_ms) => until_ms = until_ms.min(at_ms),
-                Step::Forget => drop(self.book.remove(&name)),
+                Step::Forget => self.forget(&name).await,
                 // It is begun when one of them is done.
                 Step::Issue | Step::AskWindow if self.tasks.len() >= ORDERS => {}
                 step => self.begin_one(&name, step),
             }
         }
         Duration::from_millis(until_ms.saturating_sub(now_ms).max(1))
+    }
+
+    /// Forgets a name whose certificate has expired.
+    async fn forget(&mut self, name: &Arc<str>) {
+        self.book.remove(name);
+        self.publish();
+        let name = name.to_string();
+        let _ = self.parts.store.note(vec![Change::DropCertificate(name.clone()), Change::DropFailure(name)]).await;
     }
 
     fn begin_one(&mut self, name: &Arc<str>, step: Step) {
@@ -182,8 +190,17 @@ impl Keeper {
                 self.tasks.spawn(async move { Done::Window(name, Ok(None)) });
             }
             (_, replaces) => {
+                // Whether it is still welcome; the first time it was asked before there was an entry.
+                let asks = entry.on_demand && (entry.held.is_some() || entry.failures > 0);
                 let order = Order { name: name.clone(), failures: entry.failures, replaces };
-                self.tasks.spawn(async move { Done::Issued(name, issuer.issue(&order).await) });
+                self.tasks.spawn(async move {
+                    let allowed = if asks { issuer.allows(&name).await } else { Ok(()) };
+                    let made = match allowed {
+                        Ok(()) => issuer.issue(&order).await,
+                        Err(error) => Err(error),
+                    };
+                    Done::Issued(name, made)
+                });
             }
         }
     }
@@ -310,6 +327,7 @@ impl Keeper {
             }
             Err(error) => {
                 let is_limited = matches!(error, IssueError::Limited(_));
+                entry.is_unwelcome = matches!(error, IssueError::Unwelcome(_));
                 let wait_ms = back_off_ms(entry.failures.saturating_add(1), is_limited, self.rng.unit());
                 entry.failed(error.to_string(), now_ms.saturating_add(wait_ms));
                 let message = format!("no certificate for {name}: {error}; again in {} s", wait_ms / 1000);

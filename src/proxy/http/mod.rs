@@ -48,19 +48,7 @@ pub(crate) struct Downstream {
 
 impl Downstream {
     pub(crate) fn new(stream: Stream, (peer, trusted): (IpAddr, bool), entry: Rc<Entry>, deadline: Deadline) -> Self {
-        let client = peer.to_string().into();
-        Self {
-            stream,
-            carry: Vec::new(),
-            deadline,
-            peer,
-            client,
-            trusted,
-            entry,
-            held: None,
-            session: None,
-            http2: false,
-        }
+        Client { peer, text: peer.to_string().into(), trusted, entry, session: None }.with(stream, deadline)
     }
 
     /// Counts what is carried; returns whether it may be.
@@ -104,7 +92,7 @@ impl Downstream {
 }
 
 /// What is known of a client, for further streams of it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Client {
     peer: IpAddr,
     text: Box<str>,
@@ -116,8 +104,11 @@ pub(crate) struct Client {
 impl Client {
     /// Returns the client's side of one of its streams.
     pub(crate) fn on(&self, stream: Stream, deadline: Deadline) -> Downstream {
-        let (peer, client, trusted, entry) = (self.peer, self.text.clone(), self.trusted, self.entry.clone());
-        let session = self.session.clone();
+        Downstream { http2: true, ..self.clone().with(stream, deadline) }
+    }
+
+    fn with(self, stream: Stream, deadline: Deadline) -> Downstream {
+        let Self { peer, text: client, trusted, entry, session } = self;
         Downstream {
             stream,
             carry: Vec::new(),
@@ -128,7 +119,7 @@ impl Client {
             entry,
             held: None,
             session,
-            http2: true,
+            http2: false,
         }
     }
 }
