@@ -28,7 +28,7 @@ fn allowed(module: &str) -> Option<Vec<&'static str>> {
             ],
             true,
         ),
-        "cli" => (&["app", "config", "admin", "spec", "model", "sys"], true),
+        "cli" => (&["http1", "app", "config", "admin", "spec", "model", "sys"], true),
         "main" => (&["cli"], false),
         // The crate root declares modules; it uses none.
         "lib" => (&[], false),

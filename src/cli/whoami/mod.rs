@@ -6,12 +6,11 @@
 //! request executed twice is seen even when the replica was killed in between. It knows nothing of the rest of Weir.
 //!
 //! Next on the path: `server.rs` accepts and ends, `answer.rs` routes one request, `body.rs` makes the bytes,
-//! `websocket.rs` echoes frames (RFC 6455) with the two digests of `digest.rs`.
+//! `websocket.rs` echoes frames (RFC 6455).
 
 mod answer;
 mod args;
 mod body;
-mod digest;
 mod server;
 mod websocket;
 

@@ -2,7 +2,7 @@
 
 use crate::cli::whoami::answer::plain;
 use crate::cli::whoami::body::Reply;
-use crate::cli::whoami::digest::{base64, sha1};
+use crate::http1::digest::websocket_accept;
 use crate::lifecycle::{Phase, Signal};
 use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
@@ -12,8 +12,6 @@ use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 
-/// Appended to the client's key, RFC 6455 §1.3.
-const KEY_SUFFIX: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// Largest frame that is echoed; more is answered with close code 1009.
 const MAX_FRAME_BYTES: u64 = 16 << 20;
 /// Wait for the peer's close frame after ours.
@@ -93,7 +91,7 @@ fn accept_value(method: &Method, headers: &HeaderMap) -> Result<HeaderValue, Box
     let Some(key) = headers.get(SEC_WEBSOCKET_KEY) else {
         return Err(Box::new(plain(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is missing\n")));
     };
-    let proof = base64(&sha1(&[key.as_bytes(), KEY_SUFFIX].concat()));
+    let proof = websocket_accept(key.as_bytes());
     HeaderValue::try_from(proof).map_err(|_| Box::new(plain(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is broken\n")))
 }
 

@@ -1,7 +1,15 @@
 //! SHA-1 (RFC 3174) and base64 (RFC 4648 §4): only for the WebSocket handshake, where neither protects anything.
 
+/// Appended to the client's key, RFC 6455 §1.3.
+const KEY_SUFFIX: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// Returns the `Sec-WebSocket-Accept` to a client's `Sec-WebSocket-Key` (RFC 6455 §4.2.2).
+pub fn websocket_accept(key: &[u8]) -> String {
+    base64(&sha1(&[key, KEY_SUFFIX].concat()))
+}
+
 /// Returns the SHA-1 digest of `message`.
-pub(super) fn sha1(message: &[u8]) -> [u8; 20] {
+fn sha1(message: &[u8]) -> [u8; 20] {
     let mut padded = message.to_vec();
     padded.push(0x80);
     while padded.len() % 64 != 56 {
@@ -46,7 +54,7 @@ fn mix_block(state: [u32; 5], block: &[u8]) -> [u32; 5] {
 }
 
 /// Returns `bytes` in base64 with padding.
-pub(super) fn base64(bytes: &[u8]) -> String {
+fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for group in bytes.chunks(3) {
