@@ -13,5 +13,5 @@ pub use binder::{Binder, Bound, Kind, UnixFile, Wanted, or_free};
 pub use datagram::bind_datagrams;
 pub use link::{Link, Order};
 pub use listener::{BindError, bind, bind_more};
-pub use stream::{Layer, Stream};
+pub use stream::{Layer, Stream, Unserved};
 pub use unix::{SocketFile, UnixError, bind_unix};

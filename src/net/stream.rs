@@ -23,14 +23,23 @@ pub trait Layer: AsyncRead + AsyncWrite + Unpin + fmt::Debug {
     fn is_idle(&mut self) -> bool;
     /// Makes the close an abort: what the other side was sent must not look complete.
     fn abort_on_close(&mut self);
-    /// Returns whether the other side certainly did nothing with what it was sent, though it broke off.
-    fn was_refused(&self) -> bool {
-        false
+    /// Returns why the other side certainly did nothing with what it was sent; `None`: it may have.
+    fn unserved(&self) -> Option<Unserved> {
+        None
     }
     /// Returns how much may be read somewhere else to be written here, so that what this holds stays bounded.
     fn room(&self) -> usize {
         usize::MAX
     }
+}
+
+/// Why nothing was done with what was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unserved {
+    /// The other side refused it, or goes away.
+    Refused,
+    /// The other side carries no tunnels.
+    NoTunnel,
 }
 
 /// A byte stream, both ways.
@@ -73,11 +82,11 @@ impl Stream {
         }
     }
 
-    /// Returns whether the other side certainly did nothing with what it was sent; a socket cannot tell.
-    pub fn was_refused(&self) -> bool {
+    /// Returns why the other side certainly did nothing with what it was sent; `None`: it may have, a socket cannot tell.
+    pub fn unserved(&self) -> Option<Unserved> {
         match self {
-            Self::Tcp(_) | Self::Accepted(_) => false,
-            Self::Layered(layer) => layer.was_refused(),
+            Self::Tcp(_) | Self::Accepted(_) => None,
+            Self::Layered(layer) => layer.unserved(),
         }
     }
 

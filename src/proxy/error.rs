@@ -52,6 +52,8 @@ pub(crate) enum ProxyError {
     Reset,
     /// The endpoint did nothing with the request: it refused the stream, or is going away.
     StreamRefused,
+    /// The endpoint speaks HTTP/2 and allows no WebSocket over it.
+    NoWebsocket,
     /// The endpoint did not answer in time.
     ResponseTimeout,
     /// The time limit that a gRPC call brought along passed.
@@ -100,6 +102,7 @@ impl ProxyError {
             | Self::UpstreamTls
             | Self::Truncated => 502,
             Self::TlsUnavailable => 503,
+            Self::NoWebsocket => 501,
             Self::GatewayStatus(status) => status,
             Self::ConnectTimeout | Self::ResponseTimeout | Self::CallTimeout => 504,
         }
@@ -130,6 +133,7 @@ impl ProxyError {
             Self::TlsUnavailable => "tls_unavailable",
             Self::Reset => "upstream_reset",
             Self::StreamRefused => "stream_refused",
+            Self::NoWebsocket => "no_websocket",
             Self::ResponseTimeout => "response_timeout",
             Self::CallTimeout => "grpc_timeout",
             Self::BadResponse(_) => "bad_response",
@@ -162,6 +166,7 @@ impl ProxyError {
             Self::TlsUnavailable => "the load balancer cannot speak TLS to the endpoints now",
             Self::Reset => "the endpoint closed the connection before it answered",
             Self::StreamRefused => "the endpoint refused the request; try again",
+            Self::NoWebsocket => "the endpoint takes no WebSocket over HTTP/2",
             Self::ResponseTimeout => "the endpoint did not answer in time",
             Self::CallTimeout => "the endpoint did not answer within the time limit of the call",
             Self::BadResponse(_) => "the endpoint's response was malformed",

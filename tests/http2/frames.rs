@@ -1,9 +1,9 @@
-//! HTTP/2 by hand: exact frames to the proxy, and what comes back.
+//! HTTP/2 by hand: exact frames to the proxy, and what comes back, from a client and from an endpoint.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
@@ -15,11 +15,16 @@ pub(crate) const GOAWAY: u8 = 7;
 pub(crate) const WINDOW_UPDATE: u8 = 8;
 pub(crate) const CONTINUATION: u8 = 9;
 
+pub(crate) const ACK: u8 = 1;
 pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
 
 pub(crate) const PROTOCOL_ERROR: u32 = 1;
+pub(crate) const REFUSED: u32 = 7;
+pub(crate) const CANCEL: u32 = 8;
 pub(crate) const ENHANCE_YOUR_CALM: u32 = 11;
+
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -93,13 +98,40 @@ impl Peer {
     /// Connects with settings.
     pub(crate) async fn with_settings(address: SocketAddr, settings: &[(u16, u32)]) -> Self {
         let mut peer = Self::bare(address).await;
+        peer.settings(settings).await;
+        peer
+    }
+
+    /// Is connected to, as an endpoint with settings.
+    pub(crate) async fn accept(listener: &TcpListener, settings: &[(u16, u32)]) -> Self {
+        let mut peer = Self::accept_silently(listener).await;
+        peer.settings(settings).await;
+        peer
+    }
+
+    /// Is connected to, and says nothing yet.
+    pub(crate) async fn accept_silently(listener: &TcpListener) -> Self {
+        let (stream, _) = super::support::within("a connection", LIMIT, listener.accept()).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let mut peer = Self { stream };
+        let mut preface = [0; PREFACE.len()];
+        super::support::within("a preface", LIMIT, peer.stream.read_exact(&mut preface)).await.unwrap();
+        assert_eq!(&preface, PREFACE);
+        peer
+    }
+
+    async fn settings(&mut self, settings: &[(u16, u32)]) {
         let mut payload = Vec::new();
         for (id, value) in settings {
             payload.extend(id.to_be_bytes());
             payload.extend(value.to_be_bytes());
         }
-        peer.send(&frame(SETTINGS, 0, 0, &payload)).await;
-        peer
+        self.send(&frame(SETTINGS, 0, 0, &payload)).await;
+    }
+
+    /// Answers a stream 200 without a body.
+    pub(crate) async fn fine(&mut self, stream: u32) {
+        self.send(&frame(HEADERS, END_HEADERS | END_STREAM, stream, &[0x88])).await;
     }
 
     /// Connects with the preface alone.
@@ -107,7 +139,7 @@ impl Peer {
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
         let mut peer = Self { stream };
-        peer.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+        peer.send(PREFACE).await;
         peer
     }
 

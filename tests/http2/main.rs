@@ -22,4 +22,6 @@ mod rfc9113;
 mod serving;
 mod slow;
 mod tunnel;
+mod upstream;
+mod upstream_websocket;
 mod websocket;

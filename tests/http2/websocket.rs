@@ -9,11 +9,11 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 /// Every form of a frame's length, and its limits (RFC 6455 §5.2).
-const SIZES: [usize; 8] = [1, 125, 126, 127, 65_535, 65_536, 1 << 20, 16 << 20];
+pub(crate) const SIZES: [usize; 8] = [1, 125, 126, 127, 65_535, 65_536, 1 << 20, 16 << 20];
 
-fn payload(size: usize) -> Vec<u8> {
+pub(crate) fn payload(size: usize) -> Vec<u8> {
     (0..size).map(|i| (i % 251) as u8).collect()
 }
 

@@ -8,7 +8,7 @@ use crate::clock;
 use crate::http1::head::{self, Kind, StatusLine, Version};
 use crate::http1::reject::Reject;
 use crate::http1::rewrite::{self, Persistence};
-use crate::net::Stream;
+use crate::net::{Stream, Unserved};
 use crate::proxy::error::ProxyError;
 use crate::proxy::http::Downstream;
 use crate::proxy::http::request::Request;
@@ -290,8 +290,11 @@ impl<'a> Attempt<'a> {
     /// The endpoint's stream ended, in order or by an error.
     fn lost(&mut self, in_order: bool) -> Result<Step, ProxyError> {
         match &mut self.response {
-            None if self.up.was_refused() => Err(ProxyError::StreamRefused),
-            None => Err(ProxyError::Reset),
+            None => Err(match self.up.unserved() {
+                Some(Unserved::Refused) => ProxyError::StreamRefused,
+                Some(Unserved::NoTunnel) => ProxyError::NoWebsocket,
+                None => ProxyError::Reset,
+            }),
             Some(response) if in_order && response.body.ends_with_connection() => {
                 response.ended = true;
                 Ok(Step::Moved(0))

@@ -2,9 +2,9 @@
 //! the answer back as such.
 
 use crate::http1::framing::{self, Framing};
-use crate::http1::head::{self as head1, Fields};
-use crate::net::{Layer, Stream};
-use crate::proxy::http2::pulse::{Beat, Listening, Pulse, Signs};
+use crate::http1::head::{self as head1, Fields, Kind};
+use crate::net::{Layer, Stream, Unserved};
+use crate::proxy::http2::pulse::{Beat, Ear, Listening, Pulse, Signs};
 use crate::proxy::http2::reply;
 use crate::proxy::http2::sink::Sink;
 use crate::proxy::http2::source::{Source, lost};
@@ -37,6 +37,7 @@ struct Shared {
     over: Cell<bool>,
     /// Since when nothing is active.
     idle_since_ms: Cell<u64>,
+    ear: Rc<Ear>,
     /// A part of an answer came since it was looked at.
     answered: Cell<bool>,
     /// The endpoint is gone without a word: the connection ends.
@@ -60,8 +61,6 @@ pub(crate) struct Multiplexed {
 struct Life {
     pulse: Pulse,
     pings: Option<PingPong>,
-    /// Octets came since it was looked at.
-    heard: Rc<Cell<bool>>,
 }
 
 /// Begins HTTP/2 on a socket, by prior knowledge, or inside of TLS, and drives it in a task of its own until its last request
@@ -79,8 +78,8 @@ pub(crate) async fn begin(stream: Stream, limits: head1::Limits, quiet_ms: u64) 
         .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
         .max_send_buffer_size(SEND_BUFFER_BYTES);
     let scheme = if stream.buffers() { "https" } else { "http" };
-    let heard = Rc::new(Cell::new(false));
-    let stream = Listening::new(stream, heard.clone());
+    let ear = Rc::new(Ear::default());
+    let stream = Listening::new(stream, ear.clone());
     let (send, mut connection) = builder.handshake::<_, Bytes>(stream).await.map_err(|error| lost(&error))?;
     let pings = connection.ping_pong();
     let limits = head1::Limits {
@@ -93,6 +92,7 @@ pub(crate) async fn begin(stream: Stream, limits: head1::Limits, quiet_ms: u64) 
         active: Cell::new(0),
         over: Cell::new(false),
         idle_since_ms: Cell::new(0),
+        ear,
         answered: Cell::new(false),
         dead: Cell::new(false),
         driver: RefCell::default(),
@@ -113,10 +113,11 @@ pub(crate) async fn begin(stream: Stream, limits: head1::Limits, quiet_ms: u64) 
             tracing::debug!(%error, "HTTP/2 connection to an endpoint ended");
         }
         driven.over.set(true);
+        driven.ear.wake();
         // Requests that are still on it hear of it.
         drop(connection);
     });
-    Ok(Multiplexed { send, shared, pulse: RefCell::new(Life { pulse: Pulse::new(quiet_ms), pings, heard }) })
+    Ok(Multiplexed { send, shared, pulse: RefCell::new(Life { pulse: Pulse::new(quiet_ms), pings }) })
 }
 
 impl Multiplexed {
@@ -140,7 +141,8 @@ impl Multiplexed {
             partial: Vec::new(),
             source: Source::default(),
             sink: Sink::default(),
-            refused: false,
+            tunnel: None,
+            unserved: None,
         };
         Some(Stream::Layered(Box::new(call)))
     }
@@ -161,12 +163,12 @@ impl Multiplexed {
 impl Multiplexed {
     /// Looks whether the endpoint lives; where it does not, the connection ends, and with it every request on it.
     fn listen(&self, now_ms: u64) {
-        let Life { pulse, pings, heard } = &mut *self.pulse.borrow_mut();
+        let Life { pulse, pings } = &mut *self.pulse.borrow_mut();
         let Some(pings) = pings else { return };
         // Takes the answer, so that it can be asked again.
         let _ = pings.poll_pong(&mut Context::from_waker(Waker::noop()));
         let answered = self.shared.answered.take();
-        let signs = Signs { heard: heard.take(), answered, waits: self.shared.active.get() > 0 };
+        let signs = Signs { heard: self.shared.ear.heard.take(), answered, waits: self.shared.active.get() > 0 };
         match pulse.look(now_ms, signs) {
             Beat::Nothing => {}
             // It fails where the connection is over.
@@ -211,8 +213,10 @@ struct Call {
     partial: Vec<u8>,
     source: Source,
     sink: Sink,
-    /// The endpoint certainly did nothing with it.
-    refused: bool,
+    /// For a WebSocket: what proves to its client that the key was read.
+    tunnel: Option<String>,
+    /// Why the endpoint certainly did nothing with it.
+    unserved: Option<Unserved>,
 }
 
 impl Call {
@@ -230,11 +234,25 @@ impl Call {
         let (len, bytes) = (line.len, self.partial.get(..line.len).unwrap_or_default());
         let framing = framing::request_body(bytes, &fields, line.version).map_err(|_| broken())?;
         self.is_head = line.method == "HEAD";
-        let request = reply::request(bytes, &line, &fields, shared.scheme).ok_or_else(broken)?;
-        let ends = matches!(framing, Framing::None | Framing::Length(0));
+        // It is there only where a WebSocket is asked for.
+        let tunnel = fields.has(Kind::Upgrade);
+        if tunnel && !self.send.is_extended_connect_protocol_enabled() {
+            if shared.ear.poll_settled(cx).is_pending() {
+                self.partial.truncate(before);
+                return Poll::Pending;
+            }
+            self.unserved = Some(Unserved::NoTunnel);
+            self.stage = Stage::Failed;
+            return Poll::Ready(Err(ErrorKind::Unsupported.into()));
+        }
+        let translate = if tunnel { reply::tunnel } else { reply::request };
+        let request = translate(bytes, &line, &fields, shared.scheme).ok_or_else(broken)?;
+        self.tunnel = tunnel.then(|| reply::proof(bytes, &fields));
+        let ends = !tunnel && matches!(framing, Framing::None | Framing::Length(0));
         match self.send.send_request(request, ends) {
             Ok((answer, stream)) => {
-                self.sink.begin(stream, framing);
+                // A tunnel ends where its octets end.
+                self.sink.begin(stream, if tunnel { Framing::Close } else { framing });
                 self.stage = Stage::Asked(answer);
                 self.partial = Vec::new();
                 Poll::Ready(Ok(len.saturating_sub(before)))
@@ -246,7 +264,7 @@ impl Call {
     /// The connection takes no request: another one will.
     fn unsent(&mut self, error: &h2::Error) -> io::Error {
         self.shared.over.set(true);
-        self.refused = true;
+        self.unserved = Some(Unserved::Refused);
         self.stage = Stage::Failed;
         lost(error)
     }
@@ -262,7 +280,7 @@ impl Call {
         match ready!(Pin::new(answer).poll(cx)) {
             Ok(answer) => Poll::Ready(self.answered(answer)),
             Err(error) => {
-                self.refused = was_refused(&error);
+                self.unserved = was_refused(&error).then_some(Unserved::Refused);
                 self.stage = Stage::Failed;
                 Poll::Ready(Err(lost(&error)))
             }
@@ -272,6 +290,12 @@ impl Call {
     fn answered(&mut self, answer: Response<RecvStream>) -> io::Result<()> {
         let (parts, body) = answer.into_parts();
         let into = self.source.begin();
+        if let Some(proof) = self.tunnel.as_deref().filter(|_| parts.status.is_success()) {
+            reply::write_switch(&parts, proof, into).map_err(|_| broken())?;
+            self.source.follow(body, false);
+            self.stage = Stage::Answering;
+            return Ok(());
+        }
         let chunked = reply::write_answer(&parts, body.is_end_stream(), self.is_head, into).map_err(|_| broken())?;
         self.source.follow(body, chunked);
         self.stage = Stage::Answering;
@@ -363,14 +387,14 @@ impl Layer for Call {
         self.sink.reset(Reason::CANCEL);
     }
 
-    fn was_refused(&self) -> bool {
-        self.refused
+    fn unserved(&self) -> Option<Unserved> {
+        self.unserved
     }
 }
 
 impl fmt::Debug for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Call").field("is_head", &self.is_head).field("refused", &self.refused).finish_non_exhaustive()
+        f.debug_struct("Call").field("is_head", &self.is_head).field("unserved", &self.unserved).finish_non_exhaustive()
     }
 }
 

@@ -5,16 +5,18 @@
 //! timer of its own.
 
 use crate::net::Stream;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Least time between two PINGs while the endpoint sends nothing of an answer: gRPC servers take more than one each five
 /// minutes for abuse and end the connection.
 const GAP_MS: u64 = 310_000;
+
+const FRAME_HEAD_BYTES: usize = 9;
 
 /// What happened since it was looked at last.
 #[derive(Debug, Clone, Copy, Default)]
@@ -82,16 +84,60 @@ impl Pulse {
     }
 }
 
+/// What was heard of an endpoint.
+#[derive(Debug, Default)]
+pub(super) struct Ear {
+    /// Octets came since it was looked at.
+    pub(super) heard: Cell<bool>,
+    /// Its first frame, which is SETTINGS (RFC 9113 §3.4), has come whole.
+    settled: Cell<bool>,
+    waiting: RefCell<Vec<Waker>>,
+}
+
+impl Ear {
+    /// Waits for the endpoint's settings.
+    pub(super) fn poll_settled(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.settled.get() {
+            return Poll::Ready(());
+        }
+        let mut waiting = self.waiting.borrow_mut();
+        if !waiting.iter().any(|known| known.will_wake(cx.waker())) {
+            waiting.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Wakes who waits: the settings came, or never will.
+    pub(super) fn wake(&self) {
+        self.waiting.take().into_iter().for_each(Waker::wake);
+    }
+}
+
 /// A stream that notes when octets come.
 #[derive(Debug)]
 pub(super) struct Listening {
     stream: Stream,
-    heard: Rc<Cell<bool>>,
+    ear: Rc<Ear>,
+    /// How long the first frame is, as far as that has come, and how many octets came.
+    length: u32,
+    passed: usize,
 }
 
 impl Listening {
-    pub(super) fn new(stream: Stream, heard: Rc<Cell<bool>>) -> Self {
-        Self { stream, heard }
+    pub(super) fn new(stream: Stream, ear: Rc<Ear>) -> Self {
+        Self { stream, ear, length: 0, passed: 0 }
+    }
+
+    /// Looks for the end of the first frame, whose length is in its first three octets.
+    fn note(&mut self, octets: &[u8]) {
+        for octet in octets.iter().take(3usize.saturating_sub(self.passed)) {
+            self.length = (self.length << 8) | u32::from(*octet);
+        }
+        self.passed += octets.len();
+        if self.passed >= FRAME_HEAD_BYTES + self.length as usize {
+            self.ear.settled.set(true);
+            self.ear.wake();
+        }
     }
 }
 
@@ -100,8 +146,12 @@ impl AsyncRead for Listening {
         let this = self.get_mut();
         let before = into.filled().len();
         let read = Pin::new(&mut this.stream).poll_read(cx, into);
-        if into.filled().len() > before {
-            this.heard.set(true);
+        let octets = into.filled().get(before..).unwrap_or_default();
+        if !octets.is_empty() {
+            this.ear.heard.set(true);
+            if !this.ear.settled.get() {
+                this.note(octets);
+            }
         }
         read
     }
