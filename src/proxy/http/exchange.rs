@@ -15,7 +15,6 @@ use crate::proxy::observe::{Summary, record};
 use crate::proxy::pick::{Picked, failed};
 use crate::proxy::state::Worker;
 use crate::proxy::timer::ms;
-use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -156,11 +155,7 @@ pub(crate) async fn handle(worker: &Rc<Worker>, down: &mut Downstream, mut reque
             }
         };
         let mut attempt = Attempt::new(worker, down, &mut request, &mut stream, last);
-        let result = poll_fn(|cx| attempt.poll(cx)).await;
-        if matches!(result, Err(ProxyError::CallTimeout)) {
-            // Boxed: rare.
-            Box::pin(attempt.end_call(ProxyError::CallTimeout)).await;
-        }
+        let result = attempt.run().await;
         let tally = Tally {
             picked: began,
             begun: attempt.has_begun(),
@@ -184,9 +179,7 @@ pub(crate) async fn handle(worker: &Rc<Worker>, down: &mut Downstream, mut reque
             }
             Err(error) => {
                 course.last = Some(error);
-                // A kept HTTP/2 connection may be full, or going away: then a new one to the same endpoint may do.
-                let stale = matches!(error, ProxyError::Reset | ProxyError::StreamRefused);
-                course.stale = stale && !tally.answered && idle_ms.is_some();
+                course.stale = may_be_stale(error) && !tally.answered && idle_ms.is_some();
                 if !(course.stale && idle_ms.is_some_and(|idle| idle > STALE_IDLE_MS)) {
                     failed(worker, picked.key, error);
                 }
@@ -206,6 +199,12 @@ pub(crate) async fn handle(worker: &Rc<Worker>, down: &mut Downstream, mut reque
             }
         }
     }
+}
+
+/// Returns whether a kept connection may fail so while its endpoint is well: it was closed meanwhile, or, HTTP/2, it is full or
+/// going away. A new one to the same endpoint may do.
+fn may_be_stale(error: ProxyError) -> bool {
+    matches!(error, ProxyError::Reset | ProxyError::StreamRefused)
 }
 
 /// Takes a pooled connection or makes one; the idle time says which it was.

@@ -2,7 +2,7 @@
 
 use crate::http1::framing::Form;
 use crate::proxy::error::ProxyError;
-use crate::proxy::http::attempt::Attempt;
+use crate::proxy::http::attempt::{Attempt, Outcome};
 use crate::proxy::http::{grpc, respond};
 use crate::proxy::timer::ms;
 use std::future::poll_fn;
@@ -99,9 +99,19 @@ impl Attempt<'_> {
         Ok(self.held_back)
     }
 
+    /// Makes the attempt; a call whose own time limit passes inside its answer is ended in gRPC's terms.
+    pub(super) async fn run(&mut self) -> Result<Outcome, ProxyError> {
+        let result = poll_fn(|cx| self.poll(cx)).await;
+        if matches!(result, Err(ProxyError::CallTimeout)) {
+            // Boxed: rare.
+            Box::pin(self.end_call(ProxyError::CallTimeout)).await;
+        }
+        result
+    }
+
     /// Ends the answer to a gRPC call that has begun with the error's status in its trailers, if its body is in chunks: what
     /// was written of it is whole ones. Else, and where the client does not take them in time, it stays unended.
-    pub(super) async fn end_call(&mut self, error: ProxyError) {
+    async fn end_call(&mut self, error: ProxyError) {
         let open = self.response.as_ref().is_some_and(|r| r.form == Some(Form::Chunked) && !r.body.is_done());
         if !self.request.grpc || !open {
             return;
