@@ -55,7 +55,7 @@ pub(super) fn write_switch(parts: &response::Parts, proof: &str, out: &mut Vec<u
     }
     for (name, value) in &parts.headers {
         if !is_clean(value.as_bytes()) || is_forbidden(name) {
-            return Err(Unfit::Malformed);
+            return Err(Unfit);
         }
         if *name != header::CONTENT_LENGTH && *name != header::SEC_WEBSOCKET_ACCEPT {
             put(out, &[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
