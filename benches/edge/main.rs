@@ -86,7 +86,7 @@ const SCENARIOS: [Scenario; 6] = [
     Scenario {
         name: "h2",
         title: "HTTP/2 over TLS 1.3 to HTTP/1.1, 128 B, 8 connections with 32 streams",
-        bounds: &[("best", 1.0)],
+        bounds: &[("best", 0.8)],
     },
     Scenario {
         name: "handshake",

@@ -61,6 +61,15 @@ fn ended_children_ns() -> u64 {
     [13, 14].iter().map(|&place| fields.get(place).copied().unwrap_or(0)).sum::<u64>() * 10_000_000
 }
 
+/// Returns what the kernel's threads for network work of a CPU have run: where much is in flight, splice(2) above all, the
+/// kernel does a part of the traffic's work there and charges it to nobody else.
+pub(crate) fn network_ns(cpu: usize) -> u64 {
+    let name = format!("ksoftirqd/{cpu}");
+    let is_named = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name);
+    // They are children of the kernel's second process.
+    tree(2).into_iter().find(is_named).map_or(0, |pid| run_ns(&[pid]))
+}
+
 /// Returns what each CPU has run, stolen time included.
 pub(crate) fn busy_ns() -> Vec<u64> {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();

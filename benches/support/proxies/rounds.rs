@@ -77,6 +77,8 @@ pub(crate) struct Meter {
     pids: Vec<u32>,
     peer_ns: u64,
     own_ns: u64,
+    /// Of the kernel's threads for network work, by CPU.
+    network_ns: [u64; 2],
     busy_ns: Vec<u64>,
     start: std::time::Instant,
 }
@@ -86,14 +88,17 @@ impl Meter {
     pub(crate) fn start(peer: u32) -> Self {
         let pids = cpu::tree(peer);
         let (peer_ns, own_ns) = (cpu::run_ns(&pids), cpu::own_ns());
-        Self { pids, peer_ns, own_ns, busy_ns: cpu::busy_ns(), start: clock::now() }
+        let network_ns = [0, 1].map(cpu::network_ns);
+        Self { pids, peer_ns, own_ns, network_ns, busy_ns: cpu::busy_ns(), start: clock::now() }
     }
 
-    /// Ends; returns the peer's CPU time in ns, and what else ran on the two CPUs as shares of the time.
+    /// Ends; returns the peer's CPU time in ns, with what the kernel's thread for network work ran on its CPU, and what else ran on the two CPUs as shares of the time.
     pub(crate) fn stop(self, cpus: [usize; 2]) -> (u64, [f64; 2]) {
         let (peer_after, own_after, busy) = (cpu::run_ns(&self.pids), cpu::own_ns(), cpu::busy_ns());
         let wall = (clock::now() - self.start).as_secs_f64();
-        let (peer_ns, own_ns) = (peer_after - self.peer_ns, own_after.saturating_sub(self.own_ns));
+        let network = |cpu: usize| cpu::network_ns(cpu) - self.network_ns.get(cpu).copied().unwrap_or(0);
+        let peer_ns = peer_after - self.peer_ns + network(cpus[0]);
+        let own_ns = own_after.saturating_sub(self.own_ns) + network(cpus[1]);
         let share = |cpu: usize, explained: u64| {
             let busy = busy.get(cpu).copied().unwrap_or(0) - self.busy_ns.get(cpu).copied().unwrap_or(0);
             busy.saturating_sub(explained) as f64 / 1e9 / wall
