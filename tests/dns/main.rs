@@ -1,0 +1,15 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+//! DNS as its users see it: a server or a whole Weir on a free port, asked by raw sockets and by programs of others.
+//!
+//! `server` is a server in this process with a table of its own, decoded by hickory; `support::process` is Weir as a process,
+//! whose configuration a test extends by sections below `[dns]`; `tools` runs dig, kdig, drill, dnspython and curl.
+
+#[path = "../conformance/dns.rs"]
+#[allow(dead_code, reason = "shared; a part is for the conformance tests")]
+mod server;
+#[path = "../support/mod.rs"]
+mod support;
+#[allow(dead_code, reason = "shared by the parts; each uses some")]
+mod tools;
+
+mod clients;
