@@ -17,7 +17,7 @@ mod support;
 use std::sync::Arc;
 use support::{Counting, allocations, instance, nanoseconds, service};
 use weir::clock;
-use weir::dns::{Authority, Options, Scratch, Transport, View, answer};
+use weir::dns::{Asker, Authority, Options, Scope, Scratch, Transport, View, answer};
 use weir::dnswire::{Parsed, Query, parse_name, rtype};
 use weir::model::Policy;
 use weir::rng::Rng;
@@ -59,7 +59,7 @@ fn main() {
     let snapshot = table();
     println!("dns_answer: {SERVICES} services x {ENDPOINTS} endpoints, built in {:?}", clock::now() - start);
     println!("  {:28} {:>9} {:>7} {:>12}", "question", "answer ns", "octets", "allocations");
-    let authority = Authority::new(&Options::default(), &[]);
+    let (authority, scope) = (Authority::new(&Options::default(), &[]), Scope::default());
     let (mut scratch, mut out) = (Scratch::new(Rng::from_seed(1)), vec![0u8; 4096]);
     // `S` is the service's number, `I` that of one of its instances.
     let kinds: [(&str, &str, u16, bool); 6] = [
@@ -80,7 +80,14 @@ fn main() {
             })
             .collect();
         let (mut at, mut octets) = (0, 0);
-        let view = View { snapshot: &snapshot, authority: &authority, now_ms: clock::now_ms(), forwards: false };
+        let view = View {
+            snapshot: &snapshot,
+            authority: &authority,
+            now_ms: clock::now_ms(),
+            forwards: false,
+            asker: Asker::default(),
+            scope: &scope,
+        };
         let mut one = || {
             at = (at + 1) % questions.len();
             let Parsed::Fast(query) = Query::parse(&questions[at]) else { panic!("not a common question") };

@@ -67,7 +67,8 @@ fn the_example_shows_the_default_of_every_key() {
     assert_eq!(loaded.control, control::Options { state: state.clone(), acme, ..control::Options::default() });
     assert_eq!(loaded.proxy, proxy::Options::default());
     let forward = Some(dns::ForwardOptions::default());
-    assert_eq!(loaded.dns, Some(dns::Options { forward, ..dns::Options::default() }));
+    let views = vec![dns::ViewOptions { name: "all".into(), ..dns::ViewOptions::default() }];
+    assert_eq!(loaded.dns, Some(dns::Options { forward, views, ..dns::Options::default() }));
     assert_eq!(loaded.admin, admin::Options { socket: Some(state.join("weir.sock")), ..admin::Options::default() });
     assert_eq!(loaded.log, telemetry::LogOptions::default());
 

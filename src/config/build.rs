@@ -10,6 +10,7 @@ use crate::config::forward;
 use crate::config::http2;
 use crate::config::loaded::Loaded;
 use crate::config::relations::{self, Index};
+use crate::config::views;
 use crate::control::Options as ControlOptions;
 use crate::dns::Options as DnsOptions;
 use crate::model::{self, NodeId, parse_label};
@@ -268,6 +269,7 @@ fn read_dns(p: &mut Problems, section: &Dns) -> DnsOptions {
             &(1..=1_000_000),
         ),
         tcp_idle: time(p, "dns.tcp_idle", section.tcp_idle, defaults.tcp_idle, MS..=DAY),
+        views: views::read(p, &section.views),
     }
 }
 

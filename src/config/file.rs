@@ -2,6 +2,7 @@
 
 use crate::config::acme::Acme;
 use crate::config::forward::DnsForward;
+use crate::config::views::DnsView;
 use crate::spec::{Address, Duration, Listener, Range, Route, Service, Size};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -136,6 +137,9 @@ pub struct Dns {
     /// Forwarding of names outside the zone; without this section they are refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub forward: Option<DnsForward>,
+    /// What askers may see; without one everybody sees everything.
+    #[serde(default, rename = "view", skip_serializing_if = "Vec::is_empty")]
+    pub views: Vec<DnsView>,
 }
 
 /// Bounds of the DNS server.

@@ -25,6 +25,7 @@ mod reader;
 mod relations;
 mod schema;
 mod shape;
+mod views;
 
 pub use acme::{Acme, AcmeChallenge};
 pub use changes::{Difference, differences};
@@ -39,3 +40,4 @@ pub use load::{Source, load};
 pub use loaded::Loaded;
 pub use reader::{Reader, Text};
 pub use schema::schema;
+pub use views::{DnsView, ViewListen, ViewListenError};

@@ -9,6 +9,7 @@ use crate::config::file::{
 use crate::config::forward;
 use crate::config::http2;
 use crate::config::loaded::Loaded;
+use crate::config::views;
 use crate::dns::Options as DnsOptions;
 use crate::model::{self, ListenerProtocol, ListenerSpec, PortSpec, RouteSpec, ServiceName};
 use crate::proxy::Options as ProxyOptions;
@@ -96,6 +97,7 @@ fn write_dns(options: &DnsOptions) -> Dns {
             tcp_connections: Some(options.tcp_connections),
         }),
         forward: options.forward.as_ref().map(forward::write),
+        views: views::write(&options.views),
     }
 }
 

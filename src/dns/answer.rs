@@ -3,10 +3,11 @@
 //! Every endpoint that an answer names is stamped with the time until which the answer may be cached, before the answer
 //! leaves: a withdrawal waits for that (details: `table::Acknowledger`, `EndpointStats::name_until`).
 
+use crate::dns::view::View;
 use crate::dnswire::{Answer, OWNER_IS_QUESTION, Section, record, rtype};
 use crate::rng::Rng;
+use crate::table::Service;
 use crate::table::names::Owner;
-use crate::table::{Service, Snapshot};
 use std::net::IpAddr;
 
 /// Room that is used again for each answer, so that none is allocated; one per thread.
@@ -181,9 +182,10 @@ pub(crate) fn add_draining(answer: &mut Answer<'_, '_>, address: IpAddr, kind: u
 }
 
 /// Adds the names of the instances behind an address. Health does not matter here: the name stays right.
-pub(crate) fn add_names(answer: &mut Answer<'_, '_>, snapshot: &Snapshot, owners: &[Owner], now_ms: u64) -> Fit {
+pub(crate) fn add_names(answer: &mut Answer<'_, '_>, view: &View<'_>, owners: &[Owner]) -> Fit {
     for owner in owners {
-        let Some(service) = snapshot.services.at(owner.slot) else { continue };
+        let service = view.snapshot.services.at(owner.slot).filter(|service| view.scope.sees_service(service));
+        let Some(service) = service else { continue };
         let Some(index) = service.records.find(owner.id.as_str().as_bytes()) else { continue };
         let Some(target) = service.records.target(index) else { continue };
         let ttl_ms = service.records.ttl_ms();
@@ -191,7 +193,7 @@ pub(crate) fn add_names(answer: &mut Answer<'_, '_>, snapshot: &Snapshot, owners
         if answer.add(Section::Answer, OWNER_IS_QUESTION, &[&fixed, target]).is_none() {
             return Fit::Part;
         }
-        stamp(service, index, now_ms + ttl_ms);
+        stamp(service, index, view.now_ms + ttl_ms);
     }
     Fit::All
 }

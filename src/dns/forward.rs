@@ -7,6 +7,7 @@
 
 use crate::dns::counters::Forwarded;
 use crate::dns::options::{ForwardOptions, Networks};
+use crate::dns::view;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use hickory_resolver::TokioResolver;
@@ -276,18 +277,7 @@ fn encode(request: &Message, outcome: Outcome, max_udp_bytes: Option<u16>) -> Op
 
 /// Returns whether an address is in one of the networks; an IPv4 address in IPv6 form counts as IPv4.
 fn contains(networks: &Networks, address: IpAddr) -> bool {
-    let address = address.to_canonical();
-    networks.iter().any(|(network, prefix)| match (network, address) {
-        (IpAddr::V4(network), IpAddr::V4(address)) => {
-            let mask = u32::MAX.checked_shl(32 - u32::from(*prefix)).unwrap_or(0);
-            network.to_bits() & mask == address.to_bits() & mask
-        }
-        (IpAddr::V6(network), IpAddr::V6(address)) => {
-            let mask = u128::MAX.checked_shl(128 - u32::from(*prefix)).unwrap_or(0);
-            network.to_bits() & mask == address.to_bits() & mask
-        }
-        _ => false,
-    })
+    networks.iter().any(|network| view::contains(*network, address))
 }
 
 /// Returns whether `address` reaches a socket that is bound to `own`: the same, or any local one where it is a wildcard.

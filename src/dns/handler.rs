@@ -5,27 +5,16 @@
 
 use crate::dns::answer::{Fit, Scratch, add_addresses, add_draining, add_instance, add_names, add_services, draining};
 use crate::dns::authority::{Authority, Soa};
+use crate::dns::locate::{Located, locate};
+use crate::dns::view::View;
 use crate::dnswire::{Answer, MAX_NAME_BYTES, Query, Section, address_of_reverse, lower_into, rcode, rtype};
-use crate::table::Snapshot;
-use crate::table::names::{Found, Owner};
+use crate::table::names::Owner;
+use std::net::IpAddr;
 
 /// Largest answer over TCP, RFC 1035 §4.2.2.
 pub(crate) const TCP_BYTES: usize = 65_535;
 /// The RD bit, RFC 1035 §4.1.1.
 const RECURSION_DESIRED: u16 = 0x0100;
-
-/// What all answers of one moment share.
-#[derive(Debug, Clone, Copy)]
-pub struct View<'s> {
-    /// The table.
-    pub snapshot: &'s Snapshot,
-    /// Records of the server itself.
-    pub authority: &'s Authority,
-    /// The time, in milliseconds of `clock::now_ms`.
-    pub now_ms: u64,
-    /// Whether the forwarder may be asked for this client.
-    pub forwards: bool,
-}
 
 /// How the answer travels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,14 +68,14 @@ pub fn answer(
     };
     let mut room = [0u8; MAX_NAME_BYTES];
     let name = lower_into(query.name(), &mut room);
-    let found = view.snapshot.names.find(name);
-    if view.forwards && found == Found::Outside && is_foreign(view, name, query) {
+    let located = locate(view, name);
+    if view.forwards && matches!(located, Located::Outside) && is_foreign(view, name, query) {
         return Reply { bytes: 0, rcode: rcode::NOERROR, forward: true };
     }
-    let end = match found {
-        Found::Outside => outside(view, &mut answer, name, query),
+    let end = match located {
+        Located::Outside => outside(view, &mut answer, name, query),
         _ if view.snapshot.generation == 0 => End { rcode: rcode::SERVFAIL, fit: Fit::All, soa: None },
-        found => inside(view, &mut answer, found, query, scratch),
+        located => inside(view, &mut answer, located, query, scratch),
     };
     if let Some(soa) = end.soa.filter(|_| answer.is_empty() && end.fit == Fit::All) {
         view.authority.add_soa(&mut answer, Section::Authority, query, soa);
@@ -101,7 +90,7 @@ pub fn answer(
 /// gets its minimal answer here (RFC 8482 covers every responder), and with recursion desired: what others asked before is
 /// nobody's business.
 fn is_foreign(view: &View<'_>, name: &[u8], query: &Query<'_>) -> bool {
-    let ours = address_of_reverse(name).is_some_and(|address| view.snapshot.names.owners(address).is_some());
+    let ours = address_of_reverse(name).is_some_and(|address| owners(view, address).is_some());
     !ours && query.rtype != rtype::ANY && query.flags & RECURSION_DESIRED != 0
 }
 
@@ -115,14 +104,20 @@ fn outside<'s>(view: &View<'s>, answer: &mut Answer<'_, '_>, name: &[u8], query:
     if view.snapshot.generation == 0 {
         return refused(rcode::SERVFAIL);
     }
-    let Some(owners) = view.snapshot.names.owners(address) else { return refused(rcode::REFUSED) };
+    let Some(owners) = owners(view, address) else { return refused(rcode::REFUSED) };
     reverse(view, answer, owners, query)
+}
+
+/// Returns the instances of an address if the asker sees one of them.
+fn owners<'s>(view: &View<'s>, address: IpAddr) -> Option<&'s [Owner]> {
+    let sees = |owner: &Owner| view.snapshot.services.at(owner.slot).is_some_and(|s| view.scope.sees_service(s));
+    view.snapshot.names.owners(address).filter(|owners| view.scope.sees_all() || owners.iter().any(sees))
 }
 
 fn reverse<'s>(view: &View<'s>, answer: &mut Answer<'_, '_>, owners: &[Owner], query: &Query<'_>) -> End<'s> {
     let soa = soa(view, false);
     let fit = match query.rtype {
-        rtype::PTR => add_names(answer, view.snapshot, owners, view.now_ms),
+        rtype::PTR => add_names(answer, view, owners),
         rtype::SOA => {
             view.authority.add_soa(answer, Section::Answer, query, soa);
             Fit::All
@@ -139,44 +134,41 @@ fn reverse<'s>(view: &View<'s>, answer: &mut Answer<'_, '_>, owners: &[Owner], q
 fn inside<'s>(
     view: &View<'s>,
     answer: &mut Answer<'_, '_>,
-    found: Found<'_>,
+    located: Located<'s, '_>,
     query: &Query<'_>,
     scratch: &mut Scratch,
 ) -> End<'s> {
     let soa = soa(view, true);
     let end = |rcode, fit| End { rcode, fit, soa: Some(soa) };
-    let service = |slot| view.snapshot.services.at(slot);
     let kind = query.rtype;
-    let (code, fit) = match found {
-        Found::Missing(relative) => match Authority::reserved(relative) {
+    let (code, fit) = match located {
+        Located::Missing(relative) => match Authority::reserved(relative) {
             Some(name) => {
                 view.authority.add_reserved(answer, name, kind);
                 (rcode::NOERROR, Fit::All)
             }
             None => (rcode::NXDOMAIN, Fit::All),
         },
-        Found::Empty | Found::Outside => (rcode::NOERROR, Fit::All),
-        Found::Below(slot, label) => match service(slot).and_then(|s| Some((s, s.records.find(label)?))) {
-            None => match service(slot).and_then(|s| draining(s, label)) {
+        Located::Empty | Located::Outside => (rcode::NOERROR, Fit::All),
+        Located::Below(service, label) => match service.records.find(label) {
+            None => match draining(service, label) {
                 None => (rcode::NXDOMAIN, Fit::All),
                 Some(address) => (rcode::NOERROR, add_draining(answer, address, kind)),
             },
             Some(_) if kind == rtype::ANY => (rcode::NOERROR, hinfo(view, answer)),
-            Some((service, index)) => (rcode::NOERROR, add_instance(answer, service, index, kind, view.now_ms)),
+            Some(index) => (rcode::NOERROR, add_instance(answer, service, index, kind, view.now_ms)),
         },
         _ if kind == rtype::ANY => (rcode::NOERROR, hinfo(view, answer)),
-        Found::Apex => {
+        Located::Apex => {
             apex(view, answer, query, soa);
             (rcode::NOERROR, Fit::All)
         }
-        Found::Service(slot) => match (service(slot), kind) {
-            (Some(service), rtype::A | rtype::AAAA) => {
-                (rcode::NOERROR, add_addresses(answer, service, kind, view.now_ms, scratch))
-            }
+        Located::Service(service) => match kind {
+            rtype::A | rtype::AAAA => (rcode::NOERROR, add_addresses(answer, service, kind, view.now_ms, scratch)),
             _ => (rcode::NOERROR, Fit::All),
         },
-        Found::Port(slot, port) => match (service(slot), kind) {
-            (Some(service), rtype::SRV) => (rcode::NOERROR, add_services(answer, service, port, view.now_ms, scratch)),
+        Located::Port(service, port) => match kind {
+            rtype::SRV => (rcode::NOERROR, add_services(answer, service, port, view.now_ms, scratch)),
             _ => (rcode::NOERROR, Fit::All),
         },
     };

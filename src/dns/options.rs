@@ -1,6 +1,7 @@
 //! Typed options of the DNS server.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Networks as address and prefix length.
@@ -25,6 +26,32 @@ pub struct Options {
     pub tcp_idle: Duration,
     /// How names outside the zone are resolved; `None`: they are refused.
     pub forward: Option<ForwardOptions>,
+    /// What askers may see; the first that fits is taken, without one everybody sees everything.
+    pub views: Vec<ViewOptions>,
+}
+
+/// What some askers see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ViewOptions {
+    /// Its name, for people.
+    pub name: Arc<str>,
+    /// Networks that it is for; empty: all.
+    pub networks: Vec<(IpAddr, u8)>,
+    /// Listening addresses that it is for; empty: all.
+    pub listen: Vec<ListenOptions>,
+    /// Namespaces that it sees; `None`: all. What it does not see does not exist for it.
+    pub namespaces: Option<Vec<Arc<str>>>,
+    /// The namespace in which short names are looked for.
+    pub namespace: Arc<str>,
+}
+
+/// A listening address of a view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListenOptions {
+    /// The gateways of networks of containers.
+    Containers,
+    /// An address; `None`: any port of it.
+    At(IpAddr, Option<u16>),
 }
 
 /// How names outside the zone are resolved.
@@ -57,6 +84,7 @@ impl Default for Options {
             tcp_connections: 1024,
             tcp_idle: Duration::from_secs(10),
             forward: None,
+            views: Vec::new(),
         }
     }
 }

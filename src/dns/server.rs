@@ -140,6 +140,7 @@ pub fn serve(sockets: Sockets, options: &Options, table: &Table, signal: &Signal
     for (socket, (index, shard)) in sockets.udp.into_iter().zip(&mut shards) {
         let name = format!("dns-{index}");
         let worker = Worker {
+            address: socket.local_addr()?,
             socket: Arc::new(socket),
             reader: table.reader(&name),
             settings: settings.clone(),

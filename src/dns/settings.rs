@@ -3,8 +3,10 @@
 //! Addresses, zone and threads are not in it: those need a restart.
 
 use crate::dns::forward::Forwarder;
+use crate::dns::view::{Asker, Scopes, View};
 use crate::dns::{Authority, Options};
 use crate::dnswire::rcode;
+use crate::table::Snapshot;
 use arc_swap::ArcSwap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -18,6 +20,8 @@ pub(crate) type Shared = Arc<ArcSwap<Settings>>;
 pub(crate) struct Settings {
     /// Records of the server itself.
     pub(crate) authority: Authority,
+    /// What askers may see.
+    pub(crate) scopes: Scopes,
     /// Asks for names outside the zone; `None`: they are refused.
     pub(crate) forwarder: Option<Arc<Forwarder>>,
     /// TCP connections at a time.
@@ -37,9 +41,22 @@ impl Settings {
         let bound: Vec<IpAddr> = addresses.iter().map(SocketAddr::ip).collect();
         Self {
             authority: Authority::new(options, &bound),
+            scopes: Scopes::new(&options.views),
             forwarder,
             tcp_connections: options.tcp_connections,
             tcp_idle: options.tcp_idle,
+        }
+    }
+
+    /// Returns what the answer to this asker depends on.
+    pub(crate) fn view<'s>(&'s self, snapshot: &'s Snapshot, now_ms: u64, asker: Asker) -> View<'s> {
+        View {
+            snapshot,
+            authority: &self.authority,
+            now_ms,
+            forwards: self.forwards_for(asker.client),
+            asker,
+            scope: self.scopes.choose(&asker),
         }
     }
 

@@ -5,7 +5,8 @@
 //! RFC 8482 from the handler. Not on the hot path: it allocates.
 
 use crate::dns::authority::version;
-use crate::dns::handler::{TCP_BYTES, Transport, View, answer};
+use crate::dns::handler::{TCP_BYTES, Transport, answer};
+use crate::dns::view::View;
 use crate::dns::{Reply, Scratch};
 use crate::dnswire::{
     Answer, Edns, MAX_NAME_BYTES, OWNER_IS_QUESTION, Query, Section, class, lower_into, parse_name, rcode, record,

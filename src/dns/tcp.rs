@@ -6,17 +6,18 @@
 
 use crate::clock;
 use crate::dns::counters::{Forwarded, Forwards, Path, Shard};
-use crate::dns::handler::{TCP_BYTES, Transport, View, answer};
+use crate::dns::handler::{TCP_BYTES, Transport, answer};
 use crate::dns::settings::Shared as Settings;
 use crate::dns::slow::answer_unusual;
-use crate::dns::{Reply, Scratch};
+use crate::dns::view::View;
+use crate::dns::{Asker, Reply, Scratch};
 use crate::dnswire::{HEADER_BYTES, Parsed, Query, rcode, reject};
 use crate::lifecycle::{Phase, Signal};
 use crate::sys::datagram::{Peer, send_one};
 use crate::table::Reader;
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::{IpAddr, TcpListener, UdpSocket};
+use std::net::{TcpListener, UdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +46,8 @@ pub(crate) struct Job {
     pub(crate) message: Vec<u8>,
     /// Who asked.
     pub(crate) peer: Peer,
+    /// The same, as the answer depends on it.
+    pub(crate) asker: Asker,
     /// The socket that it came through and the answer goes through.
     pub(crate) socket: Arc<UdpSocket>,
 }
@@ -70,6 +73,13 @@ struct Shared {
     forwards: Forwards,
     connections: Cell<usize>,
     closed: Notify,
+}
+
+/// Who asks, and whether a place is kept for what the forwarder answers.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    asker: Asker,
+    forwards: bool,
 }
 
 struct Room {
@@ -130,7 +140,8 @@ async fn accept_loop(shared: Rc<Shared>, listener: tokio::net::TcpListener, mut 
             Ok(_) if shared.connections.get() >= shared.settings.load().tcp_connections => {}
             Ok((stream, peer)) => {
                 shared.connections.set(shared.connections.get() + 1);
-                tokio::task::spawn_local(serve(shared.clone(), stream, peer.ip(), signal.clone()));
+                let asker = Asker::new(Some(peer.ip()), stream.local_addr().ok());
+                tokio::task::spawn_local(serve(shared.clone(), stream, asker, signal.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "failed to accept a DNS connection");
@@ -142,11 +153,11 @@ async fn accept_loop(shared: Rc<Shared>, listener: tokio::net::TcpListener, mut 
     }
 }
 
-async fn serve(shared: Rc<Shared>, mut stream: TcpStream, client: IpAddr, mut signal: Signal) {
+async fn serve(shared: Rc<Shared>, mut stream: TcpStream, asker: Asker, mut signal: Signal) {
     // Answers are written whole: waiting for more to send only delays them.
     let _ = stream.set_nodelay(true);
     let result = tokio::select! {
-        result = exchange(&shared, &mut stream, client) => result,
+        result = exchange(&shared, &mut stream, asker) => result,
         () = signal.reached(Phase::Draining) => Ok(()),
     };
     if let Err(error) = result {
@@ -160,7 +171,7 @@ async fn serve(shared: Rc<Shared>, mut stream: TcpStream, client: IpAddr, mut si
 ///
 /// What is forwarded is answered when its answer comes, out of order (RFC 7766 §6.2.1.1); at the client's end what is
 /// pending is still answered.
-async fn exchange(shared: &Rc<Shared>, stream: &mut TcpStream, client: IpAddr) -> io::Result<()> {
+async fn exchange(shared: &Rc<Shared>, stream: &mut TcpStream, asker: Asker) -> io::Result<()> {
     let (mut input, mut output) = (Vec::with_capacity(READ_BYTES), Vec::new());
     let (pending, mut answers) = mpsc::channel::<Vec<u8>>(MAX_PENDING);
     let mut idle = shared.settings.load().tcp_idle;
@@ -185,13 +196,13 @@ async fn exchange(shared: &Rc<Shared>, stream: &mut TcpStream, client: IpAddr) -
             }
         }
         let mut taken = 0;
-        let forwards = shared.settings.load().forwards_for(Some(client));
+        let forwards = shared.settings.load().forwards_for(asker.client);
         while let Some(frame) = complete_frame(input.get(taken..).unwrap_or_default()) {
             // With as many pending as may be, the rest waits in the buffer, and then in the client.
             let place = forwards.then(|| pending.clone().try_reserve_owned());
             let Ok(place) = place.transpose() else { break };
             taken += PREFIX_BYTES + frame.len();
-            shared.answer_frame(frame, place, &mut output);
+            shared.answer_frame(frame, asker, place, &mut output);
             if output.len() >= FLUSH_BYTES {
                 timeout(idle, stream.write_all(&output)).await??;
                 output.clear();
@@ -225,10 +236,16 @@ fn complete_frame(input: &[u8]) -> Option<&[u8]> {
 impl Shared {
     /// Appends the framed answer of one message; nothing where silence is the answer. `place` is for the answer of the
     /// forwarder, where this client may use it.
-    fn answer_frame(self: &Rc<Self>, message: &[u8], place: Option<mpsc::OwnedPermit<Vec<u8>>>, output: &mut Vec<u8>) {
+    fn answer_frame(
+        self: &Rc<Self>,
+        message: &[u8],
+        asker: Asker,
+        place: Option<mpsc::OwnedPermit<Vec<u8>>>,
+        output: &mut Vec<u8>,
+    ) {
         let mut room = self.room.borrow_mut();
         let forwards = place.is_some();
-        let answered = self.answer(message, Transport::Tcp, forwards, &mut room);
+        let answered = self.answer(message, Transport::Tcp, Asked { asker, forwards }, &mut room);
         let Some((reply, kind, path)) = answered else { return };
         if let Some(place) = place.filter(|_| reply.forward) {
             let (shared, message) = (self.clone(), message.to_vec());
@@ -245,9 +262,9 @@ impl Shared {
     }
 
     fn answer_job(self: Rc<Self>, job: Job) {
-        let forwards = self.settings.load().forwards_for(job.peer.address().map(|address| address.ip()));
+        let asked = Asked { asker: job.asker, forwards: self.settings.load().forwards_for(job.asker.client) };
         let mut room = self.room.borrow_mut();
-        let Some((reply, kind, path)) = self.answer(&job.message, Transport::Udp, forwards, &mut room) else { return };
+        let Some((reply, kind, path)) = self.answer(&job.message, Transport::Udp, asked, &mut room) else { return };
         if reply.forward {
             let shared = self.clone();
             tokio::task::spawn_local(async move {
@@ -266,13 +283,14 @@ impl Shared {
         &self,
         message: &[u8],
         transport: Transport,
-        forwards: bool,
+        asked: Asked,
         room: &mut Room,
     ) -> Option<(Reply, u16, Path)> {
         let Room { scratch, out } = room;
         let mut reader = self.reader.borrow_mut();
         let settings = self.settings.load();
-        let view = View { snapshot: reader.load(), authority: &settings.authority, now_ms: clock::now_ms(), forwards };
+        let view = settings.view(reader.load(), clock::now_ms(), asked.asker);
+        let view = View { forwards: asked.forwards, ..view };
         let path = if transport == Transport::Tcp { Path::Tcp } else { Path::Slow };
         match Query::parse(message) {
             Parsed::Fast(query) => Some((answer(&view, &query, transport, scratch, out), query.rtype, path)),

@@ -5,15 +5,15 @@
 
 use crate::clock;
 use crate::dns::counters::{Forwarded, Forwards, Path, Shard};
-use crate::dns::handler::{Transport, View, answer};
+use crate::dns::handler::{Transport, answer};
 use crate::dns::settings::Shared;
 use crate::dns::tcp::Job;
-use crate::dns::{Reply, Scratch};
+use crate::dns::{Asker, Reply, Scratch};
 use crate::dnswire::{Parsed, Query, rcode, reject};
 use crate::lifecycle::{Phase, Signal};
 use crate::sys::datagram::{BATCH, Batch, Peer};
 use crate::table::Reader;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -32,6 +32,8 @@ const ERROR_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Worker {
     /// Its socket; the slow path replies through it too.
     pub(crate) socket: Arc<UdpSocket>,
+    /// What the socket is bound to.
+    pub(crate) address: SocketAddr,
     /// Its view of the table.
     pub(crate) reader: Reader,
     /// What may change while it runs.
@@ -76,15 +78,16 @@ impl Worker {
     fn reply_all(&mut self, batch: &mut Batch, count: usize) {
         let snapshot = self.reader.load();
         let settings = self.settings.load();
-        let mut view = View { snapshot, authority: &settings.authority, now_ms: clock::now_ms(), forwards: false };
+        let now_ms = clock::now_ms();
         for index in 0..count {
             let Some((message, out, peer)) = batch.exchange(index) else { continue };
+            let asker = asker(peer, self.address);
             let reply = match Query::parse(message) {
                 Parsed::Fast(query) => {
-                    view.forwards = settings.forwards_for(peer.address().map(|address| address.ip()));
+                    let view = settings.view(snapshot, now_ms, asker);
                     let reply = answer(&view, &query, Transport::Udp, &mut self.scratch, out);
                     if reply.forward {
-                        hand_over(&self.slow, (&self.socket, peer), message, &self.counters, out)
+                        hand_over(&self.slow, (&self.socket, peer, asker), message, &self.counters, out)
                     } else {
                         self.counters.count(query.rtype, reply.rcode, Path::Fast);
                         if settings.denied(view.forwards, reply.rcode) {
@@ -93,7 +96,7 @@ impl Worker {
                         reply
                     }
                 }
-                Parsed::Slow => hand_over(&self.slow, (&self.socket, peer), message, &self.counters, out),
+                Parsed::Slow => hand_over(&self.slow, (&self.socket, peer, asker), message, &self.counters, out),
                 Parsed::FormErr => bare(message, rcode::FORMERR, &self.counters, out),
                 Parsed::Silent => continue,
             };
@@ -109,16 +112,23 @@ impl Worker {
 /// Gives a question that is unusual or for the forwarder to the slow path, which replies itself; SERVFAIL when its queue is full.
 fn hand_over(
     slow: &mpsc::Sender<Job>,
-    from: (&Arc<UdpSocket>, &Peer),
+    from: (&Arc<UdpSocket>, &Peer, Asker),
     message: &[u8],
     counters: &Shard,
     out: &mut [u8],
 ) -> Reply {
-    let job = Job { message: message.to_vec(), peer: *from.1, socket: from.0.clone() };
+    let (socket, peer, asker) = from;
+    let job = Job { message: message.to_vec(), peer: *peer, asker, socket: socket.clone() };
     match slow.try_send(job) {
         Ok(()) => Reply::new(0, rcode::NOERROR),
         Err(_) => bare(message, rcode::SERVFAIL, counters, out),
     }
+}
+
+/// Returns who sent a datagram to a socket that is bound to `bound`.
+fn asker(peer: &Peer, bound: SocketAddr) -> Asker {
+    let local = peer.local().map_or(bound, |ip| SocketAddr::new(ip, bound.port()));
+    Asker::new(peer.address().map(|address| address.ip()), Some(local))
 }
 
 fn bare(message: &[u8], code: u16, counters: &Shard, out: &mut [u8]) -> Reply {

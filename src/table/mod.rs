@@ -8,6 +8,8 @@
 mod build;
 mod cell;
 pub mod certificates;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod names;
 mod records;
 mod route;

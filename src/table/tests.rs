@@ -1,102 +1,34 @@
 //! Names and records through whole snapshots.
 
-use crate::dnswire::{labels, parse_name, record, rtype};
-use crate::model::{
-    Instance, InstanceId, InstanceState, Limits, NodeId, Outliers, Policy, PortSpec, Protocol, RolloutSpec,
-    ServiceName, ServiceSpec, Source, Timeouts, Verdict,
-};
-use crate::table::names::{Found, Names};
+use crate::dnswire::{parse_name, record, rtype};
+use crate::model::{Instance, ServiceName};
+use crate::table::fixture::{empty, instance, set};
+use crate::table::names::{Found, Names, below};
 use crate::table::{Change, Changes, Snapshot, build};
-use std::sync::Arc;
-use std::time::Duration;
 
-fn spec(name: &str, ports: &[&str]) -> Arc<ServiceSpec> {
-    let second = Duration::from_secs(1);
-    Arc::new(ServiceSpec {
-        name: ServiceName::parse(name).unwrap(),
-        ports: ports.iter().map(|p| PortSpec { name: (*p).into(), protocol: Protocol::Tcp }).collect(),
-        endpoints: Vec::new(),
-        protocol: Default::default(),
-        policy: Policy::default(),
-        health: None,
-        limits: Limits { concurrency: None, queue: 0, queue_timeout: second },
-        timeouts: Timeouts { connect: second, response: second, idle: second, tunnel_idle: second, ping: second },
-        outliers: Outliers { enabled: false, gateway_errors: 3, server_errors: 5, base: second, max: second },
-        retries: 0,
-        slow_start: Duration::ZERO,
-        drain_timeout: second,
-        dns_ttl: Duration::from_secs(5),
-        run: None,
-        replicas: 0,
-        scale: None,
-        rollout: RolloutSpec::default(),
-        tls: None,
-        revision: 0,
-    })
-}
-
-fn instance(service: &str, id: &str, address: &str, ports: &[u16]) -> Instance {
-    Instance {
-        id: InstanceId::parse(id).unwrap(),
-        service: ServiceName::parse(service).unwrap(),
-        source: Source::File,
-        node: NodeId::parse("local").unwrap(),
-        address: address.parse().unwrap(),
-        ports: ports.to_vec(),
-        weight: 3,
-        state: InstanceState::Ready,
-        verdict: Verdict::Healthy,
-        reason: "".into(),
-        workload: None,
-        revision: 1,
-        created_ms: 1,
-        ready_ms: 1,
-    }
-}
-
-fn set(previous: &Snapshot, services: &[(&str, &[&str], &[Instance])]) -> Snapshot {
-    let services =
-        services.iter().map(|(name, ports, list)| Change::Set { spec: spec(name, ports), instances: list.to_vec() });
-    build(previous, Changes { services: services.collect(), ..Changes::default() })
-}
-
-fn empty() -> Snapshot {
-    Snapshot::empty(Names::default())
-}
-
-/// The kind of what is found, without its borrowed parts.
+/// What is found, in lower case.
 fn kind(snapshot: &Snapshot, name: &str) -> String {
-    match snapshot.names.find(&parse_name(name).unwrap()) {
-        Found::Below(slot, label) => format!("below {slot} {}", String::from_utf8_lossy(label)),
-        Found::Missing(relative) => format!("missing {}", labels(relative).count()),
-        other => format!("{other:?}").to_lowercase(),
-    }
+    let mut key = parse_name(name).unwrap();
+    key.pop();
+    format!("{:?}", snapshot.names.find(&key)).to_lowercase()
 }
 
 #[test]
-fn finds_long_and_short_names_ports_instances_and_empty_non_terminals() {
+fn finds_services_ports_and_empty_non_terminals() {
     let table = set(&empty(), &[("web", &["http", "admin"], &[]), ("staging/web", &["http"], &[])]);
     for (name, expected) in [
-        ("weir.internal", "apex"),
-        ("web.weir.internal", "service(0)"),
-        ("web.default.weir.internal", "service(0)"),
-        ("web.staging.weir.internal", "service(1)"),
-        ("_http._tcp.web.default.weir.internal", "port(0, 0)"),
-        ("_admin._tcp.web.weir.internal", "port(0, 1)"),
-        ("_http._tcp.web.staging.weir.internal", "port(1, 0)"),
-        ("_http._udp.web.weir.internal", "missing 3"),
-        ("default.weir.internal", "empty"),
-        ("staging.weir.internal", "empty"),
-        ("_tcp.web.weir.internal", "empty"),
-        ("_tcp.web.staging.weir.internal", "empty"),
-        ("web-abcdef.web.default.weir.internal", "below 0 web-abcdef"),
-        ("web-abcdef.web.weir.internal", "missing 2"),
-        ("x.web-abcdef.web.default.weir.internal", "missing 4"),
-        ("nope.weir.internal", "missing 1"),
-        ("nope.default.weir.internal", "missing 2"),
-        ("internal", "outside"),
-        ("xweir.internal", "outside"),
-        ("example.com", "outside"),
+        ("web.default", "service(0)"),
+        ("web.staging", "service(1)"),
+        ("_http._tcp.web.default", "port(0, 0)"),
+        ("_admin._tcp.web.default", "port(0, 1)"),
+        ("_http._tcp.web.staging", "port(1, 0)"),
+        ("_http._udp.web.default", "missing"),
+        ("default", "empty"),
+        ("staging", "empty"),
+        ("_tcp.web.default", "empty"),
+        ("web", "missing"),
+        ("", "missing"),
+        ("web-abcdef.web.default", "missing"),
     ] {
         assert_eq!(kind(&table, name), expected, "{name}");
     }
@@ -104,37 +36,38 @@ fn finds_long_and_short_names_ports_instances_and_empty_non_terminals() {
 
 #[test]
 fn the_zone_ends_at_a_label_boundary() {
-    let table = empty();
+    let names = Names::default();
     // One label that contains the octets of the zone: not below it.
     let name = [&b"\x0fx\x04weir\x08internal"[..], b"\x00"].concat();
     assert_eq!(name.len(), 17);
-    assert_eq!(table.names.find(&name), Found::Outside);
+    assert_eq!(below(&name, names.zone()), None);
+    assert_eq!(below(b"\x01x\x04weir\x08internal\x00", names.zone()), Some((&b"\x01x"[..], 1)));
+    assert_eq!(below(names.zone(), names.zone()), Some((&b""[..], 0)));
 }
 
 #[test]
-fn a_namespace_is_empty_and_a_service_of_the_same_name_wins() {
+fn a_namespace_is_there_while_it_has_a_service() {
     let table = set(&empty(), &[("a/b", &["http"], &[])]);
-    assert_eq!(kind(&table, "a.weir.internal"), "empty");
+    assert_eq!(kind(&table, "a"), "empty");
     let both = set(&table, &[("a", &["http"], &[])]);
-    assert_eq!(kind(&both, "a.weir.internal"), "service(1)");
-    assert_eq!(kind(&both, "b.a.weir.internal"), "service(0)");
+    assert_eq!([kind(&both, "a"), kind(&both, "a.default"), kind(&both, "b.a")], ["empty", "service(1)", "service(0)"]);
     let remove = |name: &str, from: &Snapshot| {
         let services = vec![Change::Remove(ServiceName::parse(name).unwrap())];
         build(from, Changes { services, ..Changes::default() })
     };
     let back = remove("a", &both);
-    assert_eq!(kind(&back, "a.weir.internal"), "empty");
-    assert_eq!(kind(&remove("a/b", &back), "a.weir.internal"), "missing 1");
-    assert_eq!(kind(&both, "a.weir.internal"), "service(1)", "old snapshots stay as they were");
+    assert_eq!(kind(&back, "a"), "empty");
+    assert_eq!(kind(&remove("a/b", &back), "a"), "missing");
+    assert_eq!(kind(&both, "b.a"), "service(0)", "old snapshots stay as they were");
 }
 
 #[test]
 fn changed_ports_change_the_names() {
     let table = set(&empty(), &[("web", &["http"], &[])]);
     let next = set(&table, &[("web", &["grpc"], &[])]);
-    assert_eq!(kind(&next, "_http._tcp.web.weir.internal"), "missing 3");
-    assert_eq!(kind(&next, "_grpc._tcp.web.weir.internal"), "port(0, 0)");
-    assert_eq!(kind(&next, "_tcp.web.weir.internal"), "empty");
+    assert_eq!(kind(&next, "_http._tcp.web.default"), "missing");
+    assert_eq!(kind(&next, "_grpc._tcp.web.default"), "port(0, 0)");
+    assert_eq!(kind(&next, "_tcp.web.default"), "empty");
 }
 
 #[test]
@@ -200,6 +133,7 @@ fn many_endpoints_are_grouped_by_address_and_found_by_id() {
 #[test]
 fn a_text_that_is_no_zone_holds_no_name() {
     let names = Names::new("a..b");
-    assert_eq!(names.find(b"\x01a\x00"), Found::Outside);
-    assert_eq!(names.find(b"\x00"), Found::Outside);
+    assert_eq!(below(b"\x01a\x00", names.zone()), None);
+    assert_eq!(below(b"\x00", names.zone()), None);
+    assert_eq!(names.find(b""), Found::Missing);
 }

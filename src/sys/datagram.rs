@@ -1,0 +1,266 @@
+//! Batched datagrams: `recvmmsg` and `sendmmsg`, with the local address that each datagram was sent to.
+
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd};
+
+/// Datagrams per system call. Measured: batches save 7 % at full load; more than 32 save nothing more.
+pub const BATCH: usize = 32;
+/// Room for one `in6_pktinfo` control message (40 octets), in words so that it is aligned for a `cmsghdr`.
+const CONTROL_WORDS: usize = 8;
+
+/// Who sent a datagram, and to which of our addresses when the socket reports it.
+#[derive(Clone, Copy)]
+pub struct Peer {
+    address: libc::sockaddr_storage,
+    address_bytes: libc::socklen_t,
+    control: [u64; CONTROL_WORDS],
+    control_bytes: usize,
+}
+
+/// Buffers for one batch: requests, replies, peers. Allocated once per thread.
+pub struct Batch {
+    requests: Box<[u8]>,
+    replies: Box<[u8]>,
+    request_bytes: usize,
+    reply_bytes: usize,
+    peers: [Peer; BATCH],
+    received: [usize; BATCH],
+    to_send: [usize; BATCH],
+}
+
+impl std::fmt::Debug for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", self.address())
+    }
+}
+
+impl std::fmt::Debug for Batch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Batch").field("received", &self.received).finish_non_exhaustive()
+    }
+}
+
+impl Peer {
+    fn empty() -> Self {
+        // SAFETY: `sockaddr_storage` is plain old data; all zeroes is a valid value (family AF_UNSPEC).
+        let address = unsafe { std::mem::zeroed() };
+        Self { address, address_bytes: 0, control: [0; CONTROL_WORDS], control_bytes: 0 }
+    }
+
+    /// Returns the sender's address; `None` when it is neither IPv4 nor IPv6.
+    pub fn address(&self) -> Option<SocketAddr> {
+        let family = libc::c_int::from(self.address.ss_family);
+        let start = &raw const self.address;
+        if family == libc::AF_INET {
+            // SAFETY: the kernel wrote a `sockaddr_in`, as the family says; the storage is larger and aligned for all.
+            let v4 = unsafe { start.cast::<libc::sockaddr_in>().read() };
+            let ip = IpAddr::from(v4.sin_addr.s_addr.to_ne_bytes());
+            return Some(SocketAddr::new(ip, u16::from_be(v4.sin_port)));
+        }
+        if family == libc::AF_INET6 {
+            // SAFETY: the kernel wrote a `sockaddr_in6`, as the family says; the storage is larger and aligned for all.
+            let v6 = unsafe { start.cast::<libc::sockaddr_in6>().read() };
+            let ip = IpAddr::V6(Ipv6Addr::from(v6.sin6_addr.s6_addr));
+            return Some(SocketAddr::new(ip, u16::from_be(v6.sin6_port)));
+        }
+        None
+    }
+
+    /// Returns the local address that the datagram was sent to; `None` when the socket does not report it.
+    pub fn local(&self) -> Option<IpAddr> {
+        // Layout as in `clear_interface`; of `in_pktinfo` the last word is the address in the datagram's header.
+        let [_, kind, data, more, ..] = self.control.map(u64::to_ne_bytes);
+        let ([l0, l1, l2, l3, ..], [a0, a1, a2, a3, ..]) = (kind, more);
+        if self.control_bytes == 0 {
+            return None;
+        }
+        match i32::from_ne_bytes([l0, l1, l2, l3]) {
+            libc::IPPROTO_IP => Some(IpAddr::from([a0, a1, a2, a3])),
+            libc::IPPROTO_IPV6 => {
+                let mut octets = [0; 16];
+                let (first, last) = octets.split_at_mut(8);
+                first.copy_from_slice(&data);
+                last.copy_from_slice(&more);
+                Some(IpAddr::V6(Ipv6Addr::from(octets)).to_canonical())
+            }
+            _ => None,
+        }
+    }
+
+    /// Clears the interface of the control message, so that the reply is routed as usual; it keeps its source address.
+    ///
+    /// Link-local IPv6 needs the interface. Layout: `cmsghdr` of 16 octets, then `in_pktinfo` (interface first) or
+    /// `in6_pktinfo` (address of 16 octets, then interface).
+    fn clear_interface(&mut self) {
+        let [_, kind, data, ..] = self.control;
+        let [l0, l1, l2, l3, ..] = kind.to_ne_bytes();
+        let level = i32::from_ne_bytes([l0, l1, l2, l3]);
+        let word = if level == libc::IPPROTO_IP {
+            2
+        } else if data.to_ne_bytes().starts_with(&[0xFE, 0x80]) {
+            return;
+        } else {
+            4
+        };
+        if let Some(word) = self.control.get_mut(word).filter(|_| self.control_bytes > 0) {
+            let [_, _, _, _, rest @ ..] = word.to_ne_bytes();
+            let [r0, r1, r2, r3] = rest;
+            *word = u64::from_ne_bytes([0, 0, 0, 0, r0, r1, r2, r3]);
+        }
+    }
+}
+
+impl Batch {
+    /// Returns buffers for requests and replies of at most so many octets each.
+    pub fn new(request_bytes: usize, reply_bytes: usize) -> Self {
+        Self {
+            requests: vec![0; BATCH * request_bytes].into(),
+            replies: vec![0; BATCH * reply_bytes].into(),
+            request_bytes,
+            reply_bytes,
+            peers: [Peer::empty(); BATCH],
+            received: [0; BATCH],
+            to_send: [0; BATCH],
+        }
+    }
+
+    /// Waits for a datagram and takes what else is there; returns how many, 0 when the socket's receive timeout passed
+    /// or a signal came. Longer datagrams are cut off at the buffer's size.
+    ///
+    /// # Errors
+    /// The errno of `recvmmsg` but `EAGAIN` and `EINTR`.
+    pub fn receive(&mut self, socket: impl AsFd) -> io::Result<usize> {
+        self.to_send = [0; BATCH];
+        let mut vectors = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; BATCH];
+        // SAFETY: `mmsghdr` is plain old data; all zeroes is a valid empty header.
+        let mut headers: [libc::mmsghdr; BATCH] = unsafe { std::mem::zeroed() };
+        let buffers = self.requests.chunks_exact_mut(self.request_bytes);
+        let places = headers.iter_mut().zip(vectors.iter_mut()).zip(self.peers.iter_mut());
+        for (((header, vector), peer), buffer) in places.zip(buffers) {
+            vector.iov_base = buffer.as_mut_ptr().cast();
+            vector.iov_len = buffer.len();
+            header.msg_hdr.msg_name = (&raw mut peer.address).cast();
+            header.msg_hdr.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+            header.msg_hdr.msg_iov = vector;
+            header.msg_hdr.msg_iovlen = 1;
+            header.msg_hdr.msg_control = (&raw mut peer.control).cast();
+            header.msg_hdr.msg_controllen = size_of::<[u64; CONTROL_WORDS]>() as _;
+        }
+        let (start, flags) = (headers.as_mut_ptr(), libc::MSG_WAITFORONE);
+        let descriptor = socket.as_fd().as_raw_fd();
+        // SAFETY: `BATCH` initialised headers; what they point to (`requests`, `peers`, `vectors`) outlives the call and
+        // is not otherwise borrowed during it; no timeout is passed.
+        let count = unsafe { libc::recvmmsg(descriptor, start, BATCH as _, flags as _, std::ptr::null_mut()) };
+        let Ok(count) = usize::try_from(count) else {
+            let error = io::Error::last_os_error();
+            return match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(0),
+                _ => Err(error),
+            };
+        };
+        let done = headers.iter().zip(self.peers.iter_mut()).zip(self.received.iter_mut());
+        for ((header, peer), received) in done.take(count) {
+            peer.address_bytes = header.msg_hdr.msg_namelen;
+            #[allow(clippy::unnecessary_cast, reason = "the field is 32 bits wide with musl")]
+            let control_bytes = header.msg_hdr.msg_controllen as usize;
+            peer.control_bytes = control_bytes;
+            peer.clear_interface();
+            *received = (header.msg_len as usize).min(self.request_bytes);
+        }
+        Ok(count)
+    }
+
+    /// Returns a received datagram, the buffer for its reply, and who sent it.
+    pub fn exchange(&mut self, index: usize) -> Option<(&[u8], &mut [u8], &Peer)> {
+        let start = index * self.request_bytes;
+        let request = self.requests.get(start..start + *self.received.get(index)?)?;
+        let start = index * self.reply_bytes;
+        Some((request, self.replies.get_mut(start..start + self.reply_bytes)?, self.peers.get(index)?))
+    }
+
+    /// Sets the length of the reply to a datagram; 0 sends none.
+    pub fn set_reply(&mut self, index: usize, bytes: usize) {
+        if let Some(length) = self.to_send.get_mut(index) {
+            *length = bytes.min(self.reply_bytes);
+        }
+    }
+
+    /// Sends the replies that were set; returns how many the kernel refused. Never waits for long: UDP buffers drain
+    /// at wire speed.
+    pub fn send(&mut self, socket: impl AsFd) -> usize {
+        let mut vectors = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; BATCH];
+        // SAFETY: `mmsghdr` is plain old data; all zeroes is a valid empty header.
+        let mut headers: [libc::mmsghdr; BATCH] = unsafe { std::mem::zeroed() };
+        let replies = self.replies.chunks_exact_mut(self.reply_bytes).zip(self.to_send);
+        let mut places = headers.iter_mut().zip(vectors.iter_mut());
+        let mut total = 0;
+        for ((buffer, length), peer) in replies.zip(self.peers.iter_mut()).filter(|((_, length), _)| *length > 0) {
+            let Some((header, vector)) = places.next() else { break };
+            vector.iov_base = buffer.as_mut_ptr().cast();
+            vector.iov_len = length;
+            header.msg_hdr = header_to(peer, vector);
+            total += 1;
+        }
+        let (descriptor, mut sent, mut refused) = (socket.as_fd().as_raw_fd(), 0, 0);
+        while sent < total {
+            let Some(rest) = headers.get_mut(sent..total) else { break };
+            // SAFETY: `rest` are initialised headers whose vectors, peers and buffers outlive the call.
+            let count = unsafe { libc::sendmmsg(descriptor, rest.as_mut_ptr(), rest.len() as _, 0) };
+            match usize::try_from(count) {
+                Ok(count) if count > 0 => sent += count,
+                // The first of the rest was refused (a firewall, a vanished address): go on with the next.
+                _ if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+                _ => {
+                    sent += 1;
+                    refused += 1;
+                }
+            }
+        }
+        refused
+    }
+}
+
+/// Sends one reply from the address that the request was sent to; never waits.
+///
+/// # Errors
+/// The errno of `sendmsg`; `EAGAIN` when the send buffer is full.
+pub fn send_one(socket: impl AsFd, peer: &Peer, reply: &[u8]) -> io::Result<()> {
+    let mut peer = *peer;
+    let mut vector = libc::iovec { iov_base: reply.as_ptr().cast_mut().cast(), iov_len: reply.len() };
+    let header = header_to(&mut peer, &mut vector);
+    let descriptor = socket.as_fd().as_raw_fd();
+    // SAFETY: the header is initialised; the vector, the peer and the reply, which is only read, outlive the call.
+    let sent = unsafe { libc::sendmsg(descriptor, &raw const header, libc::MSG_DONTWAIT) };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Makes a socket report the local address of each datagram: needed where it is bound to a wildcard address, so that
+/// replies leave from the address that was asked.
+///
+/// # Errors
+/// The errno of `setsockopt`.
+pub fn report_destination(socket: impl AsFd, ipv6: bool) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    let (level, name) =
+        if ipv6 { (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO) } else { (libc::IPPROTO_IP, libc::IP_PKTINFO) };
+    let (value, bytes) = ((&raw const on).cast(), size_of::<libc::c_int>() as libc::socklen_t);
+    // SAFETY: `value` points to an int of `bytes` octets that lives through the call.
+    let rc = unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, value, bytes) };
+    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Returns the header of one reply: to the peer, from the address that the peer sent to.
+fn header_to(peer: &mut Peer, vector: &mut libc::iovec) -> libc::msghdr {
+    // SAFETY: `msghdr` is plain old data; all zeroes is a valid empty header.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_name = (&raw mut peer.address).cast();
+    header.msg_namelen = peer.address_bytes;
+    header.msg_iov = vector;
+    header.msg_iovlen = 1;
+    if peer.control_bytes > 0 {
+        header.msg_control = (&raw mut peer.control).cast();
+        header.msg_controllen = peer.control_bytes as _;
+    }
+    header
+}
