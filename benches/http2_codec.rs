@@ -78,7 +78,14 @@ fn row(name: &str, block: &[u8]) -> u64 {
 
 fn open() -> Connection {
     let bounds = Bounds { resets: 100, control_frames: 1000, continuations: 8 };
-    let config = Config { streams: 100, stream_window: 65_536, connection_window: 262_144, head_bytes: 65_536, bounds };
+    let config = Config {
+        streams: 100,
+        stream_window: 65_536,
+        connection_window: 262_144,
+        head_bytes: 65_536,
+        head_fields: 128,
+        bounds,
+    };
     let mut codec = Connection::new(config);
     let mut frames = PREFACE.to_vec();
     put(&mut frames, SETTINGS, 0, 0, &[]);

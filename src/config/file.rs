@@ -249,7 +249,8 @@ pub struct ProxyHttp2 {
     /// As `stream_window`, for all streams together, `64KiB` to `256MiB`; default `256KiB`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connection_window: Option<Size>,
-    /// Streams that a client resets before they are answered, in ten seconds, 1 to 1000000; default 100.
+    /// Streams in ten seconds that a client resets before they are answered, or makes Weir reset or refuse, 1 to 1000000; of
+    /// more than twice as many streams at most half. Default 100.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub resets: Option<usize>,

@@ -32,8 +32,10 @@ pub struct Config {
     pub stream_window: u32,
     /// The same for all requests.
     pub connection_window: u32,
-    /// Octets of the fields of one request, with 32 for each field.
+    /// Octets of the fields of one request, with 32 for each field; and of a block of them that comes in pieces.
     pub head_bytes: usize,
+    /// Fields of one request, cookies apart.
+    pub head_fields: usize,
     /// Bounds on what is legal one frame at a time.
     pub bounds: Bounds,
 }
@@ -183,8 +185,8 @@ impl Connection {
 
     /// Says how many of the pending octets were written.
     pub fn wrote(&mut self, octets: usize) {
-        self.meter.sent(octets);
         self.out_at += octets;
+        self.meter.sent(octets, self.out_at >= self.out.len());
         if self.out_at >= self.out.len() {
             self.out.clear();
             self.out_at = 0;
@@ -309,20 +311,21 @@ impl Connection {
 
     /// Resets a stream, open or not, for what its peer sent.
     pub(super) fn fault(&mut self, stream: u32, code: Code) {
-        self.refuse(stream, code);
-        if let Some(breach) = self.meter.fault() {
-            self.breach(breach);
-        }
-    }
-
-    /// Resets a stream, open or not.
-    pub(super) fn refuse(&mut self, stream: u32, code: Code) {
         frame::put_reset(&mut self.out, stream, code);
         if let Some(at) = self.find(stream) {
             self.lose(at);
             self.unseat(at);
         }
         self.forget(stream, Past::Reset);
+        let breach = self.meter.fault();
+        self.judge(breach);
+    }
+
+    /// Ends it where something was too much.
+    pub(super) fn judge(&mut self, breach: Option<Breach>) {
+        if let Some(breach) = breach {
+            self.breach(breach);
+        }
     }
 
     /// Takes back a slot whose stream its owner has not begun.

@@ -8,11 +8,18 @@ use crate::http2::frame::{
 const WINDOW_MS: u64 = 10_000;
 /// So many octets that were sent pay for one control frame: who reads much says so often.
 const SENT_PER_FRAME: u64 = 512;
+/// So many times [`Bounds::resets`] streams are seen before their share is looked at: 200, where a hundred may be reset.
+const SHARE_AFTER: u32 = 2;
+/// Answers to PING and SETTINGS that may wait to be sent.
+const ANSWERS: u32 = 100;
+/// The head that is too large and ends the connection; those before cost their streams alone.
+const LARGE_HEADS: u32 = 3;
 
 /// Bounds on what one peer may do within ten seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
-    /// Streams that the peer resets before they were answered; and, counted apart, streams that it made us reset.
+    /// Streams that the peer resets before they were answered, with those that it made us reset or refuse. Once there were
+    /// more than twice as many streams, not more than half of all either.
     pub resets: u32,
     /// Control frames without useful progress: SETTINGS, PING, PRIORITY, WINDOW_UPDATE, empty DATA, unknown ones.
     pub control_frames: u32,
@@ -35,6 +42,8 @@ pub enum Breach {
     Stalled,
     /// A head whose end does not come.
     SlowHead,
+    /// Heads that are too large, again and again.
+    LargeHeads,
 }
 
 impl Breach {
@@ -47,6 +56,7 @@ impl Breach {
             Self::Continuations => "h2_continuations",
             Self::Stalled => "h2_stalled",
             Self::SlowHead => "head_timeout",
+            Self::LargeHeads => "h2_heads",
         }
     }
 }
@@ -55,25 +65,48 @@ impl Breach {
 #[derive(Debug)]
 pub struct Meter {
     bounds: Bounds,
+    now_ms: u64,
     window_ms: u64,
     control: u32,
     progress: u64,
-    resets: u32,
-    faults: u32,
     continuations: u32,
+    /// Streams that came, over the whole connection.
+    streams: u64,
+    /// Those of them that were in vain.
+    vain: u64,
+    /// When the last ones were, as many as are allowed in a window; empty until the first.
+    times: Vec<u64>,
+    times_at: usize,
+    /// Answers to PING and SETTINGS that wait.
+    answers: u32,
+    large_heads: u32,
 }
 
 impl Meter {
     /// Follows a connection from its first frame on.
     pub fn new(bounds: Bounds) -> Self {
-        Self { bounds, window_ms: 0, control: 0, progress: 0, resets: 0, faults: 0, continuations: 0 }
+        Self {
+            bounds,
+            now_ms: 0,
+            window_ms: 0,
+            control: 0,
+            progress: 0,
+            continuations: 0,
+            streams: 0,
+            vain: 0,
+            times: Vec::new(),
+            times_at: 0,
+            answers: 0,
+            large_heads: 0,
+        }
     }
 
-    /// Says what time it is, in milliseconds of any clock: counts begin anew every ten seconds.
+    /// Says what time it is, in milliseconds of any clock: control frames are counted anew every ten seconds.
     pub fn roll(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
         if now_ms >= self.window_ms + WINDOW_MS {
             self.window_ms = now_ms;
-            (self.control, self.progress, self.resets, self.faults) = (0, 0, 0, 0);
+            (self.control, self.progress) = (0, 0);
         }
     }
 
@@ -90,32 +123,73 @@ impl Meter {
                 let hollow = head.length == 0 && !head.has(END_HEADERS);
                 return (hollow || self.continuations > self.bounds.continuations).then_some(Breach::Continuations);
             }
-            // Counted by who knows whether the stream was answered.
+            // Counted by who knows whether the stream was there and answered.
             RST_STREAM => {}
             SETTINGS | PING if head.has(ACK) => {}
-            _ => {
-                self.control += 1;
-                let allowed = u64::from(self.bounds.control_frames) + self.progress / SENT_PER_FRAME;
-                return (u64::from(self.control) > allowed).then_some(Breach::ControlFrames);
-            }
+            _ => return self.idle(),
         }
         None
     }
 
-    /// Counts what was sent to the peer: progress.
-    pub fn sent(&mut self, octets: usize) {
+    /// Counts a frame that moves nothing forward.
+    pub fn idle(&mut self) -> Option<Breach> {
+        self.control += 1;
+        let allowed = u64::from(self.bounds.control_frames) + self.progress / SENT_PER_FRAME;
+        (u64::from(self.control) > allowed).then_some(Breach::ControlFrames)
+    }
+
+    /// Counts what was sent to the peer: progress. `all`: nothing waits any more.
+    pub fn sent(&mut self, octets: usize, all: bool) {
         self.progress += octets as u64;
+        if all {
+            self.answers = 0;
+        }
+    }
+
+    /// Counts an answer to a frame of the connection, which waits to be sent with what else does.
+    pub fn answer(&mut self) -> Option<Breach> {
+        self.answers += 1;
+        (self.answers > ANSWERS).then_some(Breach::ControlFrames)
+    }
+
+    /// Counts a stream that came.
+    pub fn stream(&mut self) {
+        self.streams += 1;
     }
 
     /// Counts a stream that the peer reset before its answer.
     pub fn reset(&mut self) -> Option<Breach> {
-        self.resets += 1;
-        (self.resets > self.bounds.resets).then_some(Breach::Resets)
+        self.in_vain().then_some(Breach::Resets)
     }
 
-    /// Counts a stream that had to be reset for what the peer sent.
+    /// Counts a stream that had to be reset, or refused, for what the peer sent.
     pub fn fault(&mut self) -> Option<Breach> {
-        self.faults += 1;
-        (self.faults > self.bounds.resets).then_some(Breach::Faults)
+        self.in_vain().then_some(Breach::Faults)
+    }
+
+    /// Counts a head that was too large.
+    pub fn large_head(&mut self) -> Option<Breach> {
+        self.large_heads += 1;
+        (self.large_heads >= LARGE_HEADS).then_some(Breach::LargeHeads)
+    }
+
+    /// Counts work for nothing; returns whether it is too much: at any time within ten seconds, or of all that was done.
+    fn in_vain(&mut self) -> bool {
+        self.vain += 1;
+        let share =
+            self.streams > u64::from(self.bounds.resets) * u64::from(SHARE_AFTER) && self.vain * 2 > self.streams;
+        let Some(oldest) = self.times.get_mut(self.times_at) else {
+            self.times.push(self.now_ms);
+            self.turn();
+            return share;
+        };
+        let within = self.now_ms < *oldest + WINDOW_MS;
+        *oldest = self.now_ms;
+        self.turn();
+        share || within
+    }
+
+    fn turn(&mut self) {
+        self.times_at = (self.times_at + 1) % self.bounds.resets.max(1) as usize;
     }
 }

@@ -6,9 +6,13 @@ use crate::http2::frame::{
     PREFACE, PRIORITY, PUSH_PROMISE, RST_STREAM, SETTINGS, WINDOW_UPDATE,
 };
 use crate::http2::hpack::Malformed;
+use crate::http2::meter::Breach;
 use crate::http2::request::{Unfit, key};
 use crate::http2::settings::{DEFAULT_WINDOW, MAX_WINDOW};
 use crate::http2::streams::{Failure, Past, Slot};
+
+/// A block that comes in pieces is kept up to this size, whatever the limit of heads.
+const MAX_BLOCK: usize = 64 * 1024;
 
 impl Connection {
     /// Takes octets that came and returns how many: whole frames alone, what is left is to be given again with what follows.
@@ -140,6 +144,10 @@ impl Connection {
     }
 
     fn continuation(&mut self, head: &Head, payload: &[u8], random: &mut dyn FnMut() -> u128) -> Result<(), Fault> {
+        if self.block.octets.len() + payload.len() > self.config.head_bytes.max(MAX_BLOCK) {
+            self.breach(Breach::Continuations);
+            return Ok(());
+        }
         self.block.octets.extend_from_slice(payload);
         if !head.has(END_HEADERS) {
             return Ok(());
@@ -153,7 +161,7 @@ impl Connection {
     fn head(&mut self, stream: u32, block: &[u8], random: &mut dyn FnMut() -> u128) -> Result<(), Fault> {
         let slot = self.find(stream);
         let Self { decoder, writer, config, .. } = self;
-        writer.begin(config.head_bytes, slot.is_some());
+        writer.begin((config.head_bytes, config.head_fields), slot.is_some());
         let decoded = decoder.decode(block, |name, value| writer.field(name, value));
         decoded.map_err(|Malformed| Fault::Connection(Code::Compression))?;
         if let Some(at) = slot {
@@ -168,6 +176,7 @@ impl Connection {
             };
         }
         self.last = stream;
+        self.meter.stream();
         if matches!(self.leaving, Leaving::Final(_)) {
             // Nobody was promised an answer to it.
             self.closed.add(stream, Past::Reset);
@@ -185,7 +194,7 @@ impl Connection {
         // Those that were reset count until their owner is really done with them.
         if self.index.len() >= streams || self.busy() >= 2 * streams {
             self.refusals.push("h2_streams");
-            self.refuse(stream, Code::Refused);
+            self.fault(stream, Code::Refused);
             return Ok(());
         }
         let ends = self.block.ends;
@@ -208,11 +217,15 @@ impl Connection {
                 return Err(Fault::Stream(Code::Protocol));
             }
             Err(Unfit::TooLarge) => ("head_too_large", 431),
-            Err(Unfit::TooManyCrumbs) => ("too_many_fields", 431),
+            Err(Unfit::TooMany) => ("too_many_fields", 431),
             Err(Unfit::Protocol) => ("connect", 501),
         };
         self.refusals.push(reason);
         self.dismiss(stream, ends, status);
+        if status == 431 {
+            let breach = self.meter.large_head();
+            self.judge(breach);
+        }
         Ok(())
     }
 
@@ -268,13 +281,18 @@ impl Connection {
         if self.is_idle(head.stream) {
             return Err(Fault::Connection(Code::Protocol));
         }
-        let Some(at) = self.find(head.stream) else { return Ok(()) };
+        let Some(at) = self.find(head.stream) else {
+            let breach = self.meter.idle();
+            self.judge(breach);
+            return Ok(());
+        };
         let answered = self.slots.get(at).is_some_and(|slot| slot.to.begun);
         self.lose(at);
         self.unseat(at);
         self.forget(head.stream, Past::GivenUp);
-        if !answered && let Some(breach) = self.meter.reset() {
-            self.breach(breach);
+        if !answered {
+            let breach = self.meter.reset();
+            self.judge(breach);
         }
         Ok(())
     }
@@ -298,6 +316,8 @@ impl Connection {
         }
         frame::put(&mut self.out, SETTINGS, ACK, 0, &[]);
         self.pump();
+        let breach = self.meter.answer();
+        self.judge(breach);
         Ok(())
     }
 
@@ -307,6 +327,8 @@ impl Connection {
         }
         if !head.has(ACK) {
             frame::put(&mut self.out, PING, ACK, 0, payload);
+            let breach = self.meter.answer();
+            self.judge(breach);
         } else if payload == LEAVING && self.leaving == Leaving::Announced {
             self.leave_finally();
         }

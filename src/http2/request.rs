@@ -14,8 +14,8 @@ pub enum Unfit {
     Malformed,
     /// Its fields together are larger than was announced.
     TooLarge,
-    /// Its cookie is in too many pieces.
-    TooManyCrumbs,
+    /// They are too many, or its cookie is in too many pieces.
+    TooMany,
     /// Extended CONNECT for something else than a WebSocket (RFC 8441 §4).
     Protocol,
 }
@@ -39,8 +39,11 @@ type Span = Option<(usize, usize)>;
 /// Takes the fields of one block after the other.
 #[derive(Debug, Default)]
 pub struct Writer {
-    limit: usize,
+    /// Octets, and fields.
+    limits: (usize, usize),
     size: usize,
+    /// Fields so far; `:authority` is one, and all cookies together.
+    fields: usize,
     trailers: bool,
     unfit: Option<Unfit>,
     /// Values of pseudo-fields.
@@ -62,14 +65,14 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Begins a request, or the trailers of one, whose fields may be so large together.
-    pub fn begin(&mut self, limit: usize, trailers: bool) {
+    /// Begins a request, or the trailers of one, whose fields may have so many octets together, and be so many.
+    pub fn begin(&mut self, limits: (usize, usize), trailers: bool) {
         let (mut aside, mut cookie, mut out) =
             (std::mem::take(&mut self.aside), std::mem::take(&mut self.cookie), std::mem::take(&mut self.out));
         aside.clear();
         cookie.clear();
         out.clear();
-        *self = Self { limit, trailers, begun: trailers, aside, cookie, out, ..Self::default() };
+        *self = Self { limits, trailers, fields: 1, begun: trailers, aside, cookie, out, ..Self::default() };
     }
 
     /// Takes a field. After the first fault nothing is copied any more.
@@ -78,7 +81,7 @@ impl Writer {
         if self.unfit.is_some() {
             return;
         }
-        if self.size > self.limit {
+        if self.size > self.limits.0 {
             self.unfit = Some(Unfit::TooLarge);
             return;
         }
@@ -128,6 +131,11 @@ impl Writer {
         if !std::mem::replace(&mut self.begun, true) {
             self.line()?;
         }
+        let crumb = kind == Kind::Other && name == b"cookie" && self.crumbs > 0;
+        self.fields += usize::from(!crumb && kind != Kind::Host);
+        if self.fields > self.limits.1 {
+            return Err(Unfit::TooMany);
+        }
         match kind {
             _ if self.trailers => {}
             Kind::Host => return self.take_host(value),
@@ -163,7 +171,7 @@ impl Writer {
     fn take_crumb(&mut self, value: &[u8]) -> Result<(), Unfit> {
         self.crumbs += 1;
         if self.crumbs > MAX_CRUMBS {
-            return Err(Unfit::TooManyCrumbs);
+            return Err(Unfit::TooMany);
         }
         put(&mut self.cookie, &[if self.crumbs == 1 { b"" } else { b"; " }, value]);
         Ok(())

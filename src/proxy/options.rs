@@ -51,7 +51,8 @@ pub struct Http2Options {
     pub stream_window: u32,
     /// As `stream_window`, for all streams together.
     pub connection_window: u32,
-    /// Streams that the client resets before they are answered, in ten seconds; above: ENHANCE_YOUR_CALM.
+    /// Streams in ten seconds that the client resets before they are answered, or makes us reset or refuse; above, or where
+    /// they are more than half of more than twice as many streams: ENHANCE_YOUR_CALM.
     pub resets: u32,
     /// Control frames in ten seconds that move nothing forward; above: ENHANCE_YOUR_CALM.
     pub control_frames: u32,

@@ -15,6 +15,7 @@ const CONFIG: Config = Config {
     stream_window: 1000,
     connection_window: 70_000,
     head_bytes: 2000,
+    head_fields: 128,
     bounds: Bounds { resets: 20, control_frames: 50, continuations: 4 },
 };
 

@@ -4,12 +4,14 @@ mod decode;
 mod encode;
 mod huffman;
 mod integer;
+mod names;
 mod table;
 #[cfg(test)]
 mod tests;
 
 pub use decode::Decoder;
 pub use encode::Encoder;
+pub use names::has_request_fields;
 
 /// A block that cannot be decoded: the connection is lost, as nobody knows the table any more (RFC 9113 §4.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use crate::http1::head::{Fields, Limits, parse_response};
 use crate::http2::answer::Ending;
 use crate::http2::connection::{Config, Connection};
 use crate::http2::frame::{self, Code, Head, PREFACE};
-use crate::http2::meter::Bounds;
+use crate::http2::meter::{Bounds, Breach};
 use crate::http2::serve::{Read, Room};
 use crate::http2::settings;
 use crate::http2::streams::Failure;
@@ -14,6 +14,7 @@ const CONFIG: Config = Config {
     stream_window: 65_536,
     connection_window: 262_144,
     head_bytes: 65_536,
+    head_fields: 128,
     bounds: Bounds { resets: 100, control_frames: 1000, continuations: 8 },
 };
 
@@ -283,7 +284,7 @@ fn heads_that_are_too_large_are_answered_and_the_table_goes_on() {
     let mut codec = Connection::new(Config { head_bytes: 1000, ..CONFIG });
     feed(&mut codec, &[PREFACE, &put(frame::SETTINGS, 0, 0, &[])].concat());
     sent(&mut codec);
-    for stream in [1, 3, 5, 7] {
+    for stream in [1, 3] {
         // A field that enters the table, behind one that is too large for all.
         let large = [GET, &[0, 1, b'l', 0x7f, 0xa0, 7], &vec![b'x'; 1055], &[0x40, 1, b'n', 1, b'v'][..]].concat();
         feed(&mut codec, &put(frame::HEADERS, 5, stream, &large));
@@ -297,6 +298,45 @@ fn heads_that_are_too_large_are_answered_and_the_table_goes_on() {
     codec.begin_stream(0);
     assert!(read(&mut codec, 0).0.contains("\r\nn: v\r\n"));
     assert!(codec.failure().is_none());
+    // The third is answered too, and is the last.
+    feed(&mut codec, &put(frame::HEADERS, 5, 11, &[GET, &[0, 1, b'l', 0x7f, 0xa0, 7], &vec![b'x'; 1055][..]].concat()));
+    assert_eq!(kinds(&sent(&mut codec)), [(frame::HEADERS, 5, 11), (frame::GOAWAY, 0, 0)]);
+    assert_eq!(codec.failure(), Some(Failure::Breach(Breach::LargeHeads)));
+}
+
+#[test]
+fn a_block_in_pieces_is_as_large_as_a_head_may_be() {
+    for (last, breach) in [(16_384, false), (16_385, true)] {
+        let mut codec = opened(65_535);
+        let piece = |size| put(frame::CONTINUATION, 0, 1, &vec![0; size]);
+        let octets =
+            [put(frame::HEADERS, 1, 1, &vec![0; 16_384]), piece(16_384), piece(16_384), piece(last - 1), piece(1)];
+        feed(&mut codec, &octets.concat());
+        let failure = breach.then_some(Failure::Breach(Breach::Continuations));
+        assert_eq!(codec.failure(), failure, "{last}");
+    }
+}
+
+#[test]
+fn answers_that_nobody_takes_are_a_hundred_at_most() {
+    for (kind, payload) in [(frame::PING, &[7; 8][..]), (frame::SETTINGS, &[])] {
+        let mut codec = opened(65_535);
+        feed(&mut codec, &put(kind, 0, 0, payload).repeat(100));
+        assert_eq!(sent(&mut codec).len(), 100);
+        feed(&mut codec, &put(kind, 0, 0, payload).repeat(101));
+        assert_eq!(codec.failure(), Some(Failure::Breach(Breach::ControlFrames)), "{kind}");
+    }
+}
+
+#[test]
+fn resets_of_streams_that_are_none_are_counted_as_control_frames() {
+    let mut codec = opened(65_535);
+    feed(&mut codec, &[put(frame::HEADERS, 5, 1, GET), put(frame::RST_STREAM, 0, 1, &[0, 0, 0, 8])].concat());
+    // The head paid for one.
+    feed(&mut codec, &put(frame::RST_STREAM, 0, 1, &[0, 0, 0, 8]).repeat(1000));
+    assert_eq!(codec.failure(), None);
+    codec.receive(&put(frame::RST_STREAM, 0, 1, &[0, 0, 0, 8]).repeat(10), 1, &mut || 7);
+    assert_eq!(codec.failure(), Some(Failure::Breach(Breach::ControlFrames)));
 }
 
 #[test]
@@ -353,4 +393,29 @@ fn what_its_owner_has_not_begun_goes_with_its_reset() {
     assert_eq!(codec.busy(), 0);
     feed(&mut codec, &put(frame::HEADERS, 5, 7, GET));
     assert_eq!(codec.take_unowned(), Some(0));
+}
+
+/// What was given up is work all the same, until whoever does it has ended it: streams of one connection cannot pile up behind
+/// resets, of the client or of ours.
+#[test]
+fn what_was_given_up_counts_until_its_owner_is_done() {
+    for provoke in [put(frame::RST_STREAM, 0, 1, &[0, 0, 0, 8]), put(frame::WINDOW_UPDATE, 0, 1, &[0; 4])] {
+        let mut codec = Connection::new(Config { streams: 3, ..CONFIG });
+        feed(&mut codec, &[PREFACE, &put(frame::SETTINGS, 0, 0, &[])].concat());
+        for stream in [1, 3, 5, 7, 9, 11] {
+            feed(&mut codec, &put(frame::HEADERS, 5, stream, GET));
+            let slot = codec.take_unowned().unwrap();
+            assert!(codec.begin_stream(slot).is_some());
+            let end = [&provoke[..5], &[0, 0, 0, stream as u8], &provoke[9..]].concat();
+            feed(&mut codec, &end);
+        }
+        assert_eq!(codec.busy(), 6);
+        sent(&mut codec);
+        feed(&mut codec, &put(frame::HEADERS, 5, 13, GET));
+        assert_eq!(codec.take_refusal(), Some("h2_streams"));
+        assert_eq!(kinds(&sent(&mut codec)), [(frame::RST_STREAM, 0, 13)]);
+        codec.release(0, true);
+        feed(&mut codec, &put(frame::HEADERS, 5, 15, GET));
+        assert_eq!((codec.take_refusal(), codec.begin_stream(0).is_some()), (None, true));
+    }
 }

@@ -9,7 +9,7 @@ const LIMIT: usize = 4096;
 
 fn written(fields: &[(&str, &str)], ends: bool) -> Result<(String, Shape), Unfit> {
     let mut writer = Writer::default();
-    writer.begin(LIMIT, false);
+    writer.begin((LIMIT, 200), false);
     for (name, value) in fields {
         writer.field(name.as_bytes(), value.as_bytes());
     }
@@ -127,18 +127,18 @@ fn fields_are_counted_with_what_they_cost() {
     assert!(written(&crumbs(100), true).unwrap().0.contains("\r\ncookie: a; a; a"));
     assert_eq!(written(&crumbs(101), true).unwrap_err(), Unfit::TooLarge);
     let mut writer = Writer::default();
-    writer.begin(1 << 20, false);
+    writer.begin((1 << 20, 200), false);
     for (name, value) in crumbs(129) {
         writer.field(name.as_bytes(), value.as_bytes());
     }
-    assert_eq!(writer.finish(true, || [0; 24]), Err(Unfit::TooManyCrumbs));
+    assert_eq!(writer.finish(true, || [0; 24]), Err(Unfit::TooMany));
     // What follows is not even looked at, and the next request is.
-    writer.begin(100, false);
+    writer.begin((100, 200), false);
     for _ in 0..1000 {
         writer.field(b"x", &[b'a'; 100]);
     }
     assert_eq!(writer.finish(true, || [0; 24]), Err(Unfit::TooLarge));
-    writer.begin(LIMIT, false);
+    writer.begin((LIMIT, 200), false);
     for (name, value) in fields("GET", "/", &[]) {
         writer.field(name.as_bytes(), value.as_bytes());
     }
@@ -149,7 +149,7 @@ fn fields_are_counted_with_what_they_cost() {
 fn trailers_have_no_pseudo_fields() {
     let trailers = |list: &[(&str, &str)]| {
         let mut writer = Writer::default();
-        writer.begin(LIMIT, true);
+        writer.begin((LIMIT, 200), true);
         for (name, value) in list {
             writer.field(name.as_bytes(), value.as_bytes());
         }

@@ -37,19 +37,61 @@ fn frames_that_move_nothing_are_counted() {
 }
 
 #[test]
-fn counts_begin_anew_after_ten_seconds() {
+fn control_frames_are_counted_anew_after_ten_seconds() {
     let mut meter = Meter::new(BOUNDS);
     for now_ms in [1, 10_001, 20_001] {
         meter.roll(now_ms);
-        assert_eq!((0..3).find_map(|_| meter.reset().or(meter.fault())), None, "{now_ms}");
         assert_eq!((0..5).find_map(|_| meter.frame(&head(6, 0, 8))), None, "{now_ms}");
     }
-    assert_eq!((meter.reset(), meter.fault()), (Some(Breach::Resets), Some(Breach::Faults)));
     // What is sent pays for the frames of a reader.
     meter.roll(40_000);
-    meter.sent(512 * 10);
+    meter.sent(512 * 10, true);
     assert_eq!((0..15).find_map(|_| meter.frame(&head(8, 0, 4))), None);
     assert_eq!(meter.frame(&head(8, 0, 4)), Some(Breach::ControlFrames));
+}
+
+#[test]
+fn streams_in_vain_are_counted_within_any_ten_seconds() {
+    // Three are allowed; a fourth is not, whoever reset them, until the first was ten seconds ago.
+    for (last, breach) in [(10_999, true), (11_000, false)] {
+        let mut meter = Meter::new(BOUNDS);
+        (0..100).for_each(|_| meter.stream());
+        for now_ms in [1000, 9000, 10_998] {
+            meter.roll(now_ms);
+            assert_eq!(meter.reset(), None, "{now_ms}");
+        }
+        meter.roll(last);
+        assert_eq!(meter.fault(), breach.then_some(Breach::Faults), "{last}");
+        assert_eq!(meter.reset(), Some(Breach::Resets), "one more within the same");
+    }
+}
+
+#[test]
+fn of_many_streams_at_most_half_are_in_vain_however_slowly() {
+    // One each hour: the half of all is no breach, one more is; but not before there are more than six streams.
+    for (streams, vain) in [(6, 6), (7, 3), (8, 4), (1000, 500)] {
+        let mut meter = Meter::new(BOUNDS);
+        (0..streams).for_each(|_| meter.stream());
+        for n in 0..vain {
+            meter.roll(n * 3_600_000);
+            assert_eq!(meter.reset(), None, "{n} of {streams}");
+        }
+        meter.roll(vain * 3_600_000);
+        assert_eq!(meter.fault(), (streams > 6).then_some(Breach::Faults), "{vain} of {streams}");
+    }
+}
+
+#[test]
+fn answers_that_wait_and_heads_that_are_too_large_are_counted() {
+    let mut meter = Meter::new(BOUNDS);
+    for _ in 0..3 {
+        assert_eq!((0..100).find_map(|_| meter.answer()), None);
+        meter.sent(10, true);
+    }
+    assert_eq!((0..100).find_map(|_| meter.answer()), None);
+    meter.sent(10, false);
+    assert_eq!(meter.answer(), Some(Breach::ControlFrames));
+    assert_eq!([meter.large_head(), meter.large_head(), meter.large_head()], [None, None, Some(Breach::LargeHeads)]);
 }
 
 #[test]

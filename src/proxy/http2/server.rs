@@ -66,6 +66,7 @@ pub(crate) async fn serve(terms: Terms, (stream, front): (Stream, Vec<u8>), dead
         stream_window: terms.stream_window,
         connection_window: terms.connection_window,
         head_bytes: terms.limits.head_bytes,
+        head_fields: terms.limits.fields,
         bounds: terms.bounds,
     };
     let limits = head1::Limits {
