@@ -74,6 +74,13 @@ async fn a_malformed_head_of_an_http2_endpoint_is_a_502() {
         ("CRLF in a name", with(b"x-a: 1\r\nevil", b"1")),
         ("connection", with(b"connection", b"evil")),
         ("transfer-encoding", with(b"transfer-encoding", b"evil")),
+        ("a path", with(b":path", b"/evil")),
+        ("an indexed path", [ok(), vec![0x84], field(b"x-a", b"evil")].concat()),
+        ("an authority", with(b":authority", b"evil")),
+        ("a method", with(b":method", b"EVIL")),
+        ("a scheme", with(b":scheme", b"evil")),
+        ("a protocol", with(b":protocol", b"evil")),
+        ("an unknown pseudo-field", with(b":evil", b"1")),
         ("lengths that differ", [with(b"content-length", b"0"), field(b"content-length", b"4")].concat()),
         ("a length that is no number", with(b"content-length", b"+0evil")),
     ];
@@ -83,6 +90,8 @@ async fn a_malformed_head_of_an_http2_endpoint_is_a_502() {
         let answer = raw.exchange("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
         assert_eq!(answer.status, 502, "{what}: {}", answer.head);
         assert!(!answer.head.contains("evil"), "{what}: {}", answer.head);
+        assert_eq!(answer.field("weir-reason"), Some("bad_response"), "{what}");
+        assert_eq!(proxy.metric("weir_refused_total{reason=\"bad_response\"}"), 1, "{what}");
         assert_eq!((proxy.in_flight(), proxy.metric("weir_panics_total")), (0, 0), "{what}");
     }
 }

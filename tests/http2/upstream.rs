@@ -173,5 +173,5 @@ async fn an_endpoint_that_speaks_http1_is_no_answer() {
     let backend = Backend::start(answering("fine")).await;
     let proxy = Setup::new(&[backend.address]).with(|s| s.spec.protocol = EndpointProtocol::Http2).start();
     let (status, reason) = answer(ask(&proxy, "POST")).await;
-    assert!(status == 502 && reason.as_deref() == Some("upstream_reset"), "{status} {reason:?}");
+    assert!(status == 502 && reason.as_deref() == Some("bad_response"), "{status} {reason:?}");
 }

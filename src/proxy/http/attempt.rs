@@ -16,6 +16,7 @@ use crate::proxy::http::response::Response;
 use crate::proxy::scratch::{HEADROOM, Scratch, poll_read};
 use crate::proxy::state::Worker;
 use std::cell::Cell;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -261,7 +262,7 @@ impl<'a> Attempt<'a> {
         let n = match poll_read(self.up, cx, room.get_mut(..most).unwrap_or_default()) {
             Poll::Pending => return Ok(Step::Idle),
             Poll::Ready(Ok(n)) if n > 0 => n,
-            Poll::Ready(read) => return self.lost(read.is_ok()),
+            Poll::Ready(read) => return self.lost(read.err()),
         };
         if self.first_byte.is_none() {
             self.first_byte = Some(clock::now());
@@ -288,14 +289,16 @@ impl<'a> Attempt<'a> {
     }
 
     /// The endpoint's stream ended, in order or by an error.
-    fn lost(&mut self, in_order: bool) -> Result<Step, ProxyError> {
+    fn lost(&mut self, error: Option<io::Error>) -> Result<Step, ProxyError> {
+        let malformed = error.as_ref().is_some_and(|error| error.kind() == io::ErrorKind::InvalidData);
         match &mut self.response {
             None => Err(match self.up.unserved() {
                 Some(Unserved::Refused) => ProxyError::StreamRefused,
                 Some(Unserved::NoTunnel) => ProxyError::NoWebsocket,
+                None if malformed => ProxyError::BadResponse(Reject::FieldName),
                 None => ProxyError::Reset,
             }),
-            Some(response) if in_order && response.body.ends_with_connection() => {
+            Some(response) if error.is_none() && response.body.ends_with_connection() => {
                 response.ended = true;
                 Ok(Step::Moved(0))
             }

@@ -143,6 +143,7 @@ impl Multiplexed {
             sink: Sink::default(),
             tunnel: None,
             unserved: None,
+            number: 0,
         };
         Some(Stream::Layered(Box::new(call)))
     }
@@ -217,9 +218,16 @@ struct Call {
     tunnel: Option<String>,
     /// Why the endpoint certainly did nothing with it.
     unserved: Option<Unserved>,
+    /// The stream that it is on; 0: none yet.
+    number: u32,
 }
 
 impl Call {
+    /// Fails where a head on the stream must not be passed on (RFC 9113 §8.1.1).
+    fn check(&self) -> io::Result<()> {
+        if self.shared.ear.is_malformed(self.number) { Err(broken()) } else { Ok(()) }
+    }
+
     /// Takes octets of the request's head; returns how many.
     fn poll_head(&mut self, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
         if let Err(error) = ready!(self.send.poll_ready(cx)) {
@@ -253,6 +261,7 @@ impl Call {
             Ok((answer, stream)) => {
                 // A tunnel ends where its octets end.
                 self.sink.begin(stream, if tunnel { Framing::Close } else { framing });
+                self.number = answer.stream_id().into();
                 self.stage = Stage::Asked(answer);
                 self.partial = Vec::new();
                 Poll::Ready(Ok(len.saturating_sub(before)))
@@ -274,6 +283,7 @@ impl Call {
         let Stage::Asked(answer) = &mut self.stage else { return Poll::Ready(Ok(())) };
         if let Poll::Ready(Some(Ok(interim))) = answer.poll_informational(cx) {
             let (parts, ()) = interim.into_parts();
+            self.check()?;
             let into = self.source.begin();
             return Poll::Ready(reply::write_answer(&parts, true, true, into).map(|_| ()).map_err(|_| broken()));
         }
@@ -282,12 +292,14 @@ impl Call {
             Err(error) => {
                 self.unserved = was_refused(&error).then_some(Unserved::Refused);
                 self.stage = Stage::Failed;
-                Poll::Ready(Err(lost(&error)))
+                // What the codec itself objects to is a malformed answer.
+                Poll::Ready(Err(if error.is_library() { broken() } else { lost(&error) }))
             }
         }
     }
 
     fn answered(&mut self, answer: Response<RecvStream>) -> io::Result<()> {
+        self.check()?;
         let (parts, body) = answer.into_parts();
         let into = self.source.begin();
         if let Some(proof) = self.tunnel.as_deref().filter(|_| parts.status.is_success()) {
@@ -320,6 +332,7 @@ impl AsyncRead for Call {
                 Stage::Unsent => return Poll::Pending,
                 Stage::Failed => return Poll::Ready(Err(ErrorKind::ConnectionReset.into())),
                 Stage::Answering => {
+                    this.check()?;
                     let read = this.source.poll_read(cx, into);
                     if read.is_ready() {
                         this.shared.answered.set(true);
@@ -400,6 +413,7 @@ impl fmt::Debug for Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
+        self.shared.ear.forget(self.number);
         // What did not end is reset by the codec when nothing holds it any more.
         self.shared.active.set(self.shared.active.get() - 1);
     }

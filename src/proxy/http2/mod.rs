@@ -5,10 +5,11 @@
 //! line of the request path holds here too, and the strict HTTP/1.1 parser checks again what came over HTTP/2.
 //!
 //! Upstream, [`client`] is the crate `h2`'s; [`head`] and [`reply`] translate heads for it, [`source`] and [`sink`] are the two
-//! directions of a stream, [`pulse`] finds endpoints that are gone without a word.
+//! directions of a stream, [`pulse`] finds endpoints that are gone without a word, [`inspect`] heads that the crate would repair.
 
 pub(crate) mod client;
 mod head;
+mod inspect;
 mod lane;
 mod pulse;
 mod reply;

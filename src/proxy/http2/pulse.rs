@@ -1,10 +1,11 @@
 //! Whether an endpoint is still there: a connection that is silent while something is waited for is asked by PING
 //! (RFC 9113 §6.7), and is dead when nothing comes after that.
 //!
-//! [`Pulse`] decides and is pure; [`Listening`] notes what it must know. Looked at when the pool is swept, so nothing has a
+//! [`Pulse`] decides and is pure; [`Listening`] notes what it must know, and the heads that must not be passed on. Looked at when the pool is swept, so nothing has a
 //! timer of its own.
 
 use crate::net::Stream;
+use crate::proxy::http2::inspect::Inspector;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
@@ -16,6 +17,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// minutes for abuse and end the connection.
 const GAP_MS: u64 = 310_000;
 
+/// Streams with a malformed head that wait for those who asked; an endpoint that invents more is not listened to.
+const MAX_MALFORMED: usize = 1000;
 const FRAME_HEAD_BYTES: usize = 9;
 
 /// What happened since it was looked at last.
@@ -92,9 +95,21 @@ pub(super) struct Ear {
     /// Its first frame, which is SETTINGS (RFC 9113 §3.4), has come whole.
     settled: Cell<bool>,
     waiting: RefCell<Vec<Waker>>,
+    /// Streams with a head that is malformed in a way that the codec does not mind; theirs and nobody else's.
+    malformed: RefCell<Vec<u32>>,
 }
 
 impl Ear {
+    /// Returns whether a head on a stream was malformed.
+    pub(super) fn is_malformed(&self, stream: u32) -> bool {
+        self.malformed.borrow().contains(&stream)
+    }
+
+    /// Forgets a stream.
+    pub(super) fn forget(&self, stream: u32) {
+        self.malformed.borrow_mut().retain(|&other| other != stream);
+    }
+
     /// Waits for the endpoint's settings.
     pub(super) fn poll_settled(&self, cx: &Context<'_>) -> Poll<()> {
         if self.settled.get() {
@@ -121,11 +136,12 @@ pub(super) struct Listening {
     /// How long the first frame is, as far as that has come, and how many octets came.
     length: u32,
     passed: usize,
+    inspector: Inspector,
 }
 
 impl Listening {
     pub(super) fn new(stream: Stream, ear: Rc<Ear>) -> Self {
-        Self { stream, ear, length: 0, passed: 0 }
+        Self { stream, ear, length: 0, passed: 0, inspector: Inspector::default() }
     }
 
     /// Looks for the end of the first frame, whose length is in its first three octets.
@@ -151,6 +167,14 @@ impl AsyncRead for Listening {
             this.ear.heard.set(true);
             if !this.ear.settled.get() {
                 this.note(octets);
+            }
+            let mut found = Vec::new();
+            this.inspector.see(octets, |stream| found.push(stream));
+            if !found.is_empty() {
+                this.ear.malformed.borrow_mut().append(&mut found);
+                if this.ear.malformed.borrow().len() > MAX_MALFORMED {
+                    return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+                }
             }
         }
         read
