@@ -82,6 +82,7 @@ impl World {
             services: self.services.iter().map(set).collect(),
             routes: Some(self.services.iter().map(route).collect()),
             listeners: Some(Arc::new([listener])),
+            ..Changes::default()
         }
     }
 

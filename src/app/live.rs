@@ -44,6 +44,8 @@ struct Listening {
     /// The listener with its exact address.
     spec: Arc<ListenerSpec>,
     sockets: Vec<(u64, Arc<TcpListener>)>,
+    /// Whether it is at a service's own address: not of the configuration.
+    is_own: bool,
 }
 
 /// What becomes of the keeper's sockets when this process ends.
@@ -80,9 +82,17 @@ impl Sockets {
         Ok(sockets)
     }
 
-    /// Returns the listeners with their exact addresses.
+    /// Returns the listeners of the configuration with their exact addresses.
     pub fn listeners(&self) -> Vec<ListenerSpec> {
         exact(&self.open)
+    }
+
+    /// Binds listeners at services' own addresses beside the others; what cannot be bound is left out and logged.
+    pub fn serve(&mut self, listeners: &[ListenerSpec], workers: usize) {
+        let own;
+        (own, self.next_id, _) = self.own(listeners, workers, self.next_id);
+        self.open.retain(|open| !open.is_own);
+        self.open.extend(own);
     }
 
     /// Returns a set of duplicates for each worker.
@@ -98,49 +108,75 @@ impl Sockets {
         let mut next_id = self.next_id;
         let mut open = Vec::with_capacity(listeners.len());
         for listener in listeners {
-            let known = self.open.iter().find(|known| {
-                known.wanted == listener.address && (listener.address.port() != 0 || known.spec.name == listener.name)
-            });
-            let mut sockets = known.map(|known| known.sockets.clone()).unwrap_or_default();
-            let wanted = self.wanted(listener.address, &listener.name, workers);
-            let fresh = match known {
-                Some(known) => self.binder.more_tcp(&wanted, known.spec.address, sockets.len()),
-                None => self.binder.tcp(&wanted).map(|bound| {
-                    if let Some(taken) = bound.instead_of {
-                        tracing::warn!("{taken}; taking a free port instead");
-                    }
-                    bound.sockets
-                }),
-            };
-            for socket in fresh.with_context(|| format!("listener {}", listener.name))? {
-                sockets.push((next_id, Arc::new(socket)));
-                next_id += 1;
-            }
-            let first = sockets.first().and_then(|(_, socket)| socket.local_addr().ok());
-            let address = first.unwrap_or(listener.address);
-            if known.is_none() {
-                tracing::info!(listener = %listener.name, %address, "listening");
-            }
-            let spec = Arc::new(ListenerSpec { address, ..listener.clone() });
-            open.push(Listening { wanted: listener.address, spec, sockets });
+            open.push(self.open(listener, (workers, self.options.free_ports), &mut next_id)?);
         }
         Ok((open, next_id))
     }
 
-    fn wanted<'a>(&self, address: SocketAddr, name: &'a str, workers: usize) -> Wanted<'a> {
-        Wanted { address, count: workers, free: self.options.free_ports, label: name }
+    /// As `extended`, for services' own addresses: also returns whether all of them are open.
+    fn own(&self, listeners: &[ListenerSpec], workers: usize, mut next_id: u64) -> (Vec<Listening>, u64, bool) {
+        let mut open = Vec::with_capacity(listeners.len());
+        for listener in listeners {
+            match self.open(listener, (workers, false), &mut next_id) {
+                Ok(one) => open.push(Listening { is_own: true, ..one }),
+                Err(error) => tracing::warn!("a service is not served at its own address: {error:#}"),
+            }
+        }
+        let is_whole = open.len() == listeners.len();
+        (open, next_id, is_whole)
+    }
+
+    /// Returns a listener that is open already, or binds it; with a socket for each worker either way.
+    fn open(
+        &self,
+        listener: &ListenerSpec,
+        (workers, free): (usize, bool),
+        next_id: &mut u64,
+    ) -> anyhow::Result<Listening> {
+        let known = self.open.iter().find(|known| {
+            known.wanted == listener.address && (listener.address.port() != 0 || known.spec.name == listener.name)
+        });
+        let mut sockets = known.map(|known| known.sockets.clone()).unwrap_or_default();
+        let wanted = Wanted { address: listener.address, count: workers, free, label: &listener.name };
+        let fresh = match known {
+            Some(known) => self.binder.more_tcp(&wanted, known.spec.address, sockets.len()),
+            None => self.binder.tcp(&wanted).map(|bound| {
+                if let Some(taken) = bound.instead_of {
+                    tracing::warn!("{taken}; taking a free port instead");
+                }
+                bound.sockets
+            }),
+        };
+        for socket in fresh.with_context(|| format!("listener {}", listener.name))? {
+            sockets.push((*next_id, Arc::new(socket)));
+            *next_id += 1;
+        }
+        let first = sockets.first().and_then(|(_, socket)| socket.local_addr().ok());
+        let address = first.unwrap_or(listener.address);
+        if known.is_none() {
+            tracing::info!(listener = %listener.name, %address, "listening");
+        }
+        let spec = Arc::new(ListenerSpec { address, ..listener.clone() });
+        Ok(Listening { wanted: listener.address, spec, sockets, is_own: false })
     }
 
     /// Lets go of sockets, the keeper's too: whoever still holds a duplicate is the last.
     fn close(&self, gone: Listening) {
-        let Listening { wanted, spec, sockets } = gone;
+        let Listening { wanted, spec, sockets, .. } = gone;
         drop(sockets);
-        self.binder.close(Kind::Tcp, &self.wanted(wanted, &spec.name, 0));
+        self.binder.close(Kind::Tcp, &Wanted { address: wanted, count: 0, free: false, label: &spec.name });
     }
 }
 
+/// Returns the listeners of the configuration.
 fn exact(open: &[Listening]) -> Vec<ListenerSpec> {
-    open.iter().map(|listening| (*listening.spec).clone()).collect()
+    open.iter().filter(|listening| !listening.is_own).map(|listening| (*listening.spec).clone()).collect()
+}
+
+/// Returns the listeners as they are wanted: those of the configuration, or those at services' own addresses.
+fn wanted(open: &[Listening], is_own: bool) -> Vec<ListenerSpec> {
+    let wanted = |open: &Listening| ListenerSpec { address: open.wanted, ..(*open.spec).clone() };
+    open.iter().filter(|open| open.is_own == is_own).map(wanted).collect()
 }
 
 fn lend(open: &[Listening], workers: usize) -> anyhow::Result<Vec<Vec<Lent>>> {
@@ -189,9 +225,32 @@ impl Live {
     /// As of [`Live::prepare`] and [`Change::apply`].
     pub async fn set_workers(&self, workers: usize) -> anyhow::Result<()> {
         let inner = self.inner.clone().lock_owned().await;
-        let wanted = |open: &Listening| ListenerSpec { address: open.wanted, ..(*open.spec).clone() };
-        let listeners: Vec<_> = inner.sockets.open.iter().map(wanted).collect();
+        let listeners = wanted(&inner.sockets.open, false);
         prepare(inner, &listeners, workers)?.apply().await
+    }
+
+    /// Listens at services' own addresses with exactly these listeners from now on, beside those of the configuration.
+    /// Returns whether all of them are open: what could not be bound is logged, and is tried again with the next call.
+    pub async fn serve(&self, listeners: Vec<ListenerSpec>) -> bool {
+        let inner = self.inner.clone().lock_owned().await;
+        let Some(workers) = inner.workers.as_ref().map(Workers::count) else { return true };
+        if wanted(&inner.sockets.open, true) == listeners {
+            return true;
+        }
+        let (own, next_id, is_whole) = inner.sockets.own(&listeners, workers, inner.sockets.next_id);
+        let is_same = wanted(&own, true) == wanted(&inner.sockets.open, true);
+        if is_same {
+            return is_whole;
+        }
+        let configured = inner.sockets.open.iter().filter(|open| !open.is_own).map(Listening::share);
+        let open = configured.chain(own).collect();
+        match (Change { inner, open, next_id, workers }).apply().await {
+            Ok(()) => is_whole,
+            Err(error) => {
+                tracing::error!("services are not served at their own addresses as they should be: {error:#}");
+                false
+            }
+        }
     }
 
     /// Returns the number of workers that accept connections.
@@ -216,12 +275,22 @@ impl Live {
 fn prepare(inner: OwnedMutexGuard<Inner>, listeners: &[ListenerSpec], workers: usize) -> anyhow::Result<Change> {
     anyhow::ensure!(inner.workers.is_some(), "this Weir is ending");
     let workers = workers.max(1);
-    let (open, next_id) = inner.sockets.extended(listeners, workers)?;
+    let (mut open, next_id) = inner.sockets.extended(listeners, workers)?;
+    let (own, next_id, _) = inner.sockets.own(&wanted(&inner.sockets.open, true), workers, next_id);
+    open.extend(own);
     Ok(Change { inner, open, next_id, workers })
 }
 
+impl Listening {
+    /// Returns it once more, with the same sockets.
+    fn share(&self) -> Self {
+        let sockets = self.sockets.clone();
+        Self { wanted: self.wanted, spec: self.spec.clone(), sockets, is_own: self.is_own }
+    }
+}
+
 impl Change {
-    /// Returns the listeners with their exact addresses, as they will be.
+    /// Returns the listeners of the configuration with their exact addresses, as they will be.
     pub fn listeners(&self) -> Vec<ListenerSpec> {
         exact(&self.open)
     }

@@ -4,6 +4,7 @@
 //! hands each what it needs; [`shutdown`] turns signals into an ordered drain with a deadline. [`keep`] is the parent process
 //! that holds the sockets.
 
+mod addresses;
 mod asks;
 mod keeper;
 mod keyring;

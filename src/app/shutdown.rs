@@ -38,7 +38,7 @@ pub(super) async fn serve(parts: Parts, mut asks: Asks, link: Option<Link>, drai
         tracing::debug!(%error, "the program's pages stay resident");
     }
     let end = until_the_end(&mut asks, &parts, link.as_ref()).await;
-    let Parts { trigger, live, control, dns, admin, close_admin, metrics, .. } = parts;
+    let Parts { route, trigger, live, control, dns, admin, close_admin, metrics, .. } = parts;
     let phase = if end == End::Stop { Phase::Stopping } else { Phase::Draining };
     if end == End::Leave {
         tracing::info!(deadline = ?drain, "another process serves: ending with the last connection");
@@ -64,6 +64,10 @@ pub(super) async fn serve(parts: Parts, mut asks: Asks, link: Option<Link>, drai
         }
     }
     report(&metrics, link.as_ref());
+    match route {
+        Some(route) if end == End::Leave => route.leave(),
+        route => drop(route),
+    }
     // Nobody serves any more, so nothing is in flight at a replica. What is to end with Weir and a second signal leaves
     // running is killed by the kernel when the runtime goes.
     tokio::select! {

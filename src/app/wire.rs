@@ -4,6 +4,7 @@
 //! serve from it. Each worker gets a `table::Reader` and its own sockets.
 
 use crate::admin::{self, Rates, State, Upgrader};
+use crate::app::addresses::{self, Route};
 use crate::app::keyring::Keyring;
 use crate::app::live::{Live, Sockets};
 use crate::app::obtain;
@@ -42,6 +43,8 @@ const EVENTS: usize = 1024;
 
 /// What runs.
 pub(super) struct Parts {
+    /// Leads the services' own addresses here.
+    pub(super) route: Option<Route>,
     pub(super) trigger: Trigger,
     pub(super) live: Live,
     pub(super) control: Control,
@@ -65,6 +68,7 @@ pub(super) async fn build(
     let written = loaded.clone();
     std::fs::create_dir_all(&loaded.control.state)
         .with_context(|| format!("failed to create the state directory {}", loaded.control.state.display()))?;
+    let mut route = loaded.control.service_addresses.map(Route::add).transpose()?;
     let listening = Sockets::bind(&loaded.listeners, count, options, binder.clone())?;
     loaded.listeners = listening.listeners();
     let doors = admin::bind(&loaded.admin, &binder, options.free_ports).context("admin")?;
@@ -85,6 +89,10 @@ pub(super) async fn build(
     let control = Control::start(&loaded.control, definitions, events, publisher, table.clone(), signal.clone())
         .await
         .context("failed to start the control plane")?;
+    control.earlier_ranges.iter().copied().for_each(addresses::remove);
+    // Before the keeper hears that this process is ready, and closes what it did not ask for.
+    let mut listening = listening;
+    listening.serve(&addresses::listeners(&table.load()), count);
     let certificates = obtain::start(&loaded, &control, &keyring, &table).await?;
     control.first_checks(FIRST_CHECKS).await;
     let (configuration, desk) = configuration::channel(origin.status(table.load().generation));
@@ -123,12 +131,16 @@ pub(super) async fn build(
         handed: None,
         refused: origin.refused,
     };
-    tokio::spawn(watch_keyring(keyring, table));
+    tokio::spawn(watch_keyring(keyring, table.clone()));
+    if let Some(route) = &mut route {
+        route.own();
+        tokio::spawn(addresses::follow(live.clone(), table, control.events.clone(), signal.clone()));
+    }
     tokio::spawn(reloader.run(signal));
     if let Some(watch) = origin.watch {
         tokio::spawn(watch.run(configuration.clone()));
     }
-    Ok(Parts { trigger, live, control, dns, admin, configuration, upgrader, close_admin, metrics })
+    Ok(Parts { route, trigger, live, control, dns, admin, configuration, upgrader, close_admin, metrics })
 }
 
 /// Shows the metrics of certificates that Weir obtains.

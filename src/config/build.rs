@@ -2,6 +2,7 @@
 
 use crate::admin::Options as AdminOptions;
 use crate::config::acme;
+use crate::config::addresses;
 use crate::config::bounds::{size, time, within};
 use crate::config::docker;
 use crate::config::environment::Environment;
@@ -149,6 +150,7 @@ fn read_control(
         max_probes: within(p, "control.max_probes", section.max_probes, defaults.max_probes, &(1..=65_536)),
         docker: docker::read(p, &file.docker.clone().unwrap_or_default(), environment),
         acme: acme::read(p, file.acme.as_ref(), file.listeners.iter().any(Listener::is_plain_http)),
+        service_addresses: addresses::read(p, file.dns.as_ref()),
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::config::acme::Acme;
 use crate::config::forward::DnsForward;
 use crate::config::views::DnsView;
-use crate::spec::{Address, Duration, Listener, Range, Route, Service, Size};
+use crate::spec::{Address, Duration, Listener, Network, Range, Route, Service, Size};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -118,6 +118,10 @@ pub struct Dns {
     /// Addresses for UDP and TCP; default `["127.0.0.1:8600"]`. Variable `WEIR_DNS_LISTEN`, separated by commas.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen: Option<Vec<Address>>,
+    /// Range of which each service gets a stable address of its own, where Weir serves the ports that the service declares,
+    /// such as `198.18.0.0/16`; the machine takes the whole range for its own (CAP_NET_ADMIN). Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_addresses: Option<Network>,
     /// The zone that it is authoritative for; default `weir.internal`. Variable `WEIR_DNS_ZONE`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,

@@ -8,6 +8,7 @@
 //! `spec`. Nothing here opens a socket or starts anything, and no input panics.
 
 mod acme;
+mod addresses;
 mod bounds;
 mod build;
 mod changes;

@@ -1,6 +1,7 @@
 //! A loaded configuration → the file that says the same, with every default written out.
 
 use crate::config::acme;
+use crate::config::addresses;
 use crate::config::docker;
 use crate::config::file::{
     Admin, AdminLimits, Control, Dns, DnsLimits, File, Level, Listen, Log, LogFormat, Node, OnExit, Proxy, ProxyLimits,
@@ -31,7 +32,7 @@ impl Loaded {
                 }),
             }),
             admin: Some(self.write_admin()),
-            dns: self.dns.as_ref().map(write_dns),
+            dns: self.dns.as_ref().map(|dns| self.write_dns(dns)),
             store: Some(Store { path: Some(self.control.state.to_string_lossy().into_owned()) }),
             log: Some(write_log(&self.log)),
             proxy: Some(write_proxy(&self.proxy)),
@@ -69,9 +70,13 @@ impl Loaded {
         }
     }
 
+    fn write_dns(&self, dns: &DnsOptions) -> Dns {
+        Dns { service_addresses: self.control.service_addresses.map(addresses::write), ..write_dns(dns) }
+    }
+
     fn write_listener(&self, listener: &ListenerSpec) -> Listener {
         match &listener.protocol {
-            ListenerProtocol::Http => Listener::from_model(listener, &[]),
+            ListenerProtocol::Http | ListenerProtocol::Service { .. } => Listener::from_model(listener, &[]),
             ListenerProtocol::Tcp { service, .. } => Listener::from_model(listener, self.ports_of(service)),
         }
     }
@@ -87,6 +92,7 @@ impl Loaded {
 
 fn write_dns(options: &DnsOptions) -> Dns {
     Dns {
+        service_addresses: None,
         listen: Some(options.listen.iter().map(|address| Address::new(*address)).collect()),
         zone: Some(options.zone.clone()),
         threads: Some(options.threads),

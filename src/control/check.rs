@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn without_a_check_only_the_gate_is_tried_on_the_first_tcp_port() {
         let mut service = spec("web", None);
-        service.ports[0] = PortSpec { name: "dns".into(), protocol: Protocol::Udp };
+        service.ports[0] = PortSpec { protocol: Protocol::Udp, ..PortSpec::tcp("dns") };
         let plan = Plan::of(&instance(InstanceState::Starting, Source::Api), &service).unwrap();
         assert_eq!((plan.target.address.port(), plan.gate_only), (9000, true));
         assert_eq!(plan.target.probe, Probe::Tcp);

@@ -6,6 +6,7 @@
 
 #[cfg(feature = "acme")]
 pub mod acme;
+pub mod addresses;
 pub mod autoscale;
 pub mod certificates;
 mod check;

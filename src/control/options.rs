@@ -2,6 +2,7 @@
 
 use crate::model::{AcmeDirectory, Challenge, NodeId, OnExit};
 use crate::net::tls::{BadFile, files};
+use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -29,6 +30,8 @@ pub struct Options {
     pub docker: DockerOptions,
     /// Where certificates are ordered; `None`: nowhere.
     pub acme: Option<AcmeOptions>,
+    /// Range of which each service gets an address of its own: network and prefix length. `None`: services have none.
+    pub service_addresses: Option<(Ipv4Addr, u8)>,
 }
 
 /// Options of certificates from an ACME authority (RFC 8555).
@@ -167,6 +170,7 @@ impl Default for Options {
             max_probes: 256,
             docker: DockerOptions::default(),
             acme: None,
+            service_addresses: None,
         }
     }
 }

@@ -4,7 +4,9 @@
 //! supervisor, the configuration's contribution, and the scheduler; hands out the handles that the admin API uses. Owns no
 //! decision. Invariant: when it has started, a table is published that has every endpoint which served before.
 
+use crate::clock;
 use crate::control::Options;
+use crate::control::addresses::{self, Addresses};
 use crate::control::deployments::{self, DeployError, Deployments};
 use crate::control::discovery::{Definitions, Discovery};
 use crate::control::events::Events;
@@ -71,6 +73,8 @@ pub struct Control {
     pub store: Store,
     /// What the store holds of certificates, for whoever keeps them.
     pub obtained: Contents,
+    /// Ranges of services' own addresses that an earlier Weir used, and this one does not.
+    pub earlier_ranges: Vec<addresses::Range>,
     on_exit: OnExit,
 }
 
@@ -120,7 +124,10 @@ impl Control {
         let runtime: Arc<dyn Runtime> = Arc::new(Runtimes::new(processes, docker));
         let running = runtime.adopt(&scheduler::known(&contents)).await?;
         let mut rng = Rng::from_os();
-        let registry = publisher::spawn(options, events.clone(), publisher, Rng::from_seed(rng.next_u64()));
+        let (addresses, earlier_ranges) = own_addresses(options, &store, &contents);
+        let publisher = publisher::Publisher::new(publisher, events.clone(), options.publish_interval);
+        let publisher = publisher.with_addresses(addresses);
+        let registry = publisher::spawn_with(options, publisher, Rng::from_seed(rng.next_u64()));
         let registry = registry.durable(store.clone());
         let discovery = Discovery::new(registry.clone(), table.clone(), events.clone(), options.node_id());
         let parts =
@@ -147,7 +154,7 @@ impl Control {
         });
         let (deployments, on_exit) = (deployments.spawn(scheduler.clone()), options.on_exit);
         let obtained = contents.take_certificates();
-        Ok(Self { registry, events, health, deployments, scheduler, store, obtained, on_exit })
+        Ok(Self { registry, events, health, deployments, scheduler, store, obtained, earlier_ranges, on_exit })
     }
 
     /// Ends the control plane for good: workloads are stopped where `workloads_on_exit` says so, else left running.
@@ -179,6 +186,21 @@ async fn open_store(path: &Path) -> Result<(Store, Contents), StartError> {
             opened => return Ok(opened?),
         }
     }
+}
+
+/// Takes up the services' own addresses, where they have any; forgets in the store what is of no use. Returns with them the
+/// ranges of earlier ones.
+fn own_addresses(options: &Options, store: &Store, contents: &Contents) -> (Option<Addresses>, Vec<addresses::Range>) {
+    let range = options.service_addresses;
+    let addresses = range.map(|range| Addresses::new(range, contents, clock::unix_ms()));
+    let forgotten = addresses::forgotten(contents, addresses.as_ref());
+    if let Some(addresses) = &addresses {
+        addresses.keep(store.clone());
+    }
+    let store = store.clone();
+    // What is still there at the next start is looked at again.
+    tokio::spawn(async move { drop(store.note(forgotten).await) });
+    (addresses, addresses::earlier_ranges(contents, range))
 }
 
 /// Brings what an earlier Weir left into the registry; returns what the scheduler takes up.

@@ -7,12 +7,14 @@
 use crate::balance::EndpointStats;
 use crate::clock;
 use crate::control::Options;
+use crate::control::addresses::Addresses;
 use crate::control::events::Events;
 use crate::control::registry::{self, Actor, Answer, Done, Draft, Handle, State, Step, Waiter};
 use crate::model::{InstanceId, ListenerSpec, RouteSpec, ServiceName};
 use crate::rng::Rng;
-use crate::table::{self, Changes, Snapshot};
-use std::collections::BTreeSet;
+use crate::table::{self, Change, Changes, Snapshot};
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,21 +32,28 @@ struct Pending {
 
 /// Coalesces changes and publishes them.
 #[derive(Debug)]
-struct Publisher {
+pub(super) struct Publisher {
     table: table::Publisher,
     events: Events,
     interval_ms: u64,
     /// When it last published, in `clock::now_ms` milliseconds; 0 before the first.
     last_ms: u64,
     pending: Pending,
+    /// `None`: services have no addresses of their own.
+    addresses: Option<Addresses>,
 }
 
 /// Starts the registry with its publisher on the current runtime; it ends when the last handle is dropped.
 ///
 /// `rng` makes up the ids of instances that name none.
 pub fn spawn(options: &Options, events: Events, table: table::Publisher, rng: Rng) -> Handle {
+    spawn_with(options, Publisher::new(table, events, options.publish_interval), rng)
+}
+
+/// As [`spawn`], with a publisher that was made before.
+pub(super) fn spawn_with(options: &Options, publisher: Publisher, rng: Rng) -> Handle {
     let (actor, handle) = registry::channel(options, rng);
-    tokio::spawn(run(actor, Publisher::new(table, events, options.publish_interval)));
+    tokio::spawn(run(actor, publisher));
     handle
 }
 
@@ -60,9 +69,14 @@ async fn run(mut actor: Actor, mut publisher: Publisher) {
 
 impl Publisher {
     /// Makes the publisher of a table; publishes follow each other at least `interval` apart, removals apart.
-    fn new(table: table::Publisher, events: Events, interval: Duration) -> Self {
+    pub(super) fn new(table: table::Publisher, events: Events, interval: Duration) -> Self {
         let interval_ms = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
-        Self { table, events, interval_ms, last_ms: 0, pending: Pending::default() }
+        Self { table, events, interval_ms, last_ms: 0, pending: Pending::default(), addresses: None }
+    }
+
+    /// Has every service have an address of its own.
+    pub(super) fn with_addresses(self, addresses: Option<Addresses>) -> Self {
+        Self { addresses, ..self }
     }
 
     /// Takes the effects of one command and its caller.
@@ -101,8 +115,10 @@ impl Publisher {
         if !self.pending.changes_table {
             return;
         }
+        let services: Vec<Change> = self.pending.services.iter().map(|name| state.change(name)).collect();
         let changes = Changes {
-            services: self.pending.services.iter().map(|name| state.change(name)).collect(),
+            addresses: self.addresses.as_mut().and_then(|addresses| settle(addresses, &services, clock::unix_ms())),
+            services,
             routes: self.pending.routes.take(),
             listeners: self.pending.listeners.take(),
         };
@@ -136,6 +152,22 @@ impl Publisher {
             drop(reply.send(answer));
         }
     }
+}
+
+/// Gives addresses to services that come, and notes which go; returns all when any is new.
+fn settle(
+    addresses: &mut Addresses,
+    changes: &[Change],
+    now_unix_ms: u64,
+) -> Option<Arc<HashMap<ServiceName, IpAddr>>> {
+    let mut is_news = false;
+    for change in changes {
+        match change {
+            Change::Set { spec, .. } => is_news |= addresses.assign(&spec.name, now_unix_ms),
+            Change::Remove(name) => addresses.release(name, now_unix_ms),
+        }
+    }
+    is_news.then(|| addresses.all())
 }
 
 /// Lets requests that wait for a free replica try a new one.

@@ -3,7 +3,7 @@
 //! `spec` holds what users write; its conversion fills every default, so nothing here is optional but what may truly be
 //! absent.
 
-use crate::model::{ContainerSpec, RolloutSpec, ServiceName, TlsSpec, UpstreamTlsSpec};
+use crate::model::{ContainerAddress, ContainerSpec, RolloutSpec, ServiceName, TlsSpec, UpstreamTlsSpec};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -44,6 +44,17 @@ pub struct PortSpec {
     pub name: Arc<str>,
     /// TCP or UDP: the protocol label of its SRV name.
     pub protocol: Protocol,
+    /// Number at the service's own address, where one is written; see [`ServiceSpec::declared`].
+    pub serve: Option<u16>,
+    /// Whether it speaks HTTP, so that the service's own address is served request by request.
+    pub http: bool,
+}
+
+impl PortSpec {
+    /// Returns a TCP port of that name and nothing else.
+    pub fn tcp(name: &str) -> Self {
+        Self { name: name.into(), protocol: Protocol::Tcp, serve: None, http: false }
+    }
 }
 
 /// An endpoint written in the configuration: an instance that Weir does not run.
@@ -245,6 +256,29 @@ pub struct ServiceSpec {
     pub revision: u64,
 }
 
+impl ServiceSpec {
+    /// Returns the number of a port that clients are told to use: the written one, else the one that containers listen on,
+    /// else the one that all listed endpoints have in common. `None` where replicas get any number.
+    pub fn declared(&self, port: usize) -> Option<u16> {
+        if let Some(serve) = self.ports.get(port)?.serve {
+            return Some(serve);
+        }
+        let container = self.run.as_ref().and_then(|run| run.container.as_ref());
+        if let Some(container) = container.filter(|container| container.address != ContainerAddress::Host) {
+            return container.ports.get(port).copied();
+        }
+        let mut numbers = self.endpoints.iter().map(|endpoint| endpoint.ports.get(port).copied().unwrap_or_default());
+        let first = numbers.next().filter(|number| *number != 0)?;
+        numbers.all(|number| number == first).then_some(first)
+    }
+
+    /// Returns index and declared number of each TCP port that has one.
+    pub fn served(&self) -> impl Iterator<Item = (usize, u16)> + '_ {
+        let tcp = self.ports.iter().enumerate().filter(|(_, port)| port.protocol == Protocol::Tcp);
+        tcp.filter_map(|(index, _)| Some((index, self.declared(index)?)))
+    }
+}
+
 /// What endpoints speak to HTTP listeners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum EndpointProtocol {
@@ -295,6 +329,20 @@ pub enum ListenerProtocol {
         /// Index of the port in the service's ports.
         port: usize,
     },
+    /// HTTP/1.1, each request to one endpoint of one service: at the service's own address.
+    Service {
+        /// The service.
+        service: ServiceName,
+        /// Index of the port in the service's ports.
+        port: usize,
+    },
+}
+
+impl ListenerProtocol {
+    /// Returns whether requests are told apart.
+    pub fn is_http(&self) -> bool {
+        !matches!(self, Self::Tcp { .. })
+    }
 }
 
 /// A rule of a listener: host and path prefix → service.

@@ -255,7 +255,7 @@ fn admit(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, entry: &Rc<En
 fn serve(worker: &Rc<Worker>, open: Open, stream: TcpStream, peer: SocketAddr, entry: &Rc<Entry>) {
     let (peer, spec) = (peer.ip().to_canonical(), entry.spec());
     let trusted = spec.trusted_proxies.iter().any(|(network, length)| contains(*network, *length, peer));
-    if spec.protocol == ListenerProtocol::Http && spec.tls.is_none() {
+    if spec.protocol.is_http() && spec.tls.is_none() {
         let connection = connection::serve(open, worker.clone(), stream.into(), (peer, trusted), entry.clone());
         tokio::task::spawn_local(connection);
         return;
@@ -265,7 +265,7 @@ fn serve(worker: &Rc<Worker>, open: Open, stream: TcpStream, peer: SocketAddr, e
         Err(error) => return tracing::warn!(%error, listener = %entry.name, "failed to watch a connection"),
     };
     match spec.protocol {
-        ListenerProtocol::Http => {
+        ListenerProtocol::Http | ListenerProtocol::Service { .. } => {
             let secured = handshake::serve(open, worker.clone(), stream, (peer, trusted), entry.clone());
             tokio::task::spawn_local(secured);
         }

@@ -1,6 +1,6 @@
 //! A listener as one worker sees it: what the connections that came through it share.
 
-use crate::model::ListenerSpec;
+use crate::model::{ListenerProtocol, ListenerSpec, ServiceName};
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,6 +12,8 @@ pub(crate) struct Entry {
     /// The listener's name, by which routes know it.
     pub(crate) name: Arc<str>,
     address: SocketAddr,
+    /// The service and the index of its port where every request goes: at the service's own address.
+    pub(crate) only: Option<(ServiceName, usize)>,
     /// As of now: a reload may change all but name and address.
     spec: RefCell<Arc<ListenerSpec>>,
     /// Whether requests are sent to https; copied, for it is asked with each.
@@ -26,6 +28,10 @@ impl Entry {
         Self {
             name: listener.name.clone(),
             address: listener.address,
+            only: match &listener.protocol {
+                ListenerProtocol::Service { service, port } => Some((service.clone(), *port)),
+                ListenerProtocol::Http | ListenerProtocol::Tcp { .. } => None,
+            },
             redirect_https: Cell::new(listener.redirect_https),
             spec: RefCell::new(listener),
             removed_ms: Cell::new(0),

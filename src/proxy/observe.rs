@@ -78,7 +78,7 @@ pub(crate) fn record_stream(worker: &Worker, listener: &ListenerSpec, peer: IpAd
         host: listener.name.to_string(),
         path: String::new(),
         service: match &listener.protocol {
-            ListenerProtocol::Tcp { service, .. } => service.to_string(),
+            ListenerProtocol::Tcp { service, .. } | ListenerProtocol::Service { service, .. } => service.to_string(),
             ListenerProtocol::Http => String::new(),
         },
         endpoint: summary.endpoint,

@@ -259,7 +259,7 @@ mod tests {
             labels: [("team".to_owned(), "a".to_owned())].into(),
             ..image("web")
         };
-        let port = |name: &str, number| Port { name: Some(name.to_owned()), number, protocol: None };
+        let port = |name: &str, number| Port { name: Some(name.to_owned()), number, ..Port::default() };
         let mut service = service(run);
         service.ports = vec![port("http", Some(80)), port("metrics", None), port("admin", Some(8080))];
         let spec = service.to_model().unwrap();

@@ -146,7 +146,7 @@ impl Service {
 
     fn read_ports(&self, p: &mut Problems) -> Vec<model::PortSpec> {
         if self.ports.is_empty() {
-            return vec![model::PortSpec { name: DEFAULT_PORT.into(), protocol: model::Protocol::Tcp }];
+            return vec![model::PortSpec::tcp(DEFAULT_PORT)];
         }
         let mut ports: Vec<model::PortSpec> = Vec::new();
         for (i, port) in self.ports.iter().enumerate() {
@@ -162,9 +162,11 @@ impl Service {
                 self.check_number(p, i, port.number);
                 let protocol = match port.protocol {
                     Some(Protocol::Udp) => model::Protocol::Udp,
-                    Some(Protocol::Tcp) | None => model::Protocol::Tcp,
+                    Some(Protocol::Tcp | Protocol::Http) | None => model::Protocol::Tcp,
                 };
-                ports.push(model::PortSpec { name: name.into(), protocol });
+                let (serve, http) = (port.serve, port.protocol == Some(Protocol::Http));
+                check_serve(p, &ports, serve);
+                ports.push(model::PortSpec { name: name.into(), protocol, serve, http });
             });
         }
         ports
@@ -301,6 +303,14 @@ impl From<Policy> for model::Policy {
     }
 }
 
+fn check_serve(p: &mut Problems, before: &[model::PortSpec], serve: Option<u16>) {
+    if serve == Some(0) {
+        p.add("serve", "is 0", "write 1 to 65535");
+    } else if serve.is_some() && before.iter().any(|other| other.serve == serve) {
+        p.add("serve", "is the number of two ports", "give each port its own number");
+    }
+}
+
 fn read_health(p: &mut Problems, health: &Health, ports: &[String]) -> model::HealthCheck {
     let interval = health.interval.map_or(Time::from_secs(5), Duration::get);
     for (key, value) in [("health.interval", health.interval), ("health.fast_interval", health.fast_interval)] {
@@ -383,7 +393,7 @@ mod tests {
     }
 
     fn port(name: &str, number: Option<u16>) -> Port {
-        Port { name: Some(name.to_owned()), number, protocol: None }
+        Port { name: Some(name.to_owned()), number, ..Port::default() }
     }
 
     #[test]

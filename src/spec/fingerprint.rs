@@ -5,7 +5,7 @@
 //! later build, as long as a key that is added is left out at its default.
 
 use crate::model;
-use crate::spec::{Port, Service};
+use crate::spec::{Port, Protocol, Service};
 use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -22,9 +22,11 @@ pub fn fingerprint(service: &model::ServiceSpec) -> u64 {
     if let Value::Object(keys) = &mut run {
         keys.retain(|key, _| !IRRELEVANT.contains(&key.as_str()));
     }
+    // What the service's own address does is no matter of the replica's.
+    let transport = |port: &Port| port.protocol.filter(|protocol| *protocol != Protocol::Http).or(Some(Protocol::Tcp));
     let port = |port: &Port| match port.number.filter(|_| is_container) {
-        Some(number) => serde_json::json!([port.name, port.protocol, number]),
-        None => serde_json::json!([port.name, port.protocol]),
+        Some(number) => serde_json::json!([port.name, transport(port), number]),
+        None => serde_json::json!([port.name, transport(port)]),
     };
     let ports = written.ports.iter().map(port).collect();
     let mut text = String::new();

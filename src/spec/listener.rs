@@ -142,7 +142,10 @@ impl Listener {
     /// Writes the definition of a listener in use; `ports` are the names of the ports of its service.
     pub fn from_model(model: &model::ListenerSpec, ports: &[model::PortSpec]) -> Self {
         let (protocol, service, port) = match &model.protocol {
-            model::ListenerProtocol::Http => (ListenerProtocol::Http, None, None),
+            // Those of services' own addresses are written nowhere.
+            model::ListenerProtocol::Http | model::ListenerProtocol::Service { .. } => {
+                (ListenerProtocol::Http, None, None)
+            }
             model::ListenerProtocol::Tcp { service, port } => {
                 (ListenerProtocol::Tcp, Some(service.to_string()), ports.get(*port).map(|port| port.name.to_string()))
             }
@@ -194,7 +197,6 @@ pub(crate) fn find_port(problems: &mut Problems, key: &str, port: &str, ports: &
 mod tests {
     use super::{Listener, ListenerProtocol};
     use crate::model;
-    use std::sync::Arc;
 
     fn listener(protocol: Option<ListenerProtocol>) -> Listener {
         Listener {
@@ -226,7 +228,7 @@ mod tests {
         let names = ["db", "admin"];
         let model = tcp.to_model(Some(&names.map(str::to_owned))).unwrap();
         assert!(matches!(&model.protocol, model::ListenerProtocol::Tcp { port: 1, .. }));
-        let ports = names.map(|name| model::PortSpec { name: Arc::from(name), protocol: model::Protocol::Tcp });
+        let ports = names.map(|name| model::PortSpec::tcp(name));
         let written = Listener::from_model(&model, &ports);
         assert_eq!((written.service.as_deref(), written.port.as_deref()), (Some("db"), Some("admin")));
         assert_eq!(written.to_model(Some(&names.map(str::to_owned))).unwrap(), model);

@@ -119,9 +119,11 @@ fn write_ports(model: &model::ServiceSpec) -> Vec<Port> {
         name: Some(port.name.to_string()),
         number: in_container(i).or_else(|| numbers.get(i).copied().filter(|_| i > 0 && container.is_none())),
         protocol: Some(match port.protocol {
+            model::Protocol::Tcp if port.http => Protocol::Http,
             model::Protocol::Tcp => Protocol::Tcp,
             model::Protocol::Udp => Protocol::Udp,
         }),
+        serve: port.serve,
     };
     model.ports.iter().enumerate().map(port).collect()
 }

@@ -239,9 +239,15 @@ pub struct Port {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub number: Option<u16>,
-    /// Transport, the protocol label of its SRV name; default `tcp`.
+    /// Transport, the protocol label of its SRV name; default `tcp`. `http` is TCP too; at the service's own address each
+    /// request then goes to an endpoint, not each connection.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
+    /// Number at the service's own address (`dns.service_addresses`); default the number that the containers or all
+    /// endpoints listen on. Without any, the port is not served there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub serve: Option<u16>,
 }
 
 /// Transport of a port.
@@ -252,6 +258,8 @@ pub enum Protocol {
     Tcp,
     /// UDP.
     Udp,
+    /// HTTP over TCP.
+    Http,
 }
 
 /// An instance that something else runs.

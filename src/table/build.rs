@@ -10,6 +10,7 @@ use crate::model::{
 use crate::table::snapshot::SHARDS;
 use crate::table::{Endpoint, Records, Routes, Service, Snapshot};
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// A service before and after a change; `None` where it did not exist or is gone.
@@ -38,12 +39,17 @@ pub struct Changes {
     pub routes: Option<Arc<[RouteSpec]>>,
     /// New listeners, when they changed.
     pub listeners: Option<Arc<[ListenerSpec]>>,
+    /// The services' own addresses, when they changed; a service takes its own up with its next change.
+    pub addresses: Option<Arc<HashMap<ServiceName, IpAddr>>>,
 }
 
 /// Builds the next snapshot, its generation one above `previous`.
 pub fn build(previous: &Snapshot, changes: Changes) -> Snapshot {
     let mut next = previous.clone();
     next.generation += 1;
+    if let Some(addresses) = changes.addresses {
+        next.addresses = addresses;
+    }
     let before = next.services.slots.clone();
     let mut pairs: Vec<ServiceChange> = Vec::with_capacity(changes.services.len());
     for change in changes.services {
@@ -84,7 +90,9 @@ fn apply(next: &mut Snapshot, change: Change) -> ServiceChange {
                     slot
                 }
             };
-            let new = Arc::new(service(slot, spec, &instances, old.as_deref(), next.names.zone()));
+            let mut new = service(slot, spec, &instances, old.as_deref(), next.names.zone());
+            new.address = next.addresses.get(new.name()).copied();
+            let new = Arc::new(new);
             put(next, slot, Some(new.clone()));
             (old, Some(new))
         }
@@ -172,6 +180,7 @@ fn service(slot: usize, spec: Arc<ServiceSpec>, instances: &[Instance], old: Opt
     Service {
         slot,
         spec,
+        address: None,
         endpoints: endpoints.into(),
         candidates: candidates.into(),
         draining: draining.into(),

@@ -1,8 +1,8 @@
 //! Small tables for unit tests.
 
 use crate::model::{
-    Instance, InstanceId, InstanceState, Limits, NodeId, Outliers, Policy, PortSpec, Protocol, RolloutSpec,
-    ServiceName, ServiceSpec, Source, Timeouts, Verdict,
+    Instance, InstanceId, InstanceState, Limits, NodeId, Outliers, Policy, PortSpec, RolloutSpec, ServiceName,
+    ServiceSpec, Source, Timeouts, Verdict,
 };
 use crate::table::names::Names;
 use crate::table::{Change, Changes, Snapshot, build};
@@ -14,7 +14,7 @@ pub(crate) fn spec(name: &str, ports: &[&str]) -> Arc<ServiceSpec> {
     let second = Duration::from_secs(1);
     Arc::new(ServiceSpec {
         name: ServiceName::parse(name).unwrap(),
-        ports: ports.iter().map(|p| PortSpec { name: (*p).into(), protocol: Protocol::Tcp }).collect(),
+        ports: ports.iter().map(|p| PortSpec::tcp(p)).collect(),
         endpoints: Vec::new(),
         protocol: Default::default(),
         policy: Policy::default(),

@@ -201,7 +201,7 @@ fn edits(service: &Service, step: Step) -> Vec<(u64, Arc<[u8]>, Edit)> {
     put(namespace.to_owned(), hold);
     let base = format!("{name}.{namespace}");
     put(base.clone(), target(Target::Service(service.slot)));
-    for (index, PortSpec { name, protocol }) in service.spec.ports.iter().enumerate() {
+    for (index, PortSpec { name, protocol, .. }) in service.spec.ports.iter().enumerate() {
         let transport = match protocol {
             Protocol::Tcp => "_tcp",
             Protocol::Udp => "_udp",

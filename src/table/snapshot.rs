@@ -40,6 +40,8 @@ pub struct Service {
     pub slot: usize,
     /// Its definition.
     pub spec: Arc<ServiceSpec>,
+    /// Its own address, where Weir serves its declared ports; `None` where services have none.
+    pub address: Option<IpAddr>,
     /// Endpoints that may be picked; ready instances whatever their verdict.
     pub endpoints: Box<[Endpoint]>,
     /// What policies see of them, in the same order.
@@ -129,6 +131,8 @@ pub struct Snapshot {
     pub names: Names,
     /// The listeners that are wanted; `app` holds their sockets.
     pub listeners: Arc<[ListenerSpec]>,
+    /// The services' own addresses, also of services that are gone and may come back.
+    pub addresses: Arc<HashMap<ServiceName, IpAddr>>,
 }
 
 impl Snapshot {
@@ -140,6 +144,7 @@ impl Snapshot {
             routes: Arc::new(Routes::empty()),
             names,
             listeners: Arc::new([]),
+            addresses: Arc::default(),
         }
     }
 }

@@ -15,8 +15,8 @@ use weir::control::store::Store;
 use weir::control::{self, autoscale, publisher, registry, runtime, scheduler};
 use weir::lifecycle::{self, Phase, Trigger};
 use weir::model::{
-    HealthCheck, InstanceId, Limits, ListenerSpec, NodeId, Objective, Outliers, Policy, PortSpec, Probe, Protocol,
-    RolloutSpec, RouteSpec, RunSpec, ScalePolicy, ScaleSpec, ServiceName, ServiceSpec, Timeouts, Transition, Verdict,
+    HealthCheck, InstanceId, Limits, ListenerSpec, NodeId, Objective, Outliers, Policy, PortSpec, Probe, RolloutSpec,
+    RouteSpec, RunSpec, ScalePolicy, ScaleSpec, ServiceName, ServiceSpec, Timeouts, Transition, Verdict,
 };
 use weir::net::Binder;
 use weir::rng::Rng;
@@ -241,7 +241,7 @@ fn spec(service: &str) -> ServiceSpec {
     let second = Duration::from_secs(1);
     ServiceSpec {
         name: name(service),
-        ports: ["http", "metrics"].map(|port| PortSpec { name: port.into(), protocol: Protocol::Tcp }).into(),
+        ports: ["http", "metrics"].map(|port| PortSpec::tcp(port)).into(),
         endpoints: Vec::new(),
         protocol: Default::default(),
         policy: Policy::RoundRobin,

@@ -9,8 +9,8 @@ use std::time::Duration;
 use weir::dns::{Options, Server, bind, serve};
 use weir::lifecycle::{Trigger, drain};
 use weir::model::{
-    Instance, InstanceId, InstanceState, Limits, NodeId, Outliers, Policy, PortSpec, Protocol, RolloutSpec,
-    ServiceName, ServiceSpec, Source, Timeouts, Verdict,
+    Instance, InstanceId, InstanceState, Limits, NodeId, Outliers, Policy, PortSpec, RolloutSpec, ServiceName,
+    ServiceSpec, Source, Timeouts, Verdict,
 };
 use weir::net::Binder;
 use weir::table::names::Names;
@@ -87,7 +87,7 @@ pub(crate) fn spec(name: &str, ports: &[&str]) -> ServiceSpec {
     let second = Duration::from_secs(1);
     ServiceSpec {
         name: ServiceName::parse(name).unwrap(),
-        ports: ports.iter().map(|p| PortSpec { name: (*p).into(), protocol: Protocol::Tcp }).collect(),
+        ports: ports.iter().map(|p| PortSpec::tcp(p)).collect(),
         endpoints: Vec::new(),
         protocol: Default::default(),
         policy: Policy::default(),

@@ -16,8 +16,8 @@ use weir::control::publisher;
 use weir::control::registry::{Handle, Registration};
 use weir::lifecycle::{Trigger, drain};
 use weir::model::{
-    HealthCheck, Instance, InstanceId, InstanceState, Limits, NodeId, Outliers, Policy, PortSpec, Probe, Protocol,
-    RolloutSpec, ServiceName, ServiceSpec, Source, Timeouts,
+    HealthCheck, Instance, InstanceId, InstanceState, Limits, NodeId, Outliers, Policy, PortSpec, Probe, RolloutSpec,
+    ServiceName, ServiceSpec, Source, Timeouts,
 };
 use weir::rng::Rng;
 use weir::table::names::Names;
@@ -230,7 +230,7 @@ pub(crate) fn http_check() -> HealthCheck {
 pub(crate) fn spec(service: &str, health: Option<HealthCheck>) -> Arc<ServiceSpec> {
     Arc::new(ServiceSpec {
         name: name(service),
-        ports: vec![PortSpec { name: "http".into(), protocol: Protocol::Tcp }],
+        ports: vec![PortSpec::tcp("http")],
         endpoints: Vec::new(),
         protocol: Default::default(),
         policy: Policy::RoundRobin,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use weir::lifecycle::{Phase, Trigger};
 use weir::model::{
     Instance, InstanceId, InstanceState, Limits, ListenerProtocol, ListenerSpec, NodeId, Outliers, Policy, PortSpec,
-    Protocol, RolloutSpec, RouteSpec, ServiceName, ServiceSpec, Source, Timeouts, TlsSpec, Verdict,
+    RolloutSpec, RouteSpec, ServiceName, ServiceSpec, Source, Timeouts, TlsSpec, Verdict,
 };
 use weir::proxy::{Lent, Options, Parts, Tls, Workers};
 use weir::table::{Change, Changes, Publisher, Snapshot, Table, build, channel, names::Names};
@@ -59,7 +59,7 @@ pub fn service() -> ServiceName {
 fn spec() -> ServiceSpec {
     ServiceSpec {
         name: service(),
-        ports: vec![PortSpec { name: "http".into(), protocol: Protocol::Tcp }],
+        ports: vec![PortSpec::tcp("http")],
         endpoints: vec![],
         protocol: Default::default(),
         policy: Policy::RoundRobin,
@@ -167,8 +167,12 @@ impl Setup {
         let shared = Arc::new(listener.clone());
         let lent = (0..).zip(sockets).map(|(id, socket)| vec![Lent { id, listener: shared.clone(), socket }]).collect();
         let set = Change::Set { spec: spec.clone(), instances: instances(&self.endpoints) };
-        let changes =
-            Changes { services: vec![set], routes: Some(Arc::new([route])), listeners: Some(Arc::new([listener])) };
+        let changes = Changes {
+            services: vec![set],
+            routes: Some(Arc::new([route])),
+            listeners: Some(Arc::new([listener])),
+            ..Changes::default()
+        };
         let (publisher, table) = channel(build(&Snapshot::empty(Names::default()), changes));
         let (trigger, signal) = weir::lifecycle::drain();
         let metrics = Metrics::new();
@@ -193,14 +197,14 @@ impl Proxy {
     /// Publishes other endpoints.
     pub fn publish(&mut self, endpoints: &[SocketAddr]) {
         let set = Change::Set { spec: self.spec.clone(), instances: instances(endpoints) };
-        let changes = Changes { services: vec![set], routes: None, listeners: None };
+        let changes = Changes { services: vec![set], ..Changes::default() };
         let next = build(&self.publisher.current(), changes);
         self.publisher.publish(next);
     }
 
     /// Publishes that the service is gone.
     pub fn remove(&mut self) {
-        let changes = Changes { services: vec![Change::Remove(service())], routes: None, listeners: None };
+        let changes = Changes { services: vec![Change::Remove(service())], ..Changes::default() };
         let next = build(&self.publisher.current(), changes);
         self.publisher.publish(next);
     }

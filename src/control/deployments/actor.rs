@@ -249,7 +249,7 @@ impl Actor {
             ListenerProtocol::Tcp { service, port } if service == name => {
                 Some((format!("listener {:?}", listener.name), *port))
             }
-            ListenerProtocol::Tcp { .. } | ListenerProtocol::Http => None,
+            ListenerProtocol::Tcp { .. } | ListenerProtocol::Http | ListenerProtocol::Service { .. } => None,
         });
         routes.chain(listeners).collect()
     }

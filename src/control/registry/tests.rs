@@ -40,7 +40,7 @@ pub(crate) fn check() -> HealthCheck {
 pub(crate) fn spec(service: &str, health: Option<HealthCheck>) -> ServiceSpec {
     ServiceSpec {
         name: name(service),
-        ports: ["http", "metrics"].map(|name| PortSpec { name: name.into(), protocol: Protocol::Tcp }).to_vec(),
+        ports: ["http", "metrics"].map(|name| PortSpec::tcp(name)).to_vec(),
         endpoints: Vec::new(),
         protocol: Default::default(),
         policy: Policy::RoundRobin,
@@ -183,7 +183,7 @@ fn a_new_instance_starts_outside_the_table_and_the_first_pass_makes_it_ready() {
 fn what_offers_nothing_to_connect_to_is_ready_at_once() {
     let mut world = World::new();
     let mut udp = spec("udp", None);
-    udp.ports = vec![PortSpec { name: "dns".into(), protocol: Protocol::Udp }];
+    udp.ports = vec![PortSpec { protocol: Protocol::Udp, ..PortSpec::tcp("dns") }];
     world.define(udp);
     let (_, effects) = world.ok(Command::Register(registration("udp", "u", Source::File)));
     assert_eq!(kinds(&effects), [EventKind::InstanceRegistered, EventKind::InstanceReady]);

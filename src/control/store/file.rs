@@ -5,8 +5,8 @@
 //! work on an open file, so it is opened again before the next write; the lock is held all the while.
 
 use crate::control::store::records::{
-    AccountRecord, CertificateRecord, Contents, FailureRecord, Head, OrderRecord, RegistrationRecord, ReplicaRecord,
-    Revision, RootRecord,
+    AccountRecord, AddressRecord, CertificateRecord, Contents, FailureRecord, Head, OrderRecord, RegistrationRecord,
+    ReplicaRecord, Revision, RootRecord,
 };
 use crate::control::store::{OpenError, StoreError};
 use crate::model::{InstanceId, ServiceName};
@@ -44,7 +44,8 @@ pub(super) const FAILURES: &str = "failures";
 pub(super) const AUTHORITY: &str = "authority";
 /// The one key of `AUTHORITY`.
 pub(super) const ROOT: &str = "root";
-const ALL: [&str; 12] = [
+pub(super) const ADDRESSES: &str = "addresses";
+const ALL: [&str; 13] = [
     META,
     REVISIONS,
     HEADS,
@@ -57,6 +58,7 @@ const ALL: [&str; 12] = [
     ORDERS,
     FAILURES,
     AUTHORITY,
+    ADDRESSES,
 ];
 
 /// One row to write; without a value it is removed.
@@ -339,6 +341,9 @@ fn contents(database: &Database) -> Result<Contents, String> {
     contents.orders = rows::<OrderRecord>(database, ORDERS)?.into_iter().collect();
     contents.failures = rows::<FailureRecord>(database, FAILURES)?.into_iter().collect();
     contents.root = rows::<RootRecord>(database, AUTHORITY)?.into_iter().find(|(key, _)| key == ROOT).map(|row| row.1);
+    for (key, address) in rows::<AddressRecord>(database, ADDRESSES)? {
+        contents.addresses.insert(service(&key)?, address);
+    }
     Ok(contents)
 }
 

@@ -15,7 +15,9 @@ mod writer;
 
 pub use check::{Report, check};
 pub use error::{OpenError, StoreError};
-pub use records::{AccountRecord, CertificateRecord, FailureRecord, OrderRecord, Origin, RootRecord, Secret};
+pub use records::{
+    AccountRecord, AddressRecord, CertificateRecord, FailureRecord, OrderRecord, Origin, RootRecord, Secret,
+};
 pub use records::{ChangeSource, Contents, Head, Outcome, RegistrationRecord, ReplicaRecord, Revision, WorkloadRecord};
 pub use stats::StoreStatus;
 pub use writer::{Change, Store};

@@ -7,7 +7,7 @@ use crate::spec;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// Where a revision came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -230,6 +230,26 @@ pub struct RootRecord {
     pub key: Secret,
 }
 
+/// A service's own address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressRecord {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// Prefix length of the range that it is from.
+    pub prefix: u8,
+    /// When its service went, in milliseconds since the epoch; none while it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freed_ms: Option<u64>,
+}
+
+impl AddressRecord {
+    /// Returns the range that it is from: network and prefix length.
+    pub fn range(&self) -> (Ipv4Addr, u8) {
+        let host = u32::MAX.checked_shr(self.prefix.into()).unwrap_or(0);
+        (Ipv4Addr::from_bits(self.address.to_bits() & !host), self.prefix)
+    }
+}
+
 /// Everything that a store holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Contents {
@@ -255,6 +275,8 @@ pub struct Contents {
     pub failures: BTreeMap<String, FailureRecord>,
     /// The root of the internal authority.
     pub root: Option<RootRecord>,
+    /// The services' own addresses.
+    pub addresses: BTreeMap<ServiceName, AddressRecord>,
 }
 
 impl Contents {

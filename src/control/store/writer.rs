@@ -6,12 +6,12 @@
 
 use crate::clock;
 use crate::control::store::file::{
-    ACCOUNTS, AUTHORITY, CERTIFICATES, DRAINS, FAILURES, File, HEADS, ORDERS, READY, REGISTRATIONS, REPLICAS,
-    REVISIONS, ROOT, Row, revision_key,
+    ACCOUNTS, ADDRESSES, AUTHORITY, CERTIFICATES, DRAINS, FAILURES, File, HEADS, ORDERS, READY, REGISTRATIONS,
+    REPLICAS, REVISIONS, ROOT, Row, revision_key,
 };
 use crate::control::store::records::{
-    AccountRecord, CertificateRecord, Contents, FailureRecord, Head, OrderRecord, RegistrationRecord, ReplicaRecord,
-    Revision, RootRecord,
+    AccountRecord, AddressRecord, CertificateRecord, Contents, FailureRecord, Head, OrderRecord, RegistrationRecord,
+    ReplicaRecord, Revision, RootRecord,
 };
 use crate::control::store::stats::{Stats, StoreStatus};
 use crate::control::store::{OpenError, StoreError};
@@ -74,6 +74,10 @@ pub enum Change {
     DropFailure(String),
     /// Writes the root of the internal authority.
     PutRoot(RootRecord),
+    /// Writes a service's own address.
+    PutAddress(ServiceName, AddressRecord),
+    /// Forgets a service's own address.
+    DropAddress(ServiceName),
 }
 
 /// The handle of the open store; clones share it. The file is closed when [`Store::close`] is called or the last clone
@@ -296,6 +300,10 @@ fn row(change: &Change) -> Result<Row, StoreError> {
         Change::DropOrder(name) => Row { table: ORDERS, key: name.clone(), value: None },
         Change::PutFailure(name, failure) => Row { table: FAILURES, key: name.clone(), value: Some(json(failure)?) },
         Change::DropFailure(name) => Row { table: FAILURES, key: name.clone(), value: None },
+        Change::PutAddress(service, address) => {
+            Row { table: ADDRESSES, key: service.to_string(), value: Some(json(address)?) }
+        }
+        Change::DropAddress(service) => Row { table: ADDRESSES, key: service.to_string(), value: None },
         Change::PutRoot(root) => Row { table: AUTHORITY, key: ROOT.to_owned(), value: Some(json(root)?) },
     })
 }

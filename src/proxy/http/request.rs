@@ -397,6 +397,10 @@ impl Building<'_> {
         let host = lower_host(host, &mut lower);
         let path = target.split_once('?').map_or(target, |(path, _)| path);
         let path = if path.is_empty() { "/" } else { path };
+        if let Some((service, port)) = &self.down.entry.only {
+            let service = snapshot.services.get(service).ok_or(ProxyError::NoService)?;
+            return Ok((Target { slot: service.slot, identity: identity(service), port: *port }, policy(service)));
+        }
         let route = snapshot.routes.find(&self.down.entry.name, host, path).ok_or(ProxyError::NoRoute)?;
         let service = route.slot.and_then(|slot| snapshot.services.at(slot)).ok_or(ProxyError::NoService)?;
         Ok((Target { slot: service.slot, identity: identity(service), port: route.port }, policy(service)))
