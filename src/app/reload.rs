@@ -180,6 +180,9 @@ impl Reloader {
             return Err(text.refuse(fixed.into_iter().map(needs_restart)));
         }
         self.keyring.prepare(&next.listeners).map_err(|faults| text.refuse(faults))?;
+        if let Some(tls) = next.dns.as_ref().and_then(|dns| dns.tls.as_ref()) {
+            self.keyring.prepare_names(&tls.spec).map_err(|faults| text.refuse(faults))?;
+        }
         match self.upgrader.renew().await {
             Ok(upgrade) => Ok(Taken::ByAnother(changes, upgrade.number)),
             Err(problem) => {

@@ -25,6 +25,7 @@ use crate::lifecycle::{self, Signal, Trigger};
 use crate::model::OnExit;
 use crate::net::Binder;
 use crate::proxy::{self, Tls};
+use crate::spec::KeyPath;
 use crate::table::certificates::Report;
 use crate::table::{self, Snapshot, Table, names::Names};
 use crate::telemetry::{AccessLog, Handshakes, LogOptions, Metrics};
@@ -73,11 +74,14 @@ pub(super) async fn build(
     loaded.listeners = listening.listeners();
     let doors = admin::bind(&loaded.admin, &binder, options.free_ports).context("admin")?;
     let bind_names = |wanted| dns::bind(wanted, &binder, options.free_ports).context("dns");
-    let names = loaded.dns.as_ref().map(bind_names).transpose()?;
+    let mut names = loaded.dns.as_ref().map(bind_names).transpose()?;
     let (trigger, signal) = lifecycle::drain();
     let metrics = Metrics::new();
     let access = access_log(&loaded.log, &metrics)?;
     let (tls, keyring) = keyring(&loaded, &metrics)?;
+    if let (Some(names), Some(server)) = (&mut names, keyring.names_server()) {
+        names.secure(server);
+    }
     let zone = loaded.dns.as_ref().map(|dns| Names::new(&dns.zone));
     let (publisher, table) = table::channel(Snapshot::empty(zone.unwrap_or_default()));
     let definitions = Definitions {
@@ -156,11 +160,14 @@ fn keyring(loaded: &Loaded, metrics: &Metrics) -> anyhow::Result<(Tls, Keyring)>
     let tls = Tls::new(handshakes);
     let keyring = Keyring::new(tls.clone()).context("failed to make the metrics of certificates")?;
     keyring.register(metrics.registry()).context("failed to register the metrics of certificates")?;
-    let prepared = keyring.prepare(&loaded.listeners).map_err(|faults| {
+    let refused = |faults: Vec<(KeyPath, String, String)>| {
         let faults: Vec<_> = faults.iter().map(|(key, message, _)| format!("{key}: {message}")).collect();
         anyhow::anyhow!("{}", faults.join("; "))
-    })?;
-    keyring.add(prepared);
+    };
+    keyring.add(keyring.prepare(&loaded.listeners).map_err(refused)?);
+    if let Some(tls) = loaded.dns.as_ref().and_then(|dns| dns.tls.as_ref()) {
+        keyring.add(keyring.prepare_names(&tls.spec).map_err(refused)?);
+    }
     Ok((tls, keyring))
 }
 
@@ -264,6 +271,10 @@ fn serve_names(
     let counters = Box::new(server.counters().clone());
     metrics.registry().register(counters).context("failed to register the metrics of DNS")?;
     tracing::info!(addresses = ?server.addresses(), zone = options.zone, "answering DNS");
+    let [tls, https] = server.tls_addresses();
+    if options.tls.is_some() {
+        tracing::info!(?tls, ?https, "answering DNS over TLS");
+    }
     Ok(server)
 }
 

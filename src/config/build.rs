@@ -4,6 +4,7 @@ use crate::admin::Options as AdminOptions;
 use crate::config::acme;
 use crate::config::addresses;
 use crate::config::bounds::{size, time, within};
+use crate::config::dns_tls;
 use crate::config::docker;
 use crate::config::environment::Environment;
 use crate::config::file::{Admin, Control, Dns, File, Level, Listen, Log, LogFormat, Node, OnExit, Proxy};
@@ -270,6 +271,14 @@ fn read_dns(p: &mut Problems, section: &Dns) -> DnsOptions {
             defaults.tcp_connections,
             &(1..=1_000_000),
         ),
+        tcp_connections_per_client: within(
+            p,
+            "dns.limits.tcp_connections_per_client",
+            limits.tcp_connections_per_client,
+            defaults.tcp_connections_per_client,
+            &(1..=1_000_000),
+        ),
+        tls: section.tls.as_ref().map(|tls| dns_tls::read(p, tls)),
         tcp_idle: time(p, "dns.tcp_idle", section.tcp_idle, defaults.tcp_idle, MS..=DAY),
         views: views::read(p, &section.views),
     }

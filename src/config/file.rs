@@ -1,6 +1,7 @@
 //! The TOML file as serde sees it: one struct per section, one field per key. Definitions are `spec`'s.
 
 use crate::config::acme::Acme;
+use crate::config::dns_tls::DnsTls;
 use crate::config::forward::DnsForward;
 use crate::config::views::DnsView;
 use crate::spec::{Address, Duration, Listener, Network, Range, Route, Service, Size};
@@ -144,6 +145,9 @@ pub struct Dns {
     /// What askers may see; without one everybody sees everything.
     #[serde(default, rename = "view", skip_serializing_if = "Vec::is_empty")]
     pub views: Vec<DnsView>,
+    /// DNS over TLS and over HTTPS; without this section there is neither.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<DnsTls>,
 }
 
 /// Bounds of the DNS server.
@@ -153,10 +157,14 @@ pub struct DnsLimits {
     /// Largest UDP answer to a client with EDNS, `512B` to `4096B`; default `1232B`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub udp_answer: Option<Size>,
-    /// TCP connections at a time, from 1; further ones are closed. Default 1024.
+    /// TCP connections at a time, from 1, and as many with TLS; further ones are closed. Default 1024.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub tcp_connections: Option<usize>,
+    /// Those of one client, from 1; further ones are closed. Default 256.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub tcp_connections_per_client: Option<usize>,
 }
 
 /// Where state is kept.

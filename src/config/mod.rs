@@ -12,6 +12,7 @@ mod addresses;
 mod bounds;
 mod build;
 mod changes;
+mod dns_tls;
 mod docker;
 mod environment;
 mod error;
@@ -30,6 +31,7 @@ mod views;
 
 pub use acme::{Acme, AcmeChallenge};
 pub use changes::{Difference, differences};
+pub use dns_tls::DnsTls;
 pub use environment::{Environment, Flags};
 pub use error::{ConfigError, Problem};
 pub use file::{

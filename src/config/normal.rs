@@ -7,10 +7,10 @@ use crate::config::file::{
     Admin, AdminLimits, Control, Dns, DnsLimits, File, Level, Listen, Log, LogFormat, Node, OnExit, Proxy, ProxyLimits,
     ProxyTimeouts, Store,
 };
-use crate::config::forward;
 use crate::config::http2;
 use crate::config::loaded::Loaded;
 use crate::config::views;
+use crate::config::{dns_tls, forward};
 use crate::dns::Options as DnsOptions;
 use crate::model::{self, ListenerProtocol, ListenerSpec, PortSpec, RouteSpec, ServiceName};
 use crate::proxy::Options as ProxyOptions;
@@ -101,9 +101,11 @@ fn write_dns(options: &DnsOptions) -> Dns {
         limits: Some(DnsLimits {
             udp_answer: Some(Size::new(options.max_udp_bytes.into())),
             tcp_connections: Some(options.tcp_connections),
+            tcp_connections_per_client: Some(options.tcp_connections_per_client),
         }),
         forward: options.forward.as_ref().map(forward::write),
         views: views::write(&options.views),
+        tls: options.tls.as_ref().map(dns_tls::write),
     }
 }
 

@@ -133,6 +133,15 @@ fn addresses(p: &mut Problems, file: &File, loaded: &Loaded, line_of: LineOf<'_>
         let key = if listed { root.key("dns.listen").index(i) } else { root.key("dns") };
         claim(p, Taken { address: *address, key, what: "the DNS server".to_owned() });
     }
+    let tls = loaded.dns.iter().filter_map(|dns| dns.tls.as_ref());
+    for (name, list) in tls.flat_map(|tls| [("dns.tls.listen", &tls.listen), ("dns.tls.https", &tls.https)]) {
+        for (i, address) in list.iter().enumerate() {
+            let own = file.dns.as_ref().and_then(|dns| dns.tls.as_ref());
+            let listed = name.ends_with("https") || own.is_some_and(|tls| tls.listen.is_some());
+            let key = if listed { root.key(name).index(i) } else { root.key("dns.tls") };
+            claim(p, Taken { address: *address, key, what: "the DNS server with TLS".to_owned() });
+        }
+    }
     for (i, listener) in file.listeners.iter().enumerate() {
         let Some(address) = listener.address else { continue };
         let what = format!("listener {:?}", listener.name.as_deref().unwrap_or_default());

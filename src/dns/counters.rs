@@ -1,5 +1,6 @@
-//! What the DNS server counts: questions by type, response code and path; one shard per thread.
+//! What the DNS server counts: questions by type, response code, transport and path; one shard per thread.
 
+use crate::dns::handler::Transport;
 use crate::dnswire::{rcode, rtype};
 use prometheus::core::{Collector, Desc};
 use prometheus::{IntCounterVec, IntGauge, Opts, proto::MetricFamily};
@@ -7,9 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const NAME: &str = "weir_dns_queries_total";
-const HELP: &str = "DNS queries by type, response code and path";
-const LABELS: [&str; 3] = ["type", "rcode", "path"];
-const TYPES: [(u16, &str); 8] = [
+const HELP: &str = "DNS queries by type, response code, transport and path";
+const LABELS: [&str; 4] = ["type", "rcode", "transport", "path"];
+const TYPES: [(u16, &str); 9] = [
     (rtype::A, "A"),
     (rtype::AAAA, "AAAA"),
     (rtype::SRV, "SRV"),
@@ -17,6 +18,7 @@ const TYPES: [(u16, &str); 8] = [
     (rtype::SOA, "SOA"),
     (rtype::NS, "NS"),
     (rtype::TXT, "TXT"),
+    (rtype::HTTPS, "HTTPS"),
     (rtype::ANY, "ANY"),
 ];
 const RCODES: [(u16, &str); 8] = [
@@ -30,21 +32,24 @@ const RCODES: [(u16, &str); 8] = [
     (rcode::BADVERS, "BADVERS"),
 ];
 const OTHER: &str = "other";
-const PATHS: [&str; 4] = ["fast", "slow", "tcp", "forward"];
+const TRANSPORTS: [&str; 4] = ["udp", "tcp", "tls", "https"];
+const PATHS: [&str; 5] = ["fast", "full", "forwarded", "cached", "stale"];
 /// One more of each for what is not listed.
-const CELLS: usize = (TYPES.len() + 1) * (RCODES.len() + 1) * PATHS.len();
+const CELLS: usize = (TYPES.len() + 1) * (RCODES.len() + 1) * TRANSPORTS.len() * PATHS.len();
 
 /// How a question was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Path {
-    /// On a UDP thread.
+    /// A common question, from the table.
     Fast = 0,
-    /// By the slow path, over UDP or TCP.
-    Slow = 1,
-    /// Over TCP.
-    Tcp = 2,
-    /// By the forwarder.
-    Forward = 3,
+    /// An unusual one, decoded in full.
+    Full = 1,
+    /// By other resolvers.
+    Forwarded = 2,
+    /// By what other resolvers answered before.
+    Cached = 3,
+    /// By that although its time is over: no other resolver answered.
+    Stale = 4,
 }
 
 const FORWARDED: &str = "weir_dns_forwarded_total";
@@ -161,7 +166,8 @@ pub(crate) struct Shard {
     cells: [AtomicU64; CELLS],
 }
 
-/// The sum of all threads; a Prometheus collector of `weir_dns_queries_total{type,rcode,path}`.
+/// The sum of all threads; a Prometheus collector of
+/// `weir_dns_queries_total{type,rcode,transport,path}`.
 #[derive(Debug, Clone)]
 pub struct Counters {
     shards: Arc<[Arc<Shard>]>,
@@ -176,7 +182,9 @@ pub struct Count {
     pub rtype: &'static str,
     /// The response code, or `other`.
     pub rcode: &'static str,
-    /// `fast`, `slow`, `tcp` or `forward`.
+    /// `udp`, `tcp`, `tls` or `https`.
+    pub transport: &'static str,
+    /// `fast`, `full`, `forwarded`, `cached` or `stale`.
     pub path: &'static str,
     /// How many.
     pub queries: u64,
@@ -184,10 +192,11 @@ pub struct Count {
 
 impl Shard {
     /// Counts one answered question.
-    pub(crate) fn count(&self, kind: u16, code: u16, path: Path) {
+    pub(crate) fn count(&self, kind: u16, code: u16, transport: Transport, path: Path) {
         let kind = TYPES.iter().position(|(known, _)| *known == kind).unwrap_or(TYPES.len());
         let code = RCODES.iter().position(|(known, _)| *known == code).unwrap_or(RCODES.len());
-        let cell = (kind * (RCODES.len() + 1) + code) * PATHS.len() + path as usize;
+        let row = (kind * (RCODES.len() + 1) + code) * TRANSPORTS.len() + transport as usize;
+        let cell = row * PATHS.len() + path as usize;
         if let Some(cell) = self.cells.get(cell) {
             // Only this thread writes the shard.
             cell.store(cell.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
@@ -222,8 +231,9 @@ impl Counters {
             self.shards.iter().filter_map(|s| s.cells.get(cell)).map(|c| c.load(Ordering::Relaxed)).sum::<u64>()
         };
         let counts = (0..CELLS).map(|cell| Count {
-            rtype: name(&TYPES, cell / PATHS.len() / (RCODES.len() + 1)),
-            rcode: name(&RCODES, cell / PATHS.len() % (RCODES.len() + 1)),
+            rtype: name(&TYPES, cell / PATHS.len() / TRANSPORTS.len() / (RCODES.len() + 1)),
+            rcode: name(&RCODES, cell / PATHS.len() / TRANSPORTS.len() % (RCODES.len() + 1)),
+            transport: TRANSPORTS.get(cell / PATHS.len() % TRANSPORTS.len()).copied().unwrap_or(OTHER),
             path: PATHS.get(cell % PATHS.len()).copied().unwrap_or(OTHER),
             queries: sum(cell),
         });
@@ -239,7 +249,7 @@ impl Collector for Counters {
     fn collect(&self) -> Vec<MetricFamily> {
         let Ok(family) = IntCounterVec::new(Opts::new(NAME, HELP), &LABELS) else { return Vec::new() };
         for count in self.counts() {
-            family.with_label_values(&[count.rtype, count.rcode, count.path]).inc_by(count.queries);
+            family.with_label_values(&[count.rtype, count.rcode, count.transport, count.path]).inc_by(count.queries);
         }
         [family.collect(), self.forwards.collect()].concat()
     }
@@ -247,24 +257,28 @@ impl Collector for Counters {
 
 #[cfg(test)]
 mod tests {
-    use super::{Count, Counters, Forwarded, Path};
+    use super::{Count, Counters, Forwarded, Path, Transport};
     use crate::dnswire::{rcode, rtype};
 
     #[test]
     fn sums_threads_and_exports_what_is_not_zero() {
         let counters = Counters::new(2);
-        counters.shard(0).unwrap().count(rtype::A, rcode::NOERROR, Path::Fast);
-        counters.shard(1).unwrap().count(rtype::A, rcode::NOERROR, Path::Fast);
-        counters.shard(1).unwrap().count(999, 99, Path::Slow);
-        let count = |rtype, rcode, path, queries| Count { rtype, rcode, path, queries };
-        assert_eq!(counters.counts(), [count("A", "NOERROR", "fast", 2), count("other", "other", "slow", 1)]);
+        counters.shard(0).unwrap().count(rtype::A, rcode::NOERROR, Transport::Udp, Path::Fast);
+        counters.shard(1).unwrap().count(rtype::A, rcode::NOERROR, Transport::Udp, Path::Fast);
+        counters.shard(1).unwrap().count(999, 99, Transport::Https, Path::Full);
+        let count = |rtype, rcode, (transport, path), queries| Count { rtype, rcode, transport, path, queries };
+        let expected = [count("A", "NOERROR", ("udp", "fast"), 2), count("other", "other", ("https", "full"), 1)];
+        assert_eq!(counters.counts(), expected);
         counters.forwards().count(Forwarded::NxDomain);
         let flight = counters.forwards().try_fly(1);
         assert!(flight.is_some() && counters.forwards().try_fly(1).is_none());
         let registry = prometheus::Registry::new();
         registry.register(Box::new(counters)).unwrap();
         let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
-        assert!(text.contains(r#"weir_dns_queries_total{path="fast",rcode="NOERROR",type="A"} 2"#), "{text}");
+        assert!(
+            text.contains(r#"weir_dns_queries_total{path="fast",rcode="NOERROR",transport="udp",type="A"} 2"#),
+            "{text}"
+        );
         assert!(text.contains(r#"weir_dns_forwarded_total{outcome="nxdomain"} 1"#), "{text}");
         assert!(text.contains("weir_dns_forward_in_flight 1"), "{text}");
     }

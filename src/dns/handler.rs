@@ -20,9 +20,23 @@ const RECURSION_DESIRED: u16 = 0x0100;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
     /// One datagram; what does not fit sets TC.
-    Udp,
+    Udp = 0,
     /// A stream: up to 64 KiB; of more than that a random part is given, as there is no larger transport to send the client to.
-    Tcp,
+    Tcp = 1,
+    /// A stream inside of TLS (RFC 7858), which holds as much.
+    Tls = 2,
+    /// An exchange of HTTP inside of TLS (RFC 8484), which holds as much.
+    Https = 3,
+}
+
+impl Transport {
+    /// Returns the size that an answer may have.
+    pub(crate) fn max_bytes(self, query: &Query<'_>, max_udp_bytes: u16) -> usize {
+        match self {
+            Self::Udp => Answer::udp_bytes(query, max_udp_bytes),
+            Self::Tcp | Self::Tls | Self::Https => TCP_BYTES,
+        }
+    }
 }
 
 /// What became of a question.
@@ -59,10 +73,7 @@ pub fn answer(
     scratch: &mut Scratch,
     out: &mut [u8],
 ) -> Reply {
-    let max_bytes = match transport {
-        Transport::Udp => Answer::udp_bytes(query, view.authority.max_udp_bytes),
-        Transport::Tcp => TCP_BYTES,
-    };
+    let max_bytes = transport.max_bytes(query, view.authority.max_udp_bytes);
     let Some(mut answer) = Answer::begin(query, out, max_bytes) else {
         return Reply::new(0, rcode::SERVFAIL);
     };

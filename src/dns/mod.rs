@@ -1,17 +1,19 @@
 //! Data plane: names.
 //!
 //! Authoritative answers for one zone and for the addresses in the table. [`bind`] makes the sockets, [`serve`] the
-//! threads: UDP in blocking batches on threads of its own, TCP and everything unusual on one more. [`answer()`] is the pure
+//! threads: UDP in blocking batches on threads of its own, TCP and everything unusual on one more, TLS and HTTPS on one. [`answer()`] is the pure
 //! core between them; what is not ours is asked of other resolvers by `forward.rs` where that is configured. Invariant: an answer names only endpoints that the proxy would pick now, and each
-//! is stamped before the answer leaves. Follows RFC 1034, 1035, 2181, 2308, 2782, 6891, 7766, 8020, 8482.
+//! is stamped before the answer leaves. Follows RFC 1034, 1035, 2181, 2308, 2782, 6891, 7766, 7858, 8020, 8482, 8484.
 
 mod answer;
 mod authority;
 mod counters;
 mod forward;
 mod handler;
+mod https;
 mod locate;
 mod options;
+mod responder;
 mod server;
 mod settings;
 mod slow;
@@ -23,6 +25,6 @@ pub use answer::Scratch;
 pub use authority::Authority;
 pub use counters::{Count, Counters, Forwarded, Forwards, Path};
 pub use handler::{Reply, Transport, answer};
-pub use options::{ForwardOptions, ListenOptions, Options, ViewOptions};
+pub use options::{ForwardOptions, ListenOptions, Options, TlsOptions, ViewOptions};
 pub use server::{Live, Server, ServerError, Sockets, bind, serve};
 pub use view::{Asker, Scope, Scopes, View};

@@ -1,5 +1,6 @@
 //! Typed options of the DNS server.
 
+use crate::model::TlsSpec;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,14 +21,18 @@ pub struct Options {
     pub negative_ttl: Duration,
     /// Largest UDP answer with EDNS; RFC 9715 advises 1232 octets.
     pub max_udp_bytes: u16,
-    /// TCP connections at a time; further ones are closed.
+    /// TCP connections at a time, and as many with TLS; further ones are closed.
     pub tcp_connections: usize,
+    /// Those of one client.
+    pub tcp_connections_per_client: usize,
     /// Idle TCP connections are closed after this, RFC 7766 §6.2.3.
     pub tcp_idle: Duration,
     /// How names outside the zone are resolved; `None`: they are refused.
     pub forward: Option<ForwardOptions>,
     /// What askers may see; the first that fits is taken, without one everybody sees everything.
     pub views: Vec<ViewOptions>,
+    /// Where questions are taken inside of TLS; `None`: nowhere.
+    pub tls: Option<TlsOptions>,
 }
 
 /// What some askers see.
@@ -52,6 +57,17 @@ pub enum ListenOptions {
     Containers,
     /// An address; `None`: any port of it.
     At(IpAddr, Option<u16>),
+}
+
+/// Where questions are taken inside of TLS, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsOptions {
+    /// Addresses for DNS over TLS (RFC 7858).
+    pub listen: Vec<SocketAddr>,
+    /// Addresses for DNS over HTTPS (RFC 8484).
+    pub https: Vec<SocketAddr>,
+    /// Certificates and versions.
+    pub spec: Arc<TlsSpec>,
 }
 
 /// How names outside the zone are resolved.
@@ -82,9 +98,11 @@ impl Default for Options {
             negative_ttl: Duration::from_secs(5),
             max_udp_bytes: 1232,
             tcp_connections: 1024,
+            tcp_connections_per_client: 256,
             tcp_idle: Duration::from_secs(10),
             forward: None,
             views: Vec::new(),
+            tls: None,
         }
     }
 }

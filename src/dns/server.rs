@@ -1,15 +1,18 @@
 //! The server as a whole: its sockets, its threads, its end.
 
 use crate::dns::counters::Counters;
+use crate::dns::responder::Tools;
 use crate::dns::settings::{Settings, Shared};
+use crate::dns::tcp::{Door, Plan, Speech};
 use crate::dns::udp::{RECEIVE_TIMEOUT, Worker};
 use crate::dns::{Options, Scratch, tcp, udp};
 use crate::dnswire::parse_name;
 use crate::lifecycle::Signal;
-use crate::net::{BindError, Binder, Kind, Wanted};
+use crate::net::{BindError, Binder, Kind, Wanted, tls};
 use crate::rng::Rng;
 use crate::table::Table;
 use arc_swap::ArcSwap;
+use rustls::ServerConfig;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
@@ -39,12 +42,17 @@ pub struct Sockets {
     addresses: Vec<SocketAddr>,
     udp: Vec<UdpSocket>,
     tcp: Vec<TcpListener>,
+    /// Listeners for TLS and for HTTPS, with their addresses.
+    tls: [Vec<(SocketAddr, TcpListener)>; 2],
+    /// How TLS is spoken.
+    secure: Option<tls::Server>,
 }
 
 /// The running server.
 #[derive(Debug)]
 pub struct Server {
     addresses: Vec<SocketAddr>,
+    tls_addresses: [Vec<SocketAddr>; 2],
     counters: Counters,
     settings: Shared,
     threads: Vec<JoinHandle<()>>,
@@ -75,7 +83,8 @@ pub fn bind(options: &Options, binder: &Binder, free: bool) -> Result<Sockets, S
     if parse_name(&options.zone).is_none_or(|zone| zone.len() < 2) {
         return Err(ServerError::Zone(options.zone.clone()));
     }
-    let mut sockets = Sockets { addresses: Vec::new(), udp: Vec::new(), tcp: Vec::new() };
+    let mut sockets =
+        Sockets { addresses: Vec::new(), udp: Vec::new(), tcp: Vec::new(), tls: Default::default(), secure: None };
     for (index, &address) in options.listen.iter().enumerate() {
         let label = format!("dns-{index}");
         let wanted = Wanted { address, count: options.threads.max(1), free, label: &label };
@@ -86,6 +95,21 @@ pub fn bind(options: &Options, binder: &Binder, free: bool) -> Result<Sockets, S
         sockets.addresses.push(bound);
         sockets.udp.extend(udp);
         sockets.tcp.extend(tcp);
+    }
+    let tls = options.tls.iter();
+    let wanted = tls.flat_map(|tls| [("tls", &tls.listen), ("https", &tls.https)].into_iter().enumerate());
+    for (place, (what, addresses)) in wanted {
+        for (index, &address) in addresses.iter().enumerate() {
+            let label = format!("dns-{what}-{index}");
+            let bound = binder.tcp(&Wanted { address, count: 1, free, label: &label })?;
+            if let Some(taken) = bound.instead_of {
+                tracing::warn!("{taken}");
+            }
+            let listed = bound.sockets.into_iter().map(|socket| (socket.local_addr().unwrap_or(address), socket));
+            if let Some(list) = sockets.tls.get_mut(place) {
+                list.extend(listed);
+            }
+        }
     }
     Ok(sockets)
 }
@@ -124,17 +148,41 @@ impl Sockets {
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
+
+    /// Says how TLS is spoken; without it nobody listens there.
+    pub fn secure(&mut self, server: tls::Server) {
+        self.secure = Some(server);
+    }
+
+    fn tls_doors(&mut self) -> Vec<Door> {
+        let Some(server) = &self.secure else { return Vec::new() };
+        let offering = |protocols: &[&[u8]]| {
+            let mut config = ServerConfig::clone(&server.config);
+            config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+            Arc::new(config)
+        };
+        // RFC 7858 §3.1 needs no name; "dot" is the one that IANA knows.
+        let speeches = [Speech::Tls(offering(&[b"dot"])), Speech::Https(offering(&[b"h2", b"http/1.1"]))];
+        let lists = self.tls.iter_mut().zip(speeches);
+        let doors = lists.flat_map(|(list, speech)| {
+            std::mem::take(list).into_iter().map(move |(_, listener)| Door { listener, speech: speech.clone() })
+        });
+        doors.collect()
+    }
 }
 
-/// Starts the threads: `dns-N` per UDP socket and `dns-slow` for TCP and everything unusual. They end with the drain.
+/// Starts the threads: `dns-N` per UDP socket, `dns-slow` for TCP and everything unusual, `dns-tls` for TLS. They end with the drain.
 ///
 /// # Errors
 /// When a thread or the runtime of `dns-slow` cannot be made.
-pub fn serve(sockets: Sockets, options: &Options, table: &Table, signal: &Signal) -> io::Result<Server> {
+pub fn serve(mut sockets: Sockets, options: &Options, table: &Table, signal: &Signal) -> io::Result<Server> {
     let settings: Shared = Arc::new(ArcSwap::from_pointee(Settings::new(options, &sockets.addresses, None)));
-    let counters = Counters::new(sockets.udp.len() + 1);
+    let tls_addresses = sockets.tls.each_ref().map(|list| list.iter().map(|(address, _)| *address).collect());
+    let tls_doors = sockets.tls_doors();
+    // Those for UDP, the slow path, and TLS.
+    let counters = Counters::new(sockets.udp.len() + 2);
     let (slow, jobs) = mpsc::channel(MAX_SLOW_JOBS);
-    let mut threads = Vec::with_capacity(sockets.udp.len() + 1);
+    let mut threads = Vec::with_capacity(sockets.udp.len() + 2);
     let shards = (0..).map_while(|index| counters.shard(index));
     let mut shards = shards.enumerate();
     for (socket, (index, shard)) in sockets.udp.into_iter().zip(&mut shards) {
@@ -152,29 +200,39 @@ pub fn serve(sockets: Sockets, options: &Options, table: &Table, signal: &Signal
         let signal = signal.clone();
         threads.push(thread::Builder::new().name(name).spawn(move || udp::run(worker, &signal))?);
     }
-    // The thread ends when the last sender is gone: those of the UDP threads.
+    let tools = |name: &str, shard, elsewhere| Tools {
+        reader: table.reader(name),
+        scratch: Scratch::new(Rng::from_os()),
+        settings: settings.clone(),
+        counters: shard,
+        forwards: counters.forwards().clone(),
+        elsewhere,
+    };
+    let mut start = |name: &str, plan| -> io::Result<()> {
+        let signal = signal.clone();
+        threads.push(thread::Builder::new().name(name.to_owned()).spawn(move || run_streams(plan, signal))?);
+        Ok(())
+    };
+    if let Some((_, shard)) = shards.next()
+        && !tls_doors.is_empty()
+    {
+        let tools = tools("dns-tls", shard, Some(slow.clone()));
+        start("dns-tls", Plan { doors: tls_doors, jobs: None, tools })?;
+    }
+    // The thread ends when the last sender is gone: those of the threads before.
     drop(slow);
     if let Some((_, shard)) = shards.next() {
-        let plan = tcp::Plan {
-            listeners: sockets.tcp,
-            jobs,
-            reader: table.reader("dns-slow"),
-            settings: settings.clone(),
-            counters: shard,
-            forwards: counters.forwards().clone(),
-            scratch: Scratch::new(Rng::from_os()),
-        };
-        let signal = signal.clone();
-        threads.push(thread::Builder::new().name("dns-slow".to_owned()).spawn(move || run_slow(plan, signal))?);
+        let doors = sockets.tcp.into_iter().map(|listener| Door { listener, speech: Speech::Plain }).collect();
+        start("dns-slow", Plan { doors, jobs: Some(jobs), tools: tools("dns-slow", shard, None) })?;
     }
-    Ok(Server { addresses: sockets.addresses, counters, settings, threads })
+    Ok(Server { addresses: sockets.addresses, tls_addresses, counters, settings, threads })
 }
 
-fn run_slow(plan: tcp::Plan, signal: Signal) {
+fn run_streams(plan: Plan, signal: Signal) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
     let result = runtime.and_then(|runtime: LocalRuntime| runtime.block_on(tcp::run(plan, signal)));
     if let Err(error) = result {
-        tracing::error!(%error, "DNS over TCP and the slow path have stopped");
+        tracing::error!(%error, "a thread for DNS over streams has stopped");
     }
 }
 
@@ -182,6 +240,11 @@ impl Server {
     /// Returns the bound addresses in the order of the options.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Returns the bound addresses for DNS over TLS and for DNS over HTTPS in the order of the options.
+    pub fn tls_addresses(&self) -> &[Vec<SocketAddr>; 2] {
+        &self.tls_addresses
     }
 
     /// Returns the counters; a Prometheus collector.

@@ -26,6 +26,8 @@ pub(crate) struct Settings {
     pub(crate) forwarder: Option<Arc<Forwarder>>,
     /// TCP connections at a time.
     pub(crate) tcp_connections: usize,
+    /// Those of one client.
+    pub(crate) tcp_connections_per_client: usize,
     /// Longest wait for the next complete question over TCP, and for a client to take its answers.
     pub(crate) tcp_idle: Duration,
 }
@@ -44,6 +46,7 @@ impl Settings {
             scopes: Scopes::new(&options.views),
             forwarder,
             tcp_connections: options.tcp_connections,
+            tcp_connections_per_client: options.tcp_connections_per_client,
             tcp_idle: options.tcp_idle,
         }
     }

@@ -5,7 +5,7 @@
 //! RFC 8482 from the handler. Not on the hot path: it allocates.
 
 use crate::dns::authority::version;
-use crate::dns::handler::{TCP_BYTES, Transport, answer};
+use crate::dns::handler::{Transport, answer};
 use crate::dns::view::View;
 use crate::dns::{Reply, Scratch};
 use crate::dnswire::{
@@ -85,10 +85,7 @@ fn asks_version(query: &Query<'_>) -> bool {
 
 /// Answers with a code; no error means the version of the product.
 fn code_only(view: &View<'_>, query: &Query<'_>, transport: Transport, code: u16, out: &mut [u8]) -> Reply {
-    let max_bytes = match transport {
-        Transport::Udp => Answer::udp_bytes(query, view.authority.max_udp_bytes),
-        Transport::Tcp => TCP_BYTES,
-    };
+    let max_bytes = transport.max_bytes(query, view.authority.max_udp_bytes);
     let Some(mut answer) = Answer::begin(query, out, max_bytes) else { return Reply::new(0, code) };
     if code == rcode::NOERROR {
         let mut text = Vec::new();

@@ -1,27 +1,28 @@
-//! Questions over TCP, and the slow path of UDP: one current-thread runtime, the thread `dns-slow`.
+//! Questions over streams: TCP (RFC 7766) and TLS (RFC 7858); each thread a current-thread runtime.
 //!
-//! Per connection: read what is there, answer all complete frames, write once (RFC 7766 §6.2.1.1: pipelining; answers keep
-//! the order of the questions). No limit on the questions of a connection; limits on connections, on the time a question
-//! takes to arrive, and on the answers that wait to be written.
+//! Per connection: read what is there, answer all complete frames, write once (RFC 7766 §6.2.1.1: pipelining). Answers keep
+//! the order of the questions, but for what is forwarded (§6.2.1.1: out of order). No limit on the questions of a
+//! connection; limits on connections, also of one client, on the size of a question, on the time a question takes to arrive
+//! and its answer to be taken, and on what waits to be written. Plain TCP and the slow path of UDP are the thread
+//! `dns-slow`; TLS is a thread of its own, so that handshakes keep nobody else waiting.
 
 use crate::clock;
-use crate::dns::counters::{Forwarded, Forwards, Path, Shard};
-use crate::dns::handler::{TCP_BYTES, Transport, answer};
-use crate::dns::settings::Shared as Settings;
-use crate::dns::slow::answer_unusual;
-use crate::dns::view::View;
-use crate::dns::{Asker, Reply, Scratch};
-use crate::dnswire::{HEADER_BYTES, Parsed, Query, rcode, reject};
+use crate::dns::Asker;
+use crate::dns::handler::Transport;
+use crate::dns::https;
+use crate::dns::responder::{Answered, Asked, Job, Origin, Responder, Tools};
+use crate::dnswire::{HEADER_BYTES, rcode, reject};
 use crate::lifecycle::{Phase, Signal};
-use crate::sys::datagram::{Peer, send_one};
-use crate::table::Reader;
+use crate::net::tls;
+use rustls::ServerConfig;
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::io;
-use std::net::{TcpListener, UdpSocket};
+use std::net::{IpAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -30,8 +31,14 @@ use tokio::time::{Instant, timeout, timeout_at};
 const PREFIX_BYTES: usize = 2;
 /// Room that each read offers at least: some 100 questions.
 const READ_BYTES: usize = 4096;
+/// Longest question, as over UDP: what is longer is malformed, and nobody may have memory held for it.
+const QUESTION_BYTES: usize = 4096;
 /// Answers are written when so many octets wait, even while complete questions are left.
 const FLUSH_BYTES: usize = 64 * 1024;
+/// Room for answers that a connection keeps while it is idle.
+const KEPT_BYTES: usize = 16 * 1024;
+/// Longest TLS handshake.
+const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Wait for open connections at the end; they hear of the drain at the same time.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
 /// Forwarded questions of one connection that wait at a time; the rest of its questions waits for them.
@@ -39,96 +46,87 @@ const MAX_PENDING: usize = 64;
 /// Pause after a failed accept: descriptors may come free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// An unusual question that came over UDP.
-#[derive(Debug)]
-pub(crate) struct Job {
-    /// The message.
-    pub(crate) message: Vec<u8>,
-    /// Who asked.
-    pub(crate) peer: Peer,
-    /// The same, as the answer depends on it.
-    pub(crate) asker: Asker,
-    /// The socket that it came through and the answer goes through.
-    pub(crate) socket: Arc<UdpSocket>,
-}
-
-/// What the thread `dns-slow` needs.
+/// What a thread for streams needs.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    pub(crate) listeners: Vec<TcpListener>,
-    pub(crate) jobs: mpsc::Receiver<Job>,
-    pub(crate) reader: Reader,
-    pub(crate) settings: Settings,
-    pub(crate) counters: Arc<Shard>,
-    pub(crate) forwards: Forwards,
-    pub(crate) scratch: Scratch,
+    pub(crate) doors: Vec<Door>,
+    /// What others give to this thread; it runs until nobody can give more. `None`: it runs until the drain.
+    pub(crate) jobs: Option<mpsc::Receiver<Job>>,
+    pub(crate) tools: Tools,
 }
 
-/// Shared by the tasks of the thread; each use is within one poll.
-struct Shared {
-    reader: RefCell<Reader>,
-    room: RefCell<Room>,
-    settings: Settings,
-    counters: Arc<Shard>,
-    forwards: Forwards,
+/// A listener and what is spoken behind it.
+#[derive(Debug)]
+pub(crate) struct Door {
+    pub(crate) listener: TcpListener,
+    pub(crate) speech: Speech,
+}
+
+/// What is spoken on connections.
+#[derive(Debug, Clone)]
+pub(crate) enum Speech {
+    /// Frames.
+    Plain,
+    /// Frames inside of TLS.
+    Tls(Arc<ServerConfig>),
+    /// HTTP inside of TLS.
+    Https(Arc<ServerConfig>),
+}
+
+/// What the connections of a thread share.
+#[derive(Debug)]
+struct Hall {
+    responder: Rc<Responder>,
     connections: Cell<usize>,
+    /// Connections of each client that has any.
+    clients: RefCell<HashMap<IpAddr, usize>>,
     closed: Notify,
-}
-
-/// Who asks, and whether a place is kept for what the forwarder answers.
-#[derive(Debug, Clone, Copy)]
-struct Asked {
-    asker: Asker,
-    forwards: bool,
-}
-
-struct Room {
-    scratch: Scratch,
-    out: Box<[u8]>,
 }
 
 /// Runs until every UDP thread has ended; they end with the drain.
 ///
 /// # Errors
 /// When a listener cannot be registered with the runtime.
-pub(crate) async fn run(plan: Plan, signal: Signal) -> io::Result<()> {
-    let mut jobs = plan.jobs;
-    let acknowledger = plan.reader.acknowledger().clone();
-    let shared = Rc::new(Shared {
-        reader: RefCell::new(plan.reader),
-        room: RefCell::new(Room { scratch: plan.scratch, out: vec![0; TCP_BYTES].into() }),
-        settings: plan.settings,
-        counters: plan.counters,
-        forwards: plan.forwards,
+pub(crate) async fn run(plan: Plan, mut signal: Signal) -> io::Result<()> {
+    let acknowledger = plan.tools.reader.acknowledger().clone();
+    let responder = Rc::new(Responder::new(plan.tools));
+    let hall = Rc::new(Hall {
+        responder: responder.clone(),
         connections: Cell::new(0),
+        clients: RefCell::default(),
         closed: Notify::new(),
     });
-    for listener in plan.listeners {
+    for Door { listener, speech } in plan.doors {
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        tokio::task::spawn_local(accept_loop(shared.clone(), listener, signal.clone()));
+        tokio::task::spawn_local(accept_loop(hall.clone(), listener, speech, signal.clone()));
     }
-    let refresher = shared.clone();
+    let refresher = responder.clone();
     tokio::task::spawn_local(async move {
         loop {
             acknowledger.woken().await;
             refresher.reader.borrow_mut().load();
         }
     });
-    while let Some(job) = jobs.recv().await {
-        shared.clone().answer_job(job);
+    match plan.jobs {
+        Some(mut jobs) => {
+            while let Some(job) = jobs.recv().await {
+                responder.serve(job);
+            }
+        }
+        None => signal.reached(Phase::Draining).await,
     }
     let closed = async {
-        while shared.connections.get() > 0 {
-            shared.closed.notified().await;
+        while hall.connections.get() > 0 {
+            hall.closed.notified().await;
         }
     };
     if timeout(CLOSE_WAIT, closed).await.is_err() {
-        tracing::debug!(connections = shared.connections.get(), "closed DNS connections that did not end");
+        tracing::debug!(connections = hall.connections.get(), "closed DNS connections that did not end");
     }
     Ok(())
 }
 
-async fn accept_loop(shared: Rc<Shared>, listener: tokio::net::TcpListener, mut signal: Signal) {
+async fn accept_loop(hall: Rc<Hall>, listener: tokio::net::TcpListener, speech: Speech, mut signal: Signal) {
     let mut draining = signal.clone();
     loop {
         let accepted = tokio::select! {
@@ -136,12 +134,10 @@ async fn accept_loop(shared: Rc<Shared>, listener: tokio::net::TcpListener, mut 
             () = draining.reached(Phase::Draining) => return,
         };
         match accepted {
-            // Dropping it closes it: the client tries again or another server.
-            Ok(_) if shared.connections.get() >= shared.settings.load().tcp_connections => {}
             Ok((stream, peer)) => {
-                shared.connections.set(shared.connections.get() + 1);
-                let asker = Asker::new(Some(peer.ip()), stream.local_addr().ok());
-                tokio::task::spawn_local(serve(shared.clone(), stream, asker, signal.clone()));
+                // Dropping it closes it: the client tries again or another server.
+                let Some(place) = hall.enter(Asker::new(Some(peer.ip()), stream.local_addr().ok())) else { continue };
+                tokio::task::spawn_local(serve(place, stream, speech.clone(), signal.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "failed to accept a DNS connection");
@@ -153,28 +149,88 @@ async fn accept_loop(shared: Rc<Shared>, listener: tokio::net::TcpListener, mut 
     }
 }
 
-async fn serve(shared: Rc<Shared>, mut stream: TcpStream, asker: Asker, mut signal: Signal) {
+/// One connection's place; it is free again when this is dropped.
+struct Place {
+    hall: Rc<Hall>,
+    asker: Asker,
+}
+
+impl Hall {
+    /// Takes a place for a client; `None` when all are taken, or as many as one client may have.
+    fn enter(self: &Rc<Self>, asker: Asker) -> Option<Place> {
+        let client = asker.client?;
+        let settings = self.responder.settings.load();
+        let mut clients = self.clients.borrow_mut();
+        let own = clients.get(&client).copied().unwrap_or(0);
+        if self.connections.get() >= settings.tcp_connections || own >= settings.tcp_connections_per_client {
+            return None;
+        }
+        clients.insert(client, own + 1);
+        self.connections.set(self.connections.get() + 1);
+        Some(Place { hall: self.clone(), asker })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut clients = self.hall.clients.borrow_mut();
+        if let Some(client) = self.asker.client
+            && let Some(own) = clients.get_mut(&client)
+        {
+            *own -= 1;
+            if *own == 0 {
+                clients.remove(&client);
+            }
+        }
+        self.hall.connections.set(self.hall.connections.get().saturating_sub(1));
+        self.hall.closed.notify_one();
+    }
+}
+
+async fn serve(place: Place, stream: TcpStream, speech: Speech, mut signal: Signal) {
     // Answers are written whole: waiting for more to send only delays them.
     let _ = stream.set_nodelay(true);
+    let mut drained = signal.clone();
     let result = tokio::select! {
-        result = exchange(&shared, &mut stream, asker) => result,
-        () = signal.reached(Phase::Draining) => Ok(()),
+        result = speak(&place, stream, speech, &mut signal) => result,
+        () = drained.reached(Phase::Draining) => Ok(()),
     };
     if let Err(error) = result {
         tracing::trace!(%error, "a DNS connection ended");
     }
-    shared.connections.set(shared.connections.get().saturating_sub(1));
-    shared.closed.notify_one();
+}
+
+async fn speak(place: &Place, mut stream: TcpStream, speech: Speech, signal: &mut Signal) -> io::Result<()> {
+    let responder = &place.hall.responder;
+    let origin = |transport| Origin { asker: place.asker, transport };
+    let shake = async |config: Arc<ServerConfig>, stream| {
+        let shaken = timeout(HANDSHAKE, tls::accept(stream, |_| async { Some(config) })).await?;
+        shaken.map_err(|refusal| io::Error::other(format!("{refusal:?}")))
+    };
+    match speech {
+        Speech::Plain => exchange(responder, &mut stream, origin(Transport::Tcp)).await,
+        Speech::Tls(config) => {
+            let mut accepted = shake(config, stream).await?;
+            exchange(responder, &mut accepted.stream, origin(Transport::Tls)).await
+        }
+        Speech::Https(config) => {
+            let accepted = shake(config, stream).await?;
+            https::serve(responder.clone(), accepted, origin(Transport::Https), signal).await
+        }
+    }
 }
 
 /// Reads and answers until the client closes, stops halfway or is idle for too long.
 ///
 /// What is forwarded is answered when its answer comes, out of order (RFC 7766 §6.2.1.1); at the client's end what is
 /// pending is still answered.
-async fn exchange(shared: &Rc<Shared>, stream: &mut TcpStream, asker: Asker) -> io::Result<()> {
+async fn exchange<S>(responder: &Rc<Responder>, stream: &mut S, origin: Origin) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let (mut input, mut output) = (Vec::with_capacity(READ_BYTES), Vec::new());
     let (pending, mut answers) = mpsc::channel::<Vec<u8>>(MAX_PENDING);
-    let mut idle = shared.settings.load().tcp_idle;
+    let mut idle = responder.settings.load().tcp_idle;
     let mut deadline = Instant::from_std(clock::now() + idle);
     let mut open = true;
     loop {
@@ -187,8 +243,7 @@ async fn exchange(shared: &Rc<Shared>, stream: &mut TcpStream, asker: Asker) -> 
             biased;
             Some(answer) = answers.recv(), if waits > 0 => {
                 append(&mut output, &answer);
-                timeout(idle, stream.write_all(&output)).await??;
-                output.clear();
+                send(stream, &mut output, idle).await?;
                 deadline = Instant::from_std(clock::now() + idle);
             }
             read = timeout_at(deadline, stream.read_buf(&mut input)), if open && pending.capacity() > 0 => {
@@ -196,32 +251,107 @@ async fn exchange(shared: &Rc<Shared>, stream: &mut TcpStream, asker: Asker) -> 
             }
         }
         let mut taken = 0;
-        let forwards = shared.settings.load().forwards_for(asker.client);
-        while let Some(frame) = complete_frame(input.get(taken..).unwrap_or_default()) {
-            // With as many pending as may be, the rest waits in the buffer, and then in the client.
-            let place = forwards.then(|| pending.clone().try_reserve_owned());
-            let Ok(place) = place.transpose() else { break };
-            taken += PREFIX_BYTES + frame.len();
-            shared.answer_frame(frame, asker, place, &mut output);
-            if output.len() >= FLUSH_BYTES {
-                timeout(idle, stream.write_all(&output)).await??;
-                output.clear();
+        loop {
+            let rest = input.get(taken..).unwrap_or_default();
+            let step = answer_frames(responder, rest, origin, (&pending, &mut output));
+            taken += step.taken;
+            for (asked, place) in step.later {
+                let responder = responder.clone();
+                tokio::task::spawn_local(async move {
+                    place.send(responder.forward(asked).await);
+                });
+            }
+            if !output.is_empty() {
+                send(stream, &mut output, idle).await?;
+            }
+            if step.broken {
+                return Ok(());
+            }
+            if !step.more {
+                break;
             }
         }
         if taken > 0 {
             input.drain(..taken);
-            timeout(idle, stream.write_all(&output)).await??;
-            output.clear();
-            idle = shared.settings.load().tcp_idle;
+            idle = responder.settings.load().tcp_idle;
             // Only complete questions give more time: a client that sends octet by octet does not hold its place.
             deadline = Instant::from_std(clock::now() + idle);
+        }
+        if output.capacity() > KEPT_BYTES {
+            output = Vec::new();
+        }
+        if input.is_empty() && input.capacity() > KEPT_BYTES {
+            input = Vec::with_capacity(READ_BYTES);
         }
     }
 }
 
+/// What became of the frames that were there.
+#[derive(Debug, Default)]
+struct Step {
+    /// Octets that were answered.
+    taken: usize,
+    /// What the forwarder has, with the place of each answer.
+    later: Vec<(Asked, mpsc::OwnedPermit<Vec<u8>>)>,
+    /// Whether there may be more frames: enough octets wait to be written.
+    more: bool,
+    /// Whether the client broke the framing: what waits is written, and that is all.
+    broken: bool,
+}
+
+/// Answers all complete frames at the start of `input` into the output, as far as there is place for what is forwarded.
+fn answer_frames(
+    responder: &Responder,
+    input: &[u8],
+    origin: Origin,
+    (pending, output): (&mpsc::Sender<Vec<u8>>, &mut Vec<u8>),
+) -> Step {
+    let mut step = Step::default();
+    responder.with(origin, |moment| {
+        loop {
+            let rest = input.get(step.taken..).unwrap_or_default();
+            if let Some(head) = oversized(rest) {
+                let mut out = [0; HEADER_BYTES];
+                let length = reject(head, rcode::FORMERR, &mut out);
+                append(output, out.get(..length).unwrap_or_default());
+                step.broken = true;
+                return;
+            }
+            let Some(frame) = complete_frame(rest) else { return };
+            // With as many pending as may be, the rest waits in the buffer, and then in the client.
+            let place = moment.forwards().then(|| pending.clone().try_reserve_owned());
+            let Ok(place) = place.transpose() else { return };
+            step.taken += PREFIX_BYTES + frame.len();
+            match (moment.answer(frame), place) {
+                (Answered::Now(octets), _) => append(output, octets),
+                (Answered::Later(asked), Some(place)) => step.later.push((asked, place)),
+                (Answered::Silence | Answered::Later(_), _) => {}
+            }
+            if output.len() >= FLUSH_BYTES {
+                step.more = true;
+                return;
+            }
+        }
+    });
+    step
+}
+
+/// Writes what waits; the client takes it within the time or is let go.
+async fn send<S: AsyncWrite + Unpin>(stream: &mut S, output: &mut Vec<u8>, idle: Duration) -> io::Result<()> {
+    timeout(idle, async {
+        stream.write_all(output).await?;
+        stream.flush().await
+    })
+    .await??;
+    output.clear();
+    Ok(())
+}
+
 /// Appends a message with its length before it.
 fn append(output: &mut Vec<u8>, message: &[u8]) {
-    if let Ok(length) = u16::try_from(message.len()) {
+    if let Ok(length) = u16::try_from(message.len())
+        && length > 0
+    {
         output.extend_from_slice(&length.to_be_bytes());
         output.extend_from_slice(message);
     }
@@ -233,112 +363,15 @@ fn complete_frame(input: &[u8]) -> Option<&[u8]> {
     rest.get(..usize::from(u16::from_be_bytes(*prefix)))
 }
 
-impl Shared {
-    /// Appends the framed answer of one message; nothing where silence is the answer. `place` is for the answer of the
-    /// forwarder, where this client may use it.
-    fn answer_frame(
-        self: &Rc<Self>,
-        message: &[u8],
-        asker: Asker,
-        place: Option<mpsc::OwnedPermit<Vec<u8>>>,
-        output: &mut Vec<u8>,
-    ) {
-        let mut room = self.room.borrow_mut();
-        let forwards = place.is_some();
-        let answered = self.answer(message, Transport::Tcp, Asked { asker, forwards }, &mut room);
-        let Some((reply, kind, path)) = answered else { return };
-        if let Some(place) = place.filter(|_| reply.forward) {
-            let (shared, message) = (self.clone(), message.to_vec());
-            tokio::task::spawn_local(async move {
-                place.send(shared.forward(&message, kind, None).await);
-            });
-            return;
-        }
-        self.counters.count(kind, reply.rcode, path);
-        if self.settings.load().denied(forwards, reply.rcode) {
-            self.forwards.count(Forwarded::Denied);
-        }
-        append(output, room.out.get(..reply.bytes).filter(|octets| !octets.is_empty()).unwrap_or_default());
-    }
-
-    fn answer_job(self: Rc<Self>, job: Job) {
-        let asked = Asked { asker: job.asker, forwards: self.settings.load().forwards_for(job.asker.client) };
-        let mut room = self.room.borrow_mut();
-        let Some((reply, kind, path)) = self.answer(&job.message, Transport::Udp, asked, &mut room) else { return };
-        if reply.forward {
-            let shared = self.clone();
-            tokio::task::spawn_local(async move {
-                let max_bytes = shared.settings.load().authority.max_udp_bytes;
-                let answer = shared.forward(&job.message, kind, Some(max_bytes)).await;
-                send(&job, &answer);
-            });
-            return;
-        }
-        self.counters.count(kind, reply.rcode, path);
-        send(&job, room.out.get(..reply.bytes).unwrap_or_default());
-    }
-
-    /// Answers one message into the room; with its type and path, for the counters. `None`: silence.
-    fn answer(
-        &self,
-        message: &[u8],
-        transport: Transport,
-        asked: Asked,
-        room: &mut Room,
-    ) -> Option<(Reply, u16, Path)> {
-        let Room { scratch, out } = room;
-        let mut reader = self.reader.borrow_mut();
-        let settings = self.settings.load();
-        let view = settings.view(reader.load(), clock::now_ms(), asked.asker);
-        let view = View { forwards: asked.forwards, ..view };
-        let path = if transport == Transport::Tcp { Path::Tcp } else { Path::Slow };
-        match Query::parse(message) {
-            Parsed::Fast(query) => Some((answer(&view, &query, transport, scratch, out), query.rtype, path)),
-            Parsed::Slow => {
-                let (reply, kind) = answer_unusual(&view, message, transport, scratch, out);
-                Some((reply, kind, Path::Slow))
-            }
-            Parsed::FormErr => Some((Reply::new(reject(message, rcode::FORMERR, out), rcode::FORMERR), 0, path)),
-            Parsed::Silent => None,
-        }
-    }
-
-    /// Asks the forwarder; SERVFAIL when too many questions wait for it already.
-    async fn forward(&self, message: &[u8], kind: u16, max_udp_bytes: Option<u16>) -> Vec<u8> {
-        let forwarder = self.settings.load().forwarder.clone();
-        let flight = forwarder.and_then(|forwarder| {
-            let flight = self.forwards.try_fly(forwarder.options().max_in_flight)?;
-            Some((forwarder, flight))
-        });
-        let answered = match &flight {
-            Some((forwarder, _)) => forwarder.answer(message, max_udp_bytes).await,
-            None => None,
-        };
-        let outcome = answered.unwrap_or_else(|| {
-            let mut out = vec![0; message.len().max(HEADER_BYTES)];
-            let length = reject(message, rcode::SERVFAIL, &mut out);
-            out.truncate(length);
-            let why = if flight.is_some() { Forwarded::Failed } else { Forwarded::Overloaded };
-            (out, why, rcode::SERVFAIL)
-        });
-        let (octets, counted, code) = outcome;
-        self.forwards.count(counted);
-        self.counters.count(kind, code, Path::Forward);
-        octets
-    }
-}
-
-fn send(job: &Job, answer: &[u8]) {
-    if !answer.is_empty()
-        && let Err(error) = send_one(&*job.socket, &job.peer, answer)
-    {
-        tracing::debug!(%error, "failed to send a DNS answer");
-    }
+/// Returns the header of a message that says it is longer than any question, when the header is there.
+fn oversized(input: &[u8]) -> Option<&[u8]> {
+    let (prefix, rest) = input.split_first_chunk::<PREFIX_BYTES>()?;
+    rest.get(..HEADER_BYTES).filter(|_| usize::from(u16::from_be_bytes(*prefix)) > QUESTION_BYTES)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::complete_frame;
+    use super::{complete_frame, oversized};
 
     #[test]
     fn a_frame_is_complete_when_all_of_it_is_there() {
@@ -347,5 +380,13 @@ mod tests {
         assert_eq!(complete_frame(&[0, 2, 7]), None);
         assert_eq!(complete_frame(&[0, 2, 7, 8, 9]), Some(&[7, 8][..]));
         assert_eq!(complete_frame(&[0, 0, 9]), Some(&[][..]));
+    }
+
+    #[test]
+    fn a_question_that_says_it_is_too_long_is_known_by_its_header() {
+        let with = |length: u16, octets: usize| [&length.to_be_bytes()[..], &vec![7; octets]].concat();
+        assert_eq!(oversized(&with(4097, 11)), None);
+        assert_eq!(oversized(&with(4097, 20)), Some(&[7; 12][..]));
+        assert_eq!(oversized(&with(4096, 4096)), None);
     }
 }

@@ -6,8 +6,8 @@
 use crate::clock;
 use crate::dns::counters::{Forwarded, Forwards, Path, Shard};
 use crate::dns::handler::{Transport, answer};
+use crate::dns::responder::{Datagram, Job};
 use crate::dns::settings::Shared;
-use crate::dns::tcp::Job;
 use crate::dns::{Asker, Reply, Scratch};
 use crate::dnswire::{Parsed, Query, rcode, reject};
 use crate::lifecycle::{Phase, Signal};
@@ -89,7 +89,7 @@ impl Worker {
                     if reply.forward {
                         hand_over(&self.slow, (&self.socket, peer, asker), message, &self.counters, out)
                     } else {
-                        self.counters.count(query.rtype, reply.rcode, Path::Fast);
+                        self.counters.count(query.rtype, reply.rcode, Transport::Udp, Path::Fast);
                         if settings.denied(view.forwards, reply.rcode) {
                             self.forwards.count(Forwarded::Denied);
                         }
@@ -118,8 +118,8 @@ fn hand_over(
     out: &mut [u8],
 ) -> Reply {
     let (socket, peer, asker) = from;
-    let job = Job { message: message.to_vec(), peer: *peer, asker, socket: socket.clone() };
-    match slow.try_send(job) {
+    let datagram = Datagram { message: message.to_vec(), peer: *peer, asker, socket: socket.clone() };
+    match slow.try_send(Job::Datagram(datagram)) {
         Ok(()) => Reply::new(0, rcode::NOERROR),
         Err(_) => bare(message, rcode::SERVFAIL, counters, out),
     }
@@ -132,6 +132,6 @@ fn asker(peer: &Peer, bound: SocketAddr) -> Asker {
 }
 
 fn bare(message: &[u8], code: u16, counters: &Shard, out: &mut [u8]) -> Reply {
-    counters.count(0, code, Path::Fast);
+    counters.count(0, code, Transport::Udp, Path::Fast);
     Reply::new(reject(message, code, out), code)
 }

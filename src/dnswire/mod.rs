@@ -9,10 +9,12 @@ mod answer;
 mod name;
 mod query;
 pub mod record;
+mod ttl;
 
 pub use answer::{Answer, HEADER_BYTES, OWNER_IS_QUESTION, Section, reject};
 pub use name::{MAX_NAME_BYTES, address_of_reverse, labels, lower_into, parse_name, skip_label};
 pub use query::{Edns, Parsed, Query};
+pub use ttl::least_ttl;
 
 /// Type codes that are answered here (IANA registry "Resource Record (RR) TYPEs").
 pub mod rtype {
@@ -32,6 +34,8 @@ pub mod rtype {
     pub const AAAA: u16 = 28;
     /// Service with port, RFC 2782.
     pub const SRV: u16 = 33;
+    /// How a service is reached by HTTPS, RFC 9460.
+    pub const HTTPS: u16 = 65;
     /// EDNS, RFC 6891.
     pub const OPT: u16 = 41;
     /// Any type, RFC 8482.

@@ -131,7 +131,7 @@ pub enum Verify {
 
 impl ListenerTls {
     /// Reads the section; the result counts only when nothing was recorded.
-    pub(super) fn read(&self, p: &mut Problems) -> model::TlsSpec {
+    pub(crate) fn read(&self, p: &mut Problems) -> model::TlsSpec {
         let certificates = (0..).zip(&self.certificates).filter_map(|(i, files)| {
             p.within("tls.certificates", i, |p| {
                 let certificate = file(p, "certificate", files.certificate.as_deref());
@@ -182,7 +182,7 @@ impl ListenerTls {
     }
 
     /// Writes the section of a listener in use.
-    pub(super) fn from_model(model: &model::TlsSpec) -> Self {
+    pub(crate) fn from_model(model: &model::TlsSpec) -> Self {
         let certificates = model
             .certificates
             .iter()

@@ -153,7 +153,7 @@ fn a_taken_address_and_a_zone_that_is_no_name_are_refused_with_the_reason() {
 }
 
 #[test]
-fn questions_are_counted_by_type_code_and_path() {
+fn questions_are_counted_by_type_code_transport_and_path() {
     let mut fixture = Fixture::start(|_| {});
     fixture.publish(vec![(spec("web", &["http"]), vec![instance("web", "web-1", "10.0.0.1", &[80])])]);
     ask_at(fixture.address, &question("web.weir.internal.", RecordType::A));
@@ -162,15 +162,15 @@ fn questions_are_counted_by_type_code_and_path() {
     let mut stream = crate::dns::connect(fixture.address);
     crate::dns::send_frame(&mut stream, &question("weir.internal.", RecordType::SOA).to_vec().unwrap());
     crate::dns::read_frame(&mut stream);
-    let counts: Vec<_> =
-        fixture.server.counters().counts().iter().map(|c| (c.rtype, c.rcode, c.path, c.queries)).collect();
+    let counted = fixture.server.counters().counts();
+    let counts: Vec<_> = counted.iter().map(|c| (c.rtype, c.rcode, c.transport, c.path, c.queries)).collect();
     assert_eq!(
         counts,
         [
-            ("A", "NOERROR", "fast", 1),
-            ("A", "NXDOMAIN", "fast", 1),
-            ("SOA", "NOERROR", "tcp", 1),
-            ("ANY", "NOERROR", "slow", 1),
+            ("A", "NOERROR", "udp", "fast", 1),
+            ("A", "NXDOMAIN", "udp", "fast", 1),
+            ("SOA", "NOERROR", "tcp", "fast", 1),
+            ("ANY", "NOERROR", "udp", "full", 1),
         ]
     );
 }

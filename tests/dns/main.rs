@@ -13,3 +13,4 @@ mod support;
 mod tools;
 
 mod clients;
+mod secure;

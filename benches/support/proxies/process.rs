@@ -81,11 +81,15 @@ impl Drop for Peer {
 pub(crate) const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
 /// What each peer needs: its name, a file of the package, the package.
-const PACKAGES: [(&str, &str, &str); 4] = [
+const PACKAGES: [(&str, &str, &str); 8] = [
     ("nginx", "/usr/sbin/nginx", "nginx-light"),
     ("nginx", NGINX_STREAM, "libnginx-mod-stream"),
     ("haproxy", "/usr/sbin/haproxy", "haproxy"),
     ("h2load", "/usr/bin/h2load", "nghttp2-client"),
+    ("dnsperf", "/usr/bin/dnsperf", "dnsperf"),
+    ("knot", "/usr/sbin/knotd", "knot"),
+    ("gdnsd", "/usr/sbin/gdnsd", "gdnsd"),
+    ("nsd", "/usr/sbin/nsd", "nsd"),
 ];
 
 /// Installs the packages of peers that are missing, where that is possible.

@@ -18,6 +18,10 @@ pub fn check(loaded: &Loaded) -> Vec<Fault> {
             found.extend(listener_files(spec).into_iter().map(|(key, bad)| fault(at("listener", i).join(&key), bad)));
         }
     }
+    if let Some(tls) = loaded.dns.as_ref().and_then(|dns| dns.tls.as_ref()) {
+        let root = KeyPath::default().key("dns");
+        found.extend(listener_files(&tls.spec).into_iter().map(|(key, bad)| fault(root.join(&key), bad)));
+    }
     for (i, service) in loaded.services.iter().enumerate() {
         let Some(spec) = &service.tls else { continue };
         let tls = at("service", i).key("tls");

@@ -25,6 +25,9 @@ use tokio::sync::Notify;
 /// What is spoken inside, the preferred first.
 const PROTOCOLS: &[&[u8]] = &[b"h2", b"http/1.1"];
 
+/// The name under which the certificates of DNS are kept; no listener can be called so.
+const NAMES: &str = "[dns]";
+
 /// The source of what clients are checked against, among faults.
 const POLICY: &str = "clients";
 
@@ -137,6 +140,24 @@ impl Keyring {
         if faults.is_empty() { Ok(Prepared(state)) } else { Err(faults) }
     }
 
+    /// Reads what DNS over TLS needs; nothing is in use yet.
+    ///
+    /// # Errors
+    /// As [`Keyring::prepare`].
+    pub fn prepare_names(&self, spec: &Arc<TlsSpec>) -> Result<Prepared, Vec<Fault>> {
+        let known = self.lock().get(NAMES).cloned();
+        let holding = Holding::read(spec, known.as_ref(), &self.challenges).map_err(|found| {
+            let at = KeyPath::default().key("dns");
+            found.into_iter().map(|(key, message, hint)| (at.join(&key), message, hint)).collect::<Vec<_>>()
+        })?;
+        Ok(Prepared(State::from([(NAMES.into(), holding)])))
+    }
+
+    /// Returns how DNS over TLS is spoken.
+    pub(super) fn names_server(&self) -> Option<Server> {
+        self.lock().get(NAMES).map(|holding| holding.listener.server().clone())
+    }
+
     /// Takes up what was prepared, beside what is in use for other listeners.
     pub fn add(&self, prepared: Prepared) {
         let mut held = self.lock();
@@ -155,7 +176,9 @@ impl Keyring {
     /// Lets go of listeners that are no more.
     pub fn keep_only(&self, listeners: &[ListenerSpec]) {
         let mut held = self.lock();
-        held.retain(|name, _| listeners.iter().any(|listener| listener.name == *name && listener.tls.is_some()));
+        held.retain(|name, _| {
+            **name == *NAMES || listeners.iter().any(|listener| listener.name == *name && listener.tls.is_some())
+        });
         self.publish(&held);
         self.moved.notify_one();
     }
