@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use weir::config::{ConfigError, Environment, File, Flags, Loaded, Source, load, schema};
+use weir::model::TlsVersion;
 use weir::{admin, control, dns, proxy, spec, telemetry};
 
 const EXAMPLE: &str = include_str!("../config/example.toml");
@@ -68,7 +69,10 @@ fn the_example_shows_the_default_of_every_key() {
     assert_eq!(loaded.proxy, proxy::Options::default());
     let forward = Some(dns::ForwardOptions::default());
     let views = vec![dns::ViewOptions { name: "all".into(), ..dns::ViewOptions::default() }];
-    assert_eq!(loaded.dns, Some(dns::Options { forward, views, ..dns::Options::default() }));
+    let tls = loaded.dns.as_ref().and_then(|dns| dns.tls.clone());
+    let listen = tls.as_ref().map(|tls| (tls.listen.clone(), tls.https.clone(), tls.spec.minimum_version));
+    assert_eq!(listen, Some((vec!["127.0.0.1:8853".parse().unwrap()], Vec::new(), TlsVersion::V12)));
+    assert_eq!(loaded.dns, Some(dns::Options { forward, views, tls, ..dns::Options::default() }));
     assert_eq!(loaded.admin, admin::Options { socket: Some(state.join("weir.sock")), ..admin::Options::default() });
     assert_eq!(loaded.log, telemetry::LogOptions::default());
 
