@@ -3,6 +3,7 @@
 //! A plain socket is a variant of its own, so that the busiest path costs a branch and no indirect call, and so that
 //! splice(2) can be used on it. Everything else (TLS, one stream of an HTTP/2 connection) is a [`Layer`].
 
+use rustix::net::{RecvFlags, SendFlags};
 use socket2::SockRef;
 use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
@@ -158,9 +159,64 @@ impl Stream {
     }
 }
 
+/// Receives once. Fewer octets than there was room for say that no more is there: the next poll waits without a call in
+/// vain. Straight to the kernel: the C library's wrappers look around each call whether the thread is to end.
+fn poll_receive(stream: &TcpStream, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    let room = into.initialize_unfilled();
+    loop {
+        ready!(stream.poll_read_ready(cx))?;
+        let mut short = None;
+        let received = stream.try_io(Interest::READABLE, || {
+            let (_, n) = rustix::net::recv(stream, &mut *room, RecvFlags::empty())?;
+            if n > 0 && n < room.len() {
+                short = Some(n);
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            Ok(n)
+        });
+        match short.map_or(received, Ok) {
+            Ok(n) => {
+                into.advance(n);
+                return Poll::Ready(Ok(()));
+            }
+            Err(error) if is_vain(&error) => {}
+            Err(error) => return Poll::Ready(Err(error)),
+        }
+    }
+}
+
+/// Sends once. When the kernel took a part, the next poll waits for it without a call in vain.
+fn poll_send(
+    stream: &TcpStream,
+    cx: &mut Context<'_>,
+    length: usize,
+    call: impl Fn(&TcpStream) -> io::Result<usize>,
+) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(stream.poll_write_ready(cx))?;
+        let mut short = None;
+        let sent = stream.try_io(Interest::WRITABLE, || {
+            let n = call(stream)?;
+            if n > 0 && n < length {
+                short = Some(n);
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            Ok(n)
+        });
+        match short.map_or(sent, Ok) {
+            Err(error) if is_vain(&error) => {}
+            sent => return Poll::Ready(sent),
+        }
+    }
+}
+
+/// Returns whether a call did nothing and is to be made again once the socket is ready.
+fn is_vain(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
 /// Sends what the kernel may hold until the socket is closed.
 fn send_held(socket: impl rustix::fd::AsFd, octets: &[u8]) -> io::Result<usize> {
-    use rustix::net::SendFlags;
     Ok(rustix::net::send(socket, octets, SendFlags::MORE | SendFlags::NOSIGNAL)?)
 }
 
@@ -184,7 +240,7 @@ impl AsyncRead for Stream {
             return Poll::Ready(read.map(|n| into.advance(n)));
         }
         match this {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, into),
+            Self::Tcp(stream) => poll_receive(stream, cx, into),
             Self::Layered(layer) => Pin::new(layer).poll_read(cx, into),
             Self::Accepted(_) => Poll::Pending,
         }
@@ -198,7 +254,9 @@ impl AsyncWrite for Stream {
             return Poll::Ready(written);
         }
         match this {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, octets),
+            Self::Tcp(stream) => poll_send(stream, cx, octets.len(), |socket| {
+                Ok(rustix::net::send(socket, octets, SendFlags::NOSIGNAL)?)
+            }),
             Self::Layered(layer) => Pin::new(layer).poll_write(cx, octets),
             Self::Accepted(_) => Poll::Pending,
         }
@@ -214,7 +272,10 @@ impl AsyncWrite for Stream {
             return Poll::Ready(written);
         }
         match this {
-            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+            Self::Tcp(stream) => {
+                let length = parts.iter().map(|part| part.len()).sum();
+                poll_send(stream, cx, length, |socket| Ok(rustix::io::writev(socket, parts)?))
+            }
             Self::Layered(layer) => Pin::new(layer).poll_write_vectored(cx, parts),
             Self::Accepted(_) => Poll::Pending,
         }

@@ -44,13 +44,17 @@ impl Future for Secured {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         if let Self::Greeting(worker, handshake) = this {
-            match handshake.as_mut().poll(cx) {
-                Poll::Ready(Some(connection)) => *this = Self::Serving(connection),
-                polled => {
-                    worker.turn_ended();
-                    return polled.map(|_none| ());
+            let polled = handshake.as_mut().poll(cx);
+            // A step of a handshake is the longest piece of work there is: others are served before the first request.
+            worker.turn_ended();
+            return match polled {
+                Poll::Ready(Some(connection)) => {
+                    *this = Self::Serving(connection);
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
                 }
-            }
+                polled => polled.map(|_none| ()),
+            };
         }
         match this {
             Self::Serving(connection) => Pin::new(connection).poll(cx),

@@ -24,8 +24,8 @@ use tokio::io::AsyncWrite;
 
 /// Interim answers (1xx) of one request.
 const MAX_INTERIM: u8 = 16;
-/// Octets relayed in one poll before other connections get a turn.
-const TURN_BYTES: usize = 64 * 1024;
+/// After so many octets in one poll other connections get a turn; a last read may bring twice as many more.
+const TURN_BYTES: usize = 32 * 1024;
 /// How an attempt ended well.
 #[derive(Debug)]
 pub(crate) enum Outcome {

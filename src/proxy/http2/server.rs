@@ -3,6 +3,7 @@
 //! One task reads and writes the socket; each lane is another, that serves one stream after the other. A turn reads what is
 //! there, wakes the lanes that something came for, and writes what all of them have put into the buffer, with one call.
 
+use crate::clock;
 use crate::http1::head as head1;
 use crate::http2::connection::{Config, Connection};
 use crate::http2::meter::{Bounds, Breach};
@@ -94,7 +95,13 @@ pub(crate) async fn serve(terms: Terms, (stream, front): (Stream, Vec<u8>), dead
         notices: Vec::new(),
         terms,
     };
-    poll_fn(|cx| server.poll(cx)).await;
+    let shard = server.terms.shard.clone();
+    poll_fn(|cx| {
+        let polled = server.poll(cx);
+        shard.turns.ended(clock::now_ns());
+        polled
+    })
+    .await;
     drop(server);
     hub.close();
 }
