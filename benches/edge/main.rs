@@ -199,9 +199,9 @@ fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
     for wanted in options.scenarios.iter().map(String::as_str) {
         good &= match (wanted, weir) {
             ("memory", _) | ("change" | "turn", None) => true,
-            ("p99", _) => steady::tail(&mut load, &running)?,
+            ("p99", _) => steady::tail(&mut load, &running, &options.method)?,
             ("change", Some(weir)) => steady::changes(&mut load, weir, &setting, &options.method)?,
-            ("turn", Some(weir)) => steady::turns(&mut load, weir, &setting)?,
+            ("turn", Some(weir)) => steady::turns(&mut load, weir, &setting, &options.method)?,
             _ => {
                 let scenario = SCENARIOS.iter().find(|s| s.name == wanted).ok_or(format!("no scenario {wanted}"))?;
                 run(scenario, &running, (&mut load, &setting), &options.method)?

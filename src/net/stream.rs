@@ -185,7 +185,8 @@ fn poll_receive(stream: &TcpStream, cx: &mut Context<'_>, into: &mut ReadBuf<'_>
     }
 }
 
-/// Sends once. When the kernel took a part, the next poll waits for it without a call in vain.
+/// Sends once. When the kernel took a part, the next poll waits for it without a call in vain. A socket takes octets nearly
+/// always, so it is waited for only when it did not.
 fn poll_send(
     stream: &TcpStream,
     cx: &mut Context<'_>,
@@ -193,7 +194,6 @@ fn poll_send(
     call: impl Fn(&TcpStream) -> io::Result<usize>,
 ) -> Poll<io::Result<usize>> {
     loop {
-        ready!(stream.poll_write_ready(cx))?;
         let mut short = None;
         let sent = stream.try_io(Interest::WRITABLE, || {
             let n = call(stream)?;
@@ -204,7 +204,7 @@ fn poll_send(
             Ok(n)
         });
         match short.map_or(sent, Ok) {
-            Err(error) if is_vain(&error) => {}
+            Err(error) if is_vain(&error) => ready!(stream.poll_write_ready(cx))?,
             sent => return Poll::Ready(sent),
         }
     }

@@ -16,6 +16,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncWrite, Interest};
+use tokio::task::coop::has_budget_remaining;
 
 /// Octets moved before the other direction, and then other connections, get a turn.
 const TURN_BYTES: usize = 256 * 1024;
@@ -80,6 +81,8 @@ pub(crate) struct Relay<'a> {
     up: &'a mut Stream,
     upward: Direction,
     downward: Direction,
+    /// Octets that the last poll delivered, both ways.
+    moved: usize,
     end: Option<End>,
 }
 
@@ -94,7 +97,7 @@ impl<'a> Relay<'a> {
         watch.counters.streams_open.add(1);
         watch.deadline.set(watch.idle_ms);
         let (upward, downward) = (Direction::new(from_client), Direction::new(from_endpoint));
-        Self { watch, down, up, upward, downward, end: None }
+        Self { watch, down, up, upward, downward, moved: 0, end: None }
     }
 
     /// Moves what there is; ready when the stream has ended.
@@ -107,11 +110,12 @@ impl<'a> Relay<'a> {
     }
 
     fn poll_both(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        let Self { watch, down, up, upward, downward, .. } = self;
+        let Self { watch, down, up, upward, downward, moved, .. } = self;
         let worker = watch.worker;
         let Ok(received) = upward.poll(worker, down, up, cx) else { return Poll::Ready(End::Broken) };
         let Ok(sent) = downward.poll(worker, up, down, cx) else { return Poll::Ready(End::Broken) };
-        if received + sent > 0 {
+        *moved = received + sent;
+        if *moved > 0 {
             watch.counters.received_bytes.add(received as u64);
             watch.counters.sent_bytes.add(sent as u64);
             watch.deadline.set(watch.idle_ms);
@@ -127,6 +131,11 @@ impl<'a> Relay<'a> {
             cx.waker().wake_by_ref();
         }
         if watch.deadline.poll_expired(cx) { Poll::Ready(End::Idle) } else { Poll::Pending }
+    }
+
+    /// Returns how many octets the last poll delivered, both ways.
+    pub(crate) fn moved(&self) -> usize {
+        self.moved
     }
 
     /// Returns the octets delivered to the client and to the endpoint.
@@ -148,6 +157,12 @@ impl Drop for Relay<'_> {
     }
 }
 
+/// Returns whether the kernel has reported nothing to read since the task's waker was left with the socket: it is still
+/// there then. Holds as long as a relay is polled by one task.
+fn is_quiet(from: &Stream) -> bool {
+    from.socket().is_some_and(|socket| socket.try_io(Interest::READABLE, || Ok(())).is_err())
+}
+
 /// One direction of a stream.
 struct Direction {
     /// What the receiver has not taken yet, from `at` on.
@@ -161,6 +176,8 @@ struct Direction {
     pipe: Option<Pipe>,
     /// Full reads in a row; while bulk is moved, whether the last splice brought little.
     full_reads: u8,
+    /// Whether the last poll left the task's waker with the sender's socket, and nothing else is waited for.
+    waits: bool,
     read_ended: bool,
     write_ended: bool,
 }
@@ -168,7 +185,7 @@ struct Direction {
 impl Direction {
     fn new(pending: Vec<u8>) -> Self {
         let (bulk, pipe, full_reads) = (false, None, 0);
-        Self { pending, at: 0, moved: 0, bulk, pipe, full_reads, read_ended: false, write_ended: false }
+        Self { pending, at: 0, moved: 0, bulk, pipe, full_reads, waits: false, read_ended: false, write_ended: false }
     }
 
     /// Moves what is there until nothing is or the turn is over; returns how many octets were delivered.
@@ -176,6 +193,10 @@ impl Direction {
     /// # Errors
     /// When a side is broken.
     fn poll(&mut self, worker: &Worker, from: &mut Stream, to: &mut Stream, cx: &mut Context<'_>) -> Result<usize, ()> {
+        if std::mem::take(&mut self.waits) && is_quiet(from) {
+            self.waits = true;
+            return Ok(0);
+        }
         let before = self.moved;
         let mut moved = 0;
         while moved <= TURN_BYTES && !self.write_ended {
@@ -218,7 +239,11 @@ impl Direction {
             }
         })?;
         match read {
-            Poll::Pending => return Ok(Poll::Pending),
+            Poll::Pending => {
+                // Without a budget the runtime has not kept the waker.
+                self.waits = from.socket().is_some() && has_budget_remaining();
+                return Ok(Poll::Pending);
+            }
             Poll::Ready(0) => self.read_ended = true,
             Poll::Ready(n) if n < FULL_BYTES => self.full_reads = 0,
             Poll::Ready(_) if self.full_reads < FULL_READS => self.full_reads += 1,

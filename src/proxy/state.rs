@@ -27,6 +27,8 @@ use tokio::sync::{Notify, mpsc};
 
 /// Buffers kept for reuse by one worker.
 const MAX_BUFFERS: usize = 256;
+/// A piece of a stream up to this size takes about as long as its two system calls.
+const SMALL_PIECE_BYTES: usize = 4096;
 /// Of what requests are served in, some 2 KiB each: about as many as are under way at once on a busy worker.
 const MAX_SPARES: usize = 256;
 /// A buffer that grew beyond this is given back to the allocator.
@@ -130,6 +132,13 @@ impl Worker {
     /// Says that a piece of work has ended.
     pub(crate) fn turn_ended(&self) {
         self.shard.turns.ended(clock::now_ns());
+    }
+
+    /// Says that a stream was served and that so many octets moved.
+    pub(crate) fn piece_ended(&self, octets: usize) {
+        if octets > SMALL_PIECE_BYTES || self.shard.turns.takes_piece() {
+            self.turn_ended();
+        }
     }
 
     /// Takes an empty buffer, with its capacity from earlier use where there is one.

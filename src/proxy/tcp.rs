@@ -50,7 +50,7 @@ pub(crate) fn forward(
                 let mut relay = Relay::new(watch, (&mut down, &mut stream), (Vec::new(), Vec::new()));
                 let end = poll_fn(|cx| {
                     let polled = relay.poll(cx);
-                    worker.turn_ended();
+                    worker.piece_ended(relay.moved());
                     polled
                 })
                 .await;

@@ -125,12 +125,17 @@ pub(crate) const TURN_BUCKETS_US: [u64; 10] = [20, 50, 100, 200, 500, 1_000, 2_0
 /// Shorter stretches before the worker rests belong to the turn before: the runtime's own steps.
 const UNCOUNTED_NS: u64 = 5_000;
 
+/// So many small pieces of streams are one turn: the clock's share of each would be larger than what it tells.
+const PIECES: u64 = 8;
+
 /// The lengths of one worker's turns: from the moment that it could begin one piece of work to that piece's end. Nothing
 /// else on the worker is served meanwhile. One reading of the clock for each.
 #[derive(Debug, Default)]
 pub struct Turns {
     /// When the work under way could begin, in nanoseconds of the monotonic scale.
     began_ns: AtomicU64,
+    /// Small pieces since then.
+    pieces: Counter,
     pub(crate) buckets: [Counter; 11],
     pub(crate) total_ns: Counter,
 }
@@ -148,10 +153,17 @@ impl Turns {
         }
     }
 
+    /// A small piece of a stream has ended; returns whether it ends the turn too.
+    pub fn takes_piece(&self) -> bool {
+        self.pieces.add(1);
+        self.pieces.value() >= PIECES
+    }
+
     /// A piece of work has ended; the next can begin.
     pub fn ended(&self, now_ns: u64) {
         let length_ns = now_ns.saturating_sub(self.began_ns.load(Ordering::Relaxed));
         self.began_ns.store(now_ns, Ordering::Relaxed);
+        self.pieces.set(0);
         let at = TURN_BUCKETS_US.iter().position(|&bound| length_ns <= bound * 1000).unwrap_or(TURN_BUCKETS_US.len());
         if let Some(counter) = self.buckets.get(at) {
             counter.add(1);
