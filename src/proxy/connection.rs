@@ -38,7 +38,7 @@ impl Future for Connection {
 }
 
 /// Serves an HTTP/2 connection to its end; what came of it already, preface first, is in `down.carry`.
-pub(crate) async fn http2(open: Open, worker: Rc<Worker>, mut down: Downstream) {
+pub(crate) async fn http2(open: Open, worker: Rc<Worker>, mut down: Box<Downstream>) {
     let options = &worker.options;
     let limits = &options.http2;
     let terms = server::Terms {

@@ -113,7 +113,7 @@ async fn handshake(
     down.session = Some(session);
     match protocol {
         Protocol::Http1 => Some(Connection::Http1(h1::Connection::new(open, worker, down))),
-        Protocol::Http2 => Some(Connection::Http2(Box::pin(http2(open, worker, down)))),
+        Protocol::Http2 => Some(Connection::Http2(Box::pin(http2(open, worker, down.into())))),
         // The authority has seen what it came for, and says nothing more (RFC 8737 §3).
         Protocol::Challenge => None,
     }

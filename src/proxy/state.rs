@@ -69,8 +69,8 @@ pub(crate) struct Worker {
     pub(crate) underway: Underway,
     scratch: Cell<Option<Box<Scratch>>>,
     buffers: RefCell<Vec<Vec<u8>>>,
-    /// What requests are served in and is free now; of a type that only the protocol engine knows.
-    spares: RefCell<Vec<Box<dyn Any>>>,
+    /// What requests are served in and is free now; of types that only the protocol engine knows.
+    spares: [RefCell<Vec<Box<dyn Any>>>; 2],
     pub(crate) open: Cell<usize>,
     pub(crate) spread: Arc<Spread>,
     /// What other workers see of this one.
@@ -82,6 +82,15 @@ pub(crate) struct Worker {
     pub(crate) changed: Notify,
     /// Told when the drain begins.
     drained: Notify,
+}
+
+/// What is used again for the next request, of whatever connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Spare {
+    /// The state of its course.
+    Exchange,
+    /// Its parsed form.
+    Request,
 }
 
 impl Worker {
@@ -109,7 +118,7 @@ impl Worker {
             underway: Underway::default(),
             scratch: Cell::new(None),
             buffers: RefCell::default(),
-            spares: RefCell::default(),
+            spares: Default::default(),
             open: Cell::new(0),
             spread: shared.spread.clone(),
             seat,
@@ -127,6 +136,14 @@ impl Worker {
         let result = work(&mut scratch);
         self.scratch.set(Some(scratch));
         result
+    }
+
+    fn spares_of(&self, kind: Spare) -> &RefCell<Vec<Box<dyn Any>>> {
+        let [exchanges, requests] = &self.spares;
+        match kind {
+            Spare::Exchange => exchanges,
+            Spare::Request => requests,
+        }
     }
 
     /// Says that a piece of work has ended.
@@ -156,13 +173,13 @@ impl Worker {
     }
 
     /// Takes what a request was served in before, if there is one.
-    pub(crate) fn take_spare(&self) -> Option<Box<dyn Any>> {
-        self.spares.borrow_mut().pop()
+    pub(crate) fn take_spare<T: 'static>(&self, kind: Spare) -> Option<Box<T>> {
+        self.spares_of(kind).borrow_mut().pop()?.downcast().ok()
     }
 
     /// Gives it back for the next request.
-    pub(crate) fn give_spare(&self, spare: Box<dyn Any>) {
-        let mut spares = self.spares.borrow_mut();
+    pub(crate) fn give_spare(&self, kind: Spare, spare: Box<dyn Any>) {
+        let mut spares = self.spares_of(kind).borrow_mut();
         if spares.len() < MAX_SPARES {
             spares.push(spare);
         }

@@ -128,7 +128,7 @@ impl Course {
 }
 
 /// Serves one request to its end.
-pub(crate) async fn handle(worker: &Rc<Worker>, down: &mut Downstream, mut request: Request) -> Next {
+pub(crate) async fn handle(worker: &Rc<Worker>, down: &mut Downstream, mut request: Box<Request>) -> Next {
     if let Some(local) = worker.locals.borrow_mut().at(request.target.slot) {
         local.budget.earn();
     }
@@ -295,7 +295,7 @@ fn may_retry(worker: &Worker, request: &Request, error: ProxyError, attempts: u8
 /// The answer was relayed: keep the upstream connection, feed the outcome, count.
 fn done(
     worker: &Worker,
-    request: Request,
+    request: Box<Request>,
     picked: Picked,
     stream: Stream,
     (finished, tally, attempts): (Finished, Tally, u8),
@@ -336,7 +336,7 @@ fn server_error(worker: &Worker, picked: &Picked) {
 /// Counts a request that reached an endpoint.
 fn finish(
     worker: &Worker,
-    request: Request,
+    request: Box<Request>,
     picked: &Picked,
     (status, reason, attempts): (u16, &'static str, u8),
     tally: &Tally,
@@ -371,14 +371,14 @@ fn finish(
         }
     }
     record(worker, &summary);
-    worker.give_buffer(request.buffer);
+    request.give_back(worker);
 }
 
 /// Answers the client for a request that no endpoint answered.
 async fn give_up(
     worker: &Rc<Worker>,
     down: &mut Downstream,
-    request: Request,
+    request: Box<Request>,
     (error, attempts): (ProxyError, u8),
 ) -> Next {
     let summary = Summary {
@@ -401,7 +401,7 @@ async fn give_up(
     let stays = request.keep_alive && request.version == Version::Http11;
     let keep = complete && stays && !error.closes();
     let refusal = Refusal { is_head: request.is_head, keep, grpc: request.grpc, ..Refusal::new(error) };
-    worker.give_buffer(request.buffer);
+    request.give_back(worker);
     if error.status() == 0 {
         worker.shard.refused(error.reason());
         return Next::Close;

@@ -8,7 +8,7 @@ use crate::proxy::http::exchange::{self, Next};
 use crate::proxy::http::request::{self, Head, Request, Wait};
 use crate::proxy::http::{Downstream, respond};
 use crate::proxy::scratch::poll_read;
-use crate::proxy::state::{Open, Worker};
+use crate::proxy::state::{Open, Spare, Worker};
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -31,7 +31,7 @@ pub(crate) struct Connection {
 
 enum State {
     /// Waits for a head.
-    Idle { down: Downstream, wait: Wait },
+    Idle { down: Box<Downstream>, wait: Wait },
     /// A request is under way; the connection is lent to it.
     Busy(Box<Exchange>),
     /// An answer of Weir's own, or the end of the connection.
@@ -39,32 +39,32 @@ enum State {
     /// Nothing is left.
     Over,
     /// The client speaks HTTP/2 on this connection.
-    Http2(Downstream),
+    Http2(Box<Downstream>),
 }
 
 /// A connection whose client speaks HTTP/2; what came of it is in its carry.
 pub(crate) struct Handover {
     pub(crate) open: Open,
     pub(crate) worker: Rc<Worker>,
-    pub(crate) down: Downstream,
+    pub(crate) down: Box<Downstream>,
 }
 
 /// The connection after something that it was lent to.
 struct Finished {
-    down: Downstream,
+    down: Box<Downstream>,
     next: Next,
 }
 
 impl Connection {
     pub(crate) fn new(open: Open, worker: Rc<Worker>, down: Downstream) -> Self {
         let wait = Wait::new(&worker, &down, true);
-        Self { worker, state: State::Idle { down, wait }, open: Some(open) }
+        Self { worker, state: State::Idle { down: down.into(), wait }, open: Some(open) }
     }
 
     /// One of the streams of a connection that is counted elsewhere.
     pub(crate) fn stream(worker: Rc<Worker>, down: Downstream) -> Self {
         let wait = Wait::new(&worker, &down, true);
-        Self { worker, state: State::Idle { down, wait }, open: None }
+        Self { worker, state: State::Idle { down: down.into(), wait }, open: None }
     }
 
     /// Goes on after a request or an answer.
@@ -80,13 +80,13 @@ impl Connection {
         }
     }
 
-    fn begin(&self, down: Downstream, head: Head) -> State {
+    fn begin(&self, down: Box<Downstream>, head: Head) -> State {
         match head {
             Head::Closed if down.stream.buffers() => State::Rare(Box::pin(close(down))),
             Head::Closed => State::Over,
             Head::Http2 => State::Http2(down),
             Head::Request(request) => {
-                let spare = self.worker.take_spare().and_then(|spare| spare.downcast::<Exchange>().ok());
+                let spare = self.worker.take_spare(Spare::Exchange);
                 let exchange = spare.unwrap_or_else(Exchange::new);
                 exchange.begin(self.worker.clone(), down, request);
                 State::Busy(exchange)
@@ -142,7 +142,7 @@ impl Connection {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(finished) => {
                         if let State::Busy(exchange) = std::mem::replace(&mut self.state, State::Over) {
-                            self.worker.give_spare(exchange);
+                            self.worker.give_spare(Spare::Exchange, exchange);
                         }
                         self.after(finished)
                     }
@@ -172,8 +172,8 @@ struct Desk {
 
 struct Job {
     worker: Rc<Worker>,
-    down: Downstream,
-    request: Request,
+    down: Box<Downstream>,
+    request: Box<Request>,
 }
 
 impl Exchange {
@@ -182,7 +182,7 @@ impl Exchange {
         Box::new(Self { work: Box::pin(serve(desk.clone())), desk })
     }
 
-    fn begin(&self, worker: Rc<Worker>, down: Downstream, request: Request) {
+    fn begin(&self, worker: Rc<Worker>, down: Box<Downstream>, request: Box<Request>) {
         self.desk.job.set(Some(Job { worker, down, request }));
     }
 
@@ -203,7 +203,7 @@ async fn serve(desk: Rc<Desk>) {
 }
 
 /// Closes our side in order, within a bounded time.
-async fn close(mut down: Downstream) -> Finished {
+async fn close(mut down: Box<Downstream>) -> Finished {
     down.deadline.set(LINGER_MS);
     poll_fn(|cx| match Pin::new(&mut down.stream).poll_shutdown(cx) {
         Poll::Pending if !down.deadline.poll_expired(cx) => Poll::Pending,
@@ -214,7 +214,7 @@ async fn close(mut down: Downstream) -> Finished {
 }
 
 /// Closes in a way that lets the client read the answer: our side first, then wait for its end (RFC 9112 §9.6).
-async fn linger(worker: Rc<Worker>, mut down: Downstream) -> Finished {
+async fn linger(worker: Rc<Worker>, mut down: Box<Downstream>) -> Finished {
     down.deadline.set(LINGER_MS);
     let ended = poll_fn(|cx| match Pin::new(&mut down.stream).poll_shutdown(cx) {
         Poll::Ready(ended) => Poll::Ready(ended.is_ok()),

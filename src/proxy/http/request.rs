@@ -12,7 +12,7 @@ use crate::proxy::http::Downstream;
 use crate::proxy::http::grpc::{self, Call};
 use crate::proxy::observe::Access;
 use crate::proxy::scratch::{HEADROOM, Scratch, poll_read};
-use crate::proxy::state::Worker;
+use crate::proxy::state::{Spare, Worker};
 use crate::proxy::timer::ms;
 use crate::rng::Rng;
 use crate::table::Service;
@@ -98,7 +98,7 @@ impl Refusal {
 /// What waiting for a head ended in.
 #[derive(Debug)]
 pub(crate) enum Head {
-    Request(Request),
+    Request(Box<Request>),
     Answer(Refusal),
     /// The client speaks HTTP/2; what it sent is in the connection's carry.
     Http2,
@@ -253,6 +253,24 @@ fn take_body(worker: &Worker, request: &mut Request, framing: Framing, rest: &[u
 }
 
 impl Request {
+    /// Moves it to where one before it was, so that it is moved no more.
+    fn kept(self, worker: &Worker) -> Box<Self> {
+        match worker.take_spare::<Self>(Spare::Request) {
+            Some(mut spare) => {
+                *spare = self;
+                spare
+            }
+            None => Box::new(self),
+        }
+    }
+
+    /// Gives back what it was kept in.
+    pub(crate) fn give_back(mut self: Box<Self>, worker: &Worker) {
+        worker.give_buffer(std::mem::take(&mut self.buffer));
+        self.access = None;
+        worker.give_spare(Spare::Request, self);
+    }
+
     /// Takes octets of the body into the buffer; returns how many belonged to it.
     ///
     /// # Errors
@@ -285,7 +303,7 @@ struct Building<'a> {
 
 impl Building<'_> {
     /// Checks, routes and rewrites. The error comes with whether the connection can go on.
-    fn request(&mut self) -> Result<(Request, Framing), (ProxyError, bool)> {
+    fn request(&mut self) -> Result<(Box<Request>, Framing), (ProxyError, bool)> {
         let Self { worker, down, bytes, line, fields } = *self;
         let refuse = |reject: Reject| (ProxyError::Refused(reject), false);
         let mut authority = rewrite::authority(bytes, &line, fields).map_err(refuse)?;
@@ -348,7 +366,7 @@ impl Building<'_> {
             peer: down.peer,
             access,
         };
-        Ok((request, framing))
+        Ok((request.kept(worker), framing))
     }
 
     /// The id that the endpoint sees: a trusted proxy's own is kept.
