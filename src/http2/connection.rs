@@ -374,12 +374,7 @@ impl Connection {
         self.encoder.begin(status, &mut self.out);
         let (out, max) = (&mut self.out, self.peer.max_frame as usize);
         frame::close_headers(out, at, (stream, true), max.min(frame::MAX_PAYLOAD));
-        if ends {
-            self.closed.add(stream, Past::Ended);
-        } else {
-            frame::put_reset(&mut self.out, stream, Code::None);
-            self.closed.add(stream, Past::Reset);
-        }
+        self.closed.add(stream, if ends { Past::Ended } else { Past::Answered });
         debug_assert!(self.out.get(at + 3) == Some(&HEADERS));
     }
 }

@@ -104,6 +104,14 @@ impl Connection {
             self.give_back(payload.len());
             return match self.closed.find(head.stream) {
                 Past::Reset => Ok(()),
+                // The end of a request that was answered before: clients lose the answer when a reset comes at once with it.
+                Past::Answered if head.has(END_STREAM) => Ok(()),
+                // Nothing more of it is wanted, which is no fault (RFC 9113 §8.1).
+                Past::Answered => {
+                    frame::put_reset(&mut self.out, head.stream, Code::None);
+                    self.closed.add(head.stream, Past::Reset);
+                    Ok(())
+                }
                 _ => Err(Fault::Stream(Code::StreamClosed)),
             };
         };
@@ -169,7 +177,7 @@ impl Connection {
         }
         if stream <= self.last {
             return match self.closed.find(stream) {
-                Past::Reset => Ok(()),
+                Past::Reset | Past::Answered => Ok(()),
                 Past::Ended => Err(Fault::Connection(Code::StreamClosed)),
                 Past::GivenUp => Err(Fault::Stream(Code::StreamClosed)),
                 Past::Unknown => Err(Fault::Connection(Code::Protocol)),
@@ -375,6 +383,7 @@ fn accept(slot: &mut Slot, octets: usize, data: usize, ends: bool) -> Option<Cod
         return Some(Code::StreamClosed);
     }
     from.window -= octets as i64;
+    from.begun = true;
     if from.window < 0 {
         return Some(Code::FlowControl);
     }

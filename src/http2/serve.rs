@@ -110,15 +110,20 @@ impl Connection {
         // One that came when the owner was about to end: nothing of it was looked at.
         let refused = std::mem::take(&mut slot.waits);
         if slot.live {
+            let untouched = !slot.from.begun;
             let code = match (refused, slot.to.ended) {
-                (true, _) => Code::Refused,
+                (true, _) => Some(Code::Refused),
+                // Its body is about to come: whether it is more than one frame will show.
+                (false, true) if untouched => None,
                 // What comes of the request is not wanted any more; it is no fault (RFC 9113 §8.1).
-                (false, true) => Code::None,
-                (false, false) => Code::Internal,
+                (false, true) => Some(Code::None),
+                (false, false) => Some(Code::Internal),
             };
             let id = slot.id;
-            frame::put_reset(&mut self.out, id, code);
-            self.forget(id, Past::Reset);
+            if let Some(code) = code {
+                frame::put_reset(&mut self.out, id, code);
+            }
+            self.forget(id, if code.is_some() { Past::Reset } else { Past::Answered });
         }
         self.empty(at);
         if let Some(slot) = self.slots.get_mut(at) {

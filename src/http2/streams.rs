@@ -38,6 +38,8 @@ pub(super) struct Inward {
     pub(super) open: bool,
     /// What the peer may still send.
     pub(super) window: i64,
+    /// Some data came.
+    pub(super) begun: bool,
     /// What was taken and not given back.
     pub(super) taken: u32,
     /// What must still come by the length that was said.
@@ -119,6 +121,8 @@ impl Slot {
 pub(super) enum Past {
     /// It was reset here.
     Reset,
+    /// It was answered; the peer may still send the end of its request, which nobody wants.
+    Answered,
     /// Both sides ended it.
     Ended,
     /// The peer reset it.

@@ -125,6 +125,7 @@ async fn section_10_5_1_two_heads_that_are_too_large_cost_their_streams_alone_an
     // One with a body: the answer is whole, and the body is not wanted.
     peer.send(&frame(HEADERS, OPEN, 13, &bomb)).await;
     assert!(matches!(peer.fate(13).await, Fate::Answered(_)));
+    peer.send(&frame(DATA, OPEN, 13, b"some of it")).await;
     let reset = peer.until(RST_STREAM).await.unwrap();
     assert_eq!((reset.stream, error_code(&reset.payload)), (13, 0));
     peer.send(&frame(HEADERS, WHOLE, 15, &bomb)).await;

@@ -107,6 +107,37 @@ fn streams_follow_each_other_in_one_slot() {
 }
 
 #[test]
+fn an_answer_before_the_body_is_followed_by_a_reset_only_when_more_comes_than_its_end() {
+    let mut codec = opened(65_535);
+    let mut early = |stream: u32, before: &[u8]| {
+        feed(&mut codec, &put(frame::HEADERS, 4, stream, POST));
+        codec.take_unowned();
+        assert!(codec.begin_stream(0).is_some());
+        if !before.is_empty() {
+            feed(&mut codec, &put(frame::DATA, 0, stream, before));
+        }
+        answer(&mut codec, 0, OK);
+        codec.send(0, b"hello", true);
+        codec.release(0, true);
+        assert_eq!(codec.busy(), 0);
+        let mut resets = Vec::new();
+        for (flags, octets) in [(0, &[][..]), (0, &b"more"[..]), (0, b"more"), (1, b"end")] {
+            if !octets.is_empty() && before.is_empty() {
+                let flags = if stream == 1 { 1 } else { flags };
+                feed(&mut codec, &put(frame::DATA, flags, stream, octets));
+            }
+            let frames = sent(&mut codec);
+            resets.push(frames.iter().filter(|(head, code)| head.kind == frame::RST_STREAM && *code == [0; 4]).count());
+        }
+        resets
+    };
+    assert_eq!(early(1, b""), [0, 0, 0, 0], "its end came");
+    assert_eq!(early(3, b""), [0, 1, 0, 0], "more than its end came");
+    assert_eq!(early(5, b"some"), [1, 0, 0, 0], "some had come: it may wait for room to send");
+    assert_eq!(codec.failure(), None);
+}
+
+#[test]
 fn octets_may_be_cut_anywhere() {
     let octets = [
         PREFACE,
