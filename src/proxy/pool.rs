@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 /// An upstream connection that is not in use.
 #[derive(Debug)]
-struct Idle {
+pub(crate) struct Idle {
     stream: Stream,
     since_ms: u64,
     until_ms: u64,
@@ -99,11 +99,11 @@ impl Pool {
         });
     }
 
-    /// Closes the connections to endpoints that are gone.
-    pub(crate) fn retain(&mut self, stays: impl Fn(&Key) -> bool) {
-        self.idle.retain(|key, _| stays(key));
+    /// Takes out the connections to endpoints that are gone, for the caller to close.
+    pub(crate) fn take_gone(&mut self, stays: impl Fn(&Key) -> bool) -> Vec<Idle> {
         // Requests on them go on to their end.
         self.multiplexed.retain(|key, _| stays(key));
+        self.idle.extract_if(|key, _| !stays(key)).flat_map(|(_, list)| list).collect()
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -24,6 +24,8 @@ use tokio::sync::{mpsc, oneshot};
 
 /// Time between two sweeps of the deadlines: their granularity.
 const SWEEP: Duration = Duration::from_millis(100);
+/// Pooled connections that are closed in one turn.
+const CLOSES: usize = 8;
 /// Orders that wait for a worker; each is answered before the next is sent.
 const ORDERS: usize = 2;
 
@@ -283,7 +285,7 @@ async fn refresh_loop(worker: Rc<Worker>) {
     loop {
         acknowledger.woken().await;
         let snapshot = worker.reader.borrow_mut().load().clone();
-        worker.pool.borrow_mut().retain(|key| {
+        let mut gone = worker.pool.borrow_mut().take_gone(|key| {
             let service = snapshot.services.at(key.slot);
             service.is_some_and(|s| s.candidates.iter().any(|c| c.stats.serial() == key.serial))
         });
@@ -299,5 +301,11 @@ async fn refresh_loop(worker: Rc<Worker>) {
             stays
         });
         worker.turn_ended();
+        // A close takes as long as half a request: others are served between some and some.
+        while !gone.is_empty() {
+            gone.truncate(gone.len().saturating_sub(CLOSES));
+            worker.turn_ended();
+            tokio::task::yield_now().await;
+        }
     }
 }
