@@ -11,6 +11,7 @@ use crate::config::file::{Admin, Control, Dns, File, Level, Listen, Log, LogForm
 use crate::config::forward;
 use crate::config::http2;
 use crate::config::loaded::Loaded;
+use crate::config::rate_limit;
 use crate::config::relations::{self, Index};
 use crate::config::views;
 use crate::control::Options as ControlOptions;
@@ -279,6 +280,7 @@ fn read_dns(p: &mut Problems, section: &Dns) -> DnsOptions {
             &(1..=1_000_000),
         ),
         tls: section.tls.as_ref().map(|tls| dns_tls::read(p, tls)),
+        rate_limit: rate_limit::read(p, &section.rate_limit.clone().unwrap_or_default()),
         tcp_idle: time(p, "dns.tcp_idle", section.tcp_idle, defaults.tcp_idle, MS..=DAY),
         views: views::read(p, &section.views),
     }

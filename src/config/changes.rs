@@ -14,12 +14,13 @@ const MASK: &str = "***";
 /// Parts of names of variables whose values are masked.
 const SECRETS: [&str; 9] = ["SECRET", "TOKEN", "PASSWORD", "PASSWD", "PASSPHRASE", "CREDENTIAL", "KEY", "AUTH", "DSN"];
 /// Keys that are taken up while Weir runs, but for definitions, which all are.
-const LIVE: [&[&str]; 9] = [
+const LIVE: [&[&str]; 10] = [
     &["node", "workers"],
     &["log", "level"],
     &["dns", "forward"],
     &["dns", "limits"],
     &["dns", "negative_ttl"],
+    &["dns", "rate_limit"],
     &["dns", "tcp_idle"],
     &["dns", "view"],
     &["listener"],

@@ -3,6 +3,7 @@
 use crate::config::acme::Acme;
 use crate::config::dns_tls::DnsTls;
 use crate::config::forward::DnsForward;
+use crate::config::rate_limit::DnsRateLimit;
 use crate::config::views::DnsView;
 use crate::spec::{Address, Duration, Listener, Network, Range, Route, Service, Size};
 use schemars::JsonSchema;
@@ -148,6 +149,9 @@ pub struct Dns {
     /// DNS over TLS and over HTTPS; without this section there is neither.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<DnsTls>,
+    /// How many answers over UDP a source network gets for which no cookie shows that it is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<DnsRateLimit>,
 }
 
 /// Bounds of the DNS server.

@@ -10,7 +10,7 @@ use crate::config::file::{
 use crate::config::http2;
 use crate::config::loaded::Loaded;
 use crate::config::views;
-use crate::config::{dns_tls, forward};
+use crate::config::{dns_tls, forward, rate_limit};
 use crate::dns::Options as DnsOptions;
 use crate::model::{self, ListenerProtocol, ListenerSpec, PortSpec, RouteSpec, ServiceName};
 use crate::proxy::Options as ProxyOptions;
@@ -106,6 +106,7 @@ fn write_dns(options: &DnsOptions) -> Dns {
         forward: options.forward.as_ref().map(forward::write),
         views: views::write(&options.views),
         tls: options.tls.as_ref().map(dns_tls::write),
+        rate_limit: Some(rate_limit::write(&options.rate_limit)),
     }
 }
 

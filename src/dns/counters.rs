@@ -159,6 +159,49 @@ impl Collector for Forwards {
     }
 }
 
+const LIMITED: &str = "weir_dns_rate_limited_total";
+const LIMITED_HELP: &str = "DNS answers over UDP above the limit of a source network";
+const ACTIONS: [&str; 2] = ["truncated", "dropped"];
+
+/// What became of an answer above the limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limited {
+    /// An empty one was sent, with TC.
+    Truncated = 0,
+    /// None was sent.
+    Dropped = 1,
+}
+
+/// Counts answers above the limit; clones share the numbers.
+#[derive(Debug, Clone)]
+pub struct Limits(Arc<[AtomicU64; ACTIONS.len()]>);
+
+impl Limits {
+    pub(crate) fn new() -> Self {
+        Self(Arc::default())
+    }
+
+    /// Counts one answer.
+    pub(crate) fn count(&self, action: Limited) {
+        if let Some(cell) = self.0.get(action as usize) {
+            cell.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns how often that was done.
+    pub fn of(&self, action: Limited) -> u64 {
+        self.0.get(action as usize).map_or(0, |cell| cell.load(Ordering::Relaxed))
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let Ok(family) = IntCounterVec::new(Opts::new(LIMITED, LIMITED_HELP), &["action"]) else { return Vec::new() };
+        for (name, cell) in ACTIONS.iter().zip(&*self.0) {
+            family.with_label_values(&[*name]).inc_by(cell.load(Ordering::Relaxed));
+        }
+        family.collect()
+    }
+}
+
 /// Counters of one thread.
 #[derive(Debug)]
 #[repr(align(128))]
@@ -172,7 +215,8 @@ pub(crate) struct Shard {
 pub struct Counters {
     shards: Arc<[Arc<Shard>]>,
     forwards: Forwards,
-    desc: Desc,
+    limits: Limits,
+    descs: [Desc; 2],
 }
 
 /// One counter that is not zero.
@@ -208,15 +252,24 @@ impl Counters {
     /// Makes counters for so many threads.
     pub(crate) fn new(threads: usize) -> Self {
         let shard = || Arc::new(Shard { cells: std::array::from_fn(|_| AtomicU64::new(0)) });
-        let labels = LABELS.iter().map(ToString::to_string).collect();
-        #[expect(clippy::expect_used, reason = "name and labels are constants that a test registers")]
-        let desc = Desc::new(NAME.to_owned(), HELP.to_owned(), labels, Default::default()).expect("valid metric name");
-        Self { shards: (0..threads).map(|_| shard()).collect(), forwards: Forwards::new(), desc }
+        #[expect(clippy::expect_used, reason = "names and labels are constants that a test registers")]
+        let desc = |name: &str, help: &str, labels: &[&str]| {
+            let labels = labels.iter().map(ToString::to_string).collect();
+            Desc::new(name.to_owned(), help.to_owned(), labels, Default::default()).expect("valid metric name")
+        };
+        let descs = [desc(NAME, HELP, &LABELS), desc(LIMITED, LIMITED_HELP, &["action"])];
+        let shards = (0..threads).map(|_| shard()).collect();
+        Self { shards, forwards: Forwards::new(), limits: Limits::new(), descs }
     }
 
     /// Returns what the forwarder counts.
     pub fn forwards(&self) -> &Forwards {
         &self.forwards
+    }
+
+    /// Returns what was above the limit of a source network.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// Returns the counters of one thread.
@@ -243,7 +296,7 @@ impl Counters {
 
 impl Collector for Counters {
     fn desc(&self) -> Vec<&Desc> {
-        [vec![&self.desc], self.forwards.desc()].concat()
+        [self.descs.iter().collect(), self.forwards.desc()].concat()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
@@ -251,7 +304,7 @@ impl Collector for Counters {
         for count in self.counts() {
             family.with_label_values(&[count.rtype, count.rcode, count.transport, count.path]).inc_by(count.queries);
         }
-        [family.collect(), self.forwards.collect()].concat()
+        [family.collect(), self.limits.collect(), self.forwards.collect()].concat()
     }
 }
 

@@ -3,16 +3,18 @@
 //! Authoritative answers for one zone and for the addresses in the table. [`bind`] makes the sockets, [`serve`] the
 //! threads: UDP in blocking batches on threads of its own, TCP and everything unusual on one more, TLS and HTTPS on one. [`answer()`] is the pure
 //! core between them; what is not ours is asked of other resolvers by `forward.rs` where that is configured. Invariant: an answer names only endpoints that the proxy would pick now, and each
-//! is stamped before the answer leaves. Follows RFC 1034, 1035, 2181, 2308, 2782, 6891, 7766, 7858, 8020, 8482, 8484.
+//! is stamped before the answer leaves. Follows RFC 1034, 1035, 2181, 2308, 2782, 6891, 7766, 7858, 7873, 8020, 8482, 8484, 9018.
 
 mod answer;
 mod authority;
+mod cookies;
 mod counters;
 mod forward;
 mod handler;
 mod https;
 mod locate;
 mod options;
+mod rate;
 mod responder;
 mod server;
 mod settings;
@@ -23,8 +25,8 @@ mod view;
 
 pub use answer::Scratch;
 pub use authority::Authority;
-pub use counters::{Count, Counters, Forwarded, Forwards, Path};
+pub use counters::{Count, Counters, Forwarded, Forwards, Limited, Limits, Path};
 pub use handler::{Reply, Transport, answer};
-pub use options::{ForwardOptions, ListenOptions, Options, TlsOptions, ViewOptions};
+pub use options::{ForwardOptions, ListenOptions, Options, RateLimitOptions, TlsOptions, ViewOptions};
 pub use server::{Live, Server, ServerError, Sockets, bind, serve};
 pub use view::{Asker, Scope, Scopes, View};

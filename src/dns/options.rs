@@ -33,6 +33,23 @@ pub struct Options {
     pub views: Vec<ViewOptions>,
     /// Where questions are taken inside of TLS; `None`: nowhere.
     pub tls: Option<TlsOptions>,
+    /// How many answers over UDP a source network gets.
+    pub rate_limit: RateLimitOptions,
+}
+
+/// How many answers over UDP a source network gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RateLimitOptions {
+    /// Answers to one network in a second; 0: no limit.
+    pub answers_per_second: u32,
+    /// Each so-manieth answer above that is an empty one that sends the client to TCP; the others are not sent. 0: none is.
+    pub slip: u32,
+    /// Length of the prefix that makes an IPv4 network, up to 32.
+    pub ipv4_prefix: u8,
+    /// The same for IPv6, up to 128.
+    pub ipv6_prefix: u8,
+    /// Networks without a limit.
+    pub exempt: Networks,
 }
 
 /// What some askers see.
@@ -103,6 +120,20 @@ impl Default for Options {
             forward: None,
             views: Vec::new(),
             tls: None,
+            rate_limit: RateLimitOptions::default(),
+        }
+    }
+}
+
+impl Default for RateLimitOptions {
+    fn default() -> Self {
+        Self {
+            answers_per_second: 200,
+            slip: 2,
+            ipv4_prefix: 24,
+            ipv6_prefix: 56,
+            // Nobody forges these from outside: routers at the border drop them (RFC 2827).
+            exempt: private_networks(),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! files on the path are `handler.rs` and, for what is unusual, `slow.rs`.
 
 use crate::clock;
+use crate::dns::cookies::Baker;
 use crate::dns::counters::{Forwarded, Forwards, Path, Shard};
 use crate::dns::handler::{TCP_BYTES, Transport, answer};
 use crate::dns::settings::{Settings, Shared};
@@ -76,6 +77,7 @@ pub(crate) struct Responder {
 #[derive(Debug)]
 struct Room {
     scratch: Scratch,
+    baker: Baker,
     out: Box<[u8]>,
 }
 
@@ -84,6 +86,7 @@ struct Room {
 pub(crate) struct Tools {
     pub(crate) reader: Reader,
     pub(crate) scratch: Scratch,
+    pub(crate) baker: Baker,
     pub(crate) settings: Shared,
     pub(crate) counters: Arc<Shard>,
     pub(crate) forwards: Forwards,
@@ -120,12 +123,15 @@ impl Moment<'_> {
 
     /// Answers one message.
     pub(crate) fn answer(&mut self, message: &[u8]) -> Answered<'_> {
-        let Room { scratch, out } = &mut *self.room;
+        let Room { scratch, baker, out } = &mut *self.room;
         let transport = self.origin.transport;
         let (reply, kind, path) = match Query::parse(message) {
-            Parsed::Fast(query) => (answer(&self.view, &query, transport, scratch, out), query.rtype, Path::Fast),
+            Parsed::Fast(mut query) => {
+                baker.serve(&mut query, self.view.asker.client);
+                (answer(&self.view, &query, transport, scratch, out), query.rtype, Path::Fast)
+            }
             Parsed::Slow => {
-                let (reply, kind) = answer_unusual(&self.view, message, transport, scratch, out);
+                let (reply, kind) = answer_unusual(&self.view, message, transport, (scratch, baker), out);
                 (reply, kind, Path::Full)
             }
             Parsed::FormErr => (Reply::new(reject(message, rcode::FORMERR, out), rcode::FORMERR), 0, Path::Fast),
@@ -149,7 +155,7 @@ impl Responder {
     pub(crate) fn new(tools: Tools) -> Self {
         Self {
             reader: RefCell::new(tools.reader),
-            room: RefCell::new(Room { scratch: tools.scratch, out: vec![0; TCP_BYTES].into() }),
+            room: RefCell::new(Room { scratch: tools.scratch, baker: tools.baker, out: vec![0; TCP_BYTES].into() }),
             settings: tools.settings,
             counters: tools.counters,
             forwards: tools.forwards,

@@ -1,5 +1,6 @@
 //! The server as a whole: its sockets, its threads, its end.
 
+use crate::dns::cookies::Baker;
 use crate::dns::counters::Counters;
 use crate::dns::responder::Tools;
 use crate::dns::settings::{Settings, Shared};
@@ -181,6 +182,7 @@ pub fn serve(mut sockets: Sockets, options: &Options, table: &Table, signal: &Si
     let tls_doors = sockets.tls_doors();
     // Those for UDP, the slow path, and TLS.
     let counters = Counters::new(sockets.udp.len() + 2);
+    let baker = Baker::from_os();
     let (slow, jobs) = mpsc::channel(MAX_SLOW_JOBS);
     let mut threads = Vec::with_capacity(sockets.udp.len() + 2);
     let shards = (0..).map_while(|index| counters.shard(index));
@@ -196,6 +198,8 @@ pub fn serve(mut sockets: Sockets, options: &Options, table: &Table, signal: &Si
             forwards: counters.forwards().clone(),
             slow: slow.clone(),
             scratch: Scratch::new(Rng::from_os()),
+            baker: baker.clone(),
+            limits: counters.limits().clone(),
         };
         let signal = signal.clone();
         threads.push(thread::Builder::new().name(name).spawn(move || udp::run(worker, &signal))?);
@@ -203,6 +207,7 @@ pub fn serve(mut sockets: Sockets, options: &Options, table: &Table, signal: &Si
     let tools = |name: &str, shard, elsewhere| Tools {
         reader: table.reader(name),
         scratch: Scratch::new(Rng::from_os()),
+        baker: baker.clone(),
         settings: settings.clone(),
         counters: shard,
         forwards: counters.forwards().clone(),

@@ -3,9 +3,11 @@
 //! Addresses, zone and threads are not in it: those need a restart.
 
 use crate::dns::forward::Forwarder;
+use crate::dns::rate::Limiter;
 use crate::dns::view::{Asker, Scopes, View};
 use crate::dns::{Authority, Options};
 use crate::dnswire::rcode;
+use crate::rng::Rng;
 use crate::table::Snapshot;
 use arc_swap::ArcSwap;
 use std::net::{IpAddr, SocketAddr};
@@ -24,6 +26,8 @@ pub(crate) struct Settings {
     pub(crate) scopes: Scopes,
     /// Asks for names outside the zone; `None`: they are refused.
     pub(crate) forwarder: Option<Arc<Forwarder>>,
+    /// How many answers over UDP a source network gets.
+    pub(crate) limiter: Arc<Limiter>,
     /// TCP connections at a time.
     pub(crate) tcp_connections: usize,
     /// Those of one client.
@@ -40,11 +44,16 @@ impl Settings {
             Some(known) => known.clone(),
             None => Arc::new(Forwarder::new(wanted.clone(), addresses)),
         });
+        let known = before.map(|before| &before.limiter).filter(|known| *known.options() == options.rate_limit);
+        let limiter = known
+            .cloned()
+            .unwrap_or_else(|| Arc::new(Limiter::new(options.rate_limit.clone(), Rng::from_os().next_u64())));
         let bound: Vec<IpAddr> = addresses.iter().map(SocketAddr::ip).collect();
         Self {
             authority: Authority::new(options, &bound),
             scopes: Scopes::new(&options.views),
             forwarder,
+            limiter,
             tcp_connections: options.tcp_connections,
             tcp_connections_per_client: options.tcp_connections_per_client,
             tcp_idle: options.tcp_idle,

@@ -5,6 +5,7 @@
 //! RFC 8482 from the handler. Not on the hot path: it allocates.
 
 use crate::dns::authority::version;
+use crate::dns::cookies::Baker;
 use crate::dns::handler::{Transport, answer};
 use crate::dns::view::View;
 use crate::dns::{Reply, Scratch};
@@ -38,15 +39,22 @@ pub(crate) fn answer_unusual(
     view: &View<'_>,
     message: &[u8],
     transport: Transport,
-    scratch: &mut Scratch,
+    (scratch, baker): (&mut Scratch, &mut Baker),
     out: &mut [u8],
 ) -> (Reply, u16) {
-    let decoded = Message::from_vec(message).ok();
-    let Some((mut query, _)) = Query::question_of(message).filter(|_| question_count(message) == 1) else {
+    let mut decoded = Message::from_vec(message).ok();
+    let Some((mut query, rest)) = Query::question_of(message).filter(|_| question_count(message) == 1) else {
         let code = if opcode(message) == u8::from(OpCode::Query) { rcode::FORMERR } else { rcode::NOTIMP };
         return (Reply::new(reject(message, code, out), code), 0);
     };
+    if decoded.is_some() && !query.take_cookie(rest) {
+        // What hickory overlooks: a cookie of a wrong length, RFC 7873 §5.2.2.
+        decoded = None;
+    }
     let edns = decoded.as_ref().and_then(|message| message.edns.as_ref());
+    if edns.is_some_and(|edns| edns.version() == 0) {
+        baker.serve(&mut query, view.asker.client);
+    }
     query.edns = edns.map(|edns| Edns { udp_bytes: edns.max_payload(), dnssec_ok: edns.flags().dnssec_ok });
     let reply = match verdict(message, decoded.as_ref(), &query) {
         Verdict::Data => answer(view, &query, transport, scratch, out),

@@ -4,12 +4,14 @@
 //! it next uses the table, so that a withdrawal need not wait for traffic (`table::Acknowledger::set_idle`).
 
 use crate::clock;
-use crate::dns::counters::{Forwarded, Forwards, Path, Shard};
+use crate::dns::cookies::Baker;
+use crate::dns::counters::{Forwarded, Forwards, Limits, Path, Shard};
 use crate::dns::handler::{Transport, answer};
+use crate::dns::rate::Verdict;
 use crate::dns::responder::{Datagram, Job};
 use crate::dns::settings::Shared;
 use crate::dns::{Asker, Reply, Scratch};
-use crate::dnswire::{Parsed, Query, rcode, reject};
+use crate::dnswire::{Answer, Parsed, Query, rcode, reject};
 use crate::lifecycle::{Phase, Signal};
 use crate::sys::datagram::{BATCH, Batch, Peer};
 use crate::table::Reader;
@@ -46,6 +48,10 @@ pub(crate) struct Worker {
     pub(crate) slow: mpsc::Sender<Job>,
     /// Room for choosing records.
     pub(crate) scratch: Scratch,
+    /// Makes cookies.
+    pub(crate) baker: Baker,
+    /// Counts what is above the limit of a network.
+    pub(crate) limits: Limits,
 }
 
 /// Answers until the drain: then what has arrived is answered and the thread ends.
@@ -82,12 +88,22 @@ impl Worker {
         for index in 0..count {
             let Some((message, out, peer)) = batch.exchange(index) else { continue };
             let asker = asker(peer, self.address);
-            let reply = match Query::parse(message) {
-                Parsed::Fast(query) => {
+            let mut parsed = Query::parse(message);
+            let is_there = match &mut parsed {
+                Parsed::Silent => continue,
+                // Who shows a cookie of ours is there.
+                Parsed::Fast(query) => self.baker.serve(query, asker.client),
+                Parsed::Slow | Parsed::FormErr => false,
+            };
+            let verdict =
+                if is_there { Verdict::Send } else { settings.limiter.check(asker.client, now_ms, &self.limits) };
+            let from = (&self.socket, peer, asker);
+            let reply = match (parsed, verdict) {
+                (Parsed::Fast(query), Verdict::Send) => {
                     let view = settings.view(snapshot, now_ms, asker);
                     let reply = answer(&view, &query, Transport::Udp, &mut self.scratch, out);
                     if reply.forward {
-                        hand_over(&self.slow, (&self.socket, peer, asker), message, &self.counters, out)
+                        hand_over(&self.slow, from, message, &self.counters, out)
                     } else {
                         self.counters.count(query.rtype, reply.rcode, Transport::Udp, Path::Fast);
                         if settings.denied(view.forwards, reply.rcode) {
@@ -96,9 +112,11 @@ impl Worker {
                         reply
                     }
                 }
-                Parsed::Slow => hand_over(&self.slow, (&self.socket, peer, asker), message, &self.counters, out),
-                Parsed::FormErr => bare(message, rcode::FORMERR, &self.counters, out),
-                Parsed::Silent => continue,
+                (Parsed::Fast(query), Verdict::Slip) => slip(&query, out),
+                (Parsed::Slow, Verdict::Send) => hand_over(&self.slow, from, message, &self.counters, out),
+                (Parsed::FormErr, Verdict::Send) => bare(message, rcode::FORMERR, &self.counters, out),
+                // Nothing that a client could come back with by TCP.
+                _ => continue,
             };
             batch.set_reply(index, reply.bytes);
         }
@@ -107,6 +125,15 @@ impl Worker {
             tracing::debug!(refused, "the kernel refused DNS answers");
         }
     }
+}
+
+/// Answers with nothing but TC, no longer than the question by more than a cookie: who is there comes back by TCP.
+fn slip(query: &Query<'_>, out: &mut [u8]) -> Reply {
+    let Some(mut answer) = Answer::begin(query, out, usize::from(u16::MAX)) else {
+        return Reply::new(0, rcode::NOERROR);
+    };
+    answer.truncate();
+    Reply::new(answer.finish(rcode::NOERROR, false), rcode::NOERROR)
 }
 
 /// Gives a question that is unusual or for the forwarder to the slow path, which replies itself; SERVFAIL when its queue is full.

@@ -1,5 +1,6 @@
 //! Encoding an answer into the caller's buffer.
 
+use crate::dnswire::query::{COOKIE, REPLY_COOKIE_BYTES};
 use crate::dnswire::{Query, rcode, rtype};
 
 /// Octets of the header, RFC 1035 §4.1.1.
@@ -8,6 +9,8 @@ pub const HEADER_BYTES: usize = 12;
 pub const OWNER_IS_QUESTION: u16 = 0xC00C;
 /// Octets of the OPT record of an answer.
 const OPT_BYTES: usize = 11;
+/// Octets of the COOKIE option in it.
+const COOKIE_BYTES: usize = 4 + REPLY_COOKIE_BYTES;
 /// What this server can receive over UDP without fragments, RFC 9715 §3.1.
 const OWN_UDP_BYTES: u16 = 1232;
 /// Offsets above this do not fit a compression pointer, RFC 1035 §4.1.4.
@@ -44,9 +47,10 @@ pub struct Answer<'q, 'o> {
 }
 
 impl<'q, 'o> Answer<'q, 'o> {
-    /// Starts an answer of at most `max_bytes`; `None` when not even header, question and OPT fit (below 282 octets).
+    /// Starts an answer of at most `max_bytes`; `None` when not even header, question and OPT fit (below 310 octets).
     pub fn begin(query: &'q Query<'q>, out: &'o mut [u8], max_bytes: usize) -> Option<Self> {
-        let opt = if query.edns.is_some() { OPT_BYTES } else { 0 };
+        let cookie = if query.reply_cookie.is_some() { COOKIE_BYTES } else { 0 };
+        let opt = if query.edns.is_some() { OPT_BYTES + cookie } else { 0 };
         let room = max_bytes.min(out.len()).checked_sub(opt)?;
         let length = HEADER_BYTES + query.question.len();
         if length > room {
@@ -98,6 +102,18 @@ impl<'q, 'o> Answer<'q, 'o> {
         Some(0xC000 | offset)
     }
 
+    fn add_cookie(&mut self) {
+        let place = self.out.get_mut(self.length..self.length + COOKIE_BYTES);
+        if let (Some(cookie), Some((head, body))) =
+            (self.query.reply_cookie, place.and_then(|place| place.split_first_chunk_mut::<4>()))
+        {
+            let [c0, c1] = COOKIE.to_be_bytes();
+            *head = [c0, c1, 0, REPLY_COOKIE_BYTES as u8];
+            body.copy_from_slice(&cookie);
+            self.length += COOKIE_BYTES;
+        }
+    }
+
     /// Writes header and OPT and returns the length of the message.
     pub fn finish(mut self, code: u16, authoritative: bool) -> usize {
         let mut additional = self.counts[Section::Additional as usize];
@@ -106,13 +122,15 @@ impl<'q, 'o> Answer<'q, 'o> {
             let [k0, k1] = rtype::OPT.to_be_bytes();
             let high = u8::try_from(code >> 4).unwrap_or(0);
             let dnssec = if edns.dnssec_ok { 0x80 } else { 0 };
-            let opt: [u8; OPT_BYTES] = [0, k0, k1, u0, u1, high, 0, dnssec, 0, 0, 0];
+            let options = if self.query.reply_cookie.is_some() { COOKIE_BYTES as u8 } else { 0 };
+            let opt: [u8; OPT_BYTES] = [0, k0, k1, u0, u1, high, 0, dnssec, 0, 0, options];
             // `begin` kept this room free.
             if let Some(place) = self.out.get_mut(self.length..self.length + OPT_BYTES) {
                 place.copy_from_slice(&opt);
                 self.length += OPT_BYTES;
                 additional += 1;
             }
+            self.add_cookie();
         }
         let mut flags = RESPONSE | (self.query.flags & (ECHOED | OPCODE)) | (code & 0xF);
         if authoritative {
@@ -151,7 +169,7 @@ mod tests {
     const QUESTION: &[u8] = b"\x03WeB\x04weir\x00\x00\x01\x00\x01";
 
     fn query(edns: Option<Edns>) -> Query<'static> {
-        Query { id: 7, flags: 0x0120, question: QUESTION, rtype: 1, class: 1, edns }
+        Query { id: 7, flags: 0x0120, question: QUESTION, rtype: 1, class: 1, edns, cookie: None, reply_cookie: None }
     }
 
     fn address() -> Vec<u8> {
@@ -170,6 +188,18 @@ mod tests {
         assert_eq!(out[..12], [0, 7, 0x85, 0, 0, 1, 0, 1, 0, 0, 0, 1]);
         assert_eq!(&out[12..12 + QUESTION.len()], QUESTION);
         assert_eq!(out[length - 11..length], [0, 0, 41, 4, 208, 1, 0, 0x80, 0, 0, 0]);
+    }
+
+    #[test]
+    fn brings_a_cookie_in_the_opt() {
+        let mut query = query(Some(Edns { udp_bytes: 1232, dnssec_ok: false }));
+        query.reply_cookie = Some([7; 24]);
+        let mut out = [0; 512];
+        let length = Answer::begin(&query, &mut out, 512).unwrap().finish(rcode::NOERROR, true);
+        assert_eq!(length, 12 + QUESTION.len() + 11 + 28);
+        assert_eq!(out[length - 30..length - 22], [0, 28, 0, 10, 0, 24, 7, 7]);
+        assert!(Answer::begin(&query, &mut out, length - 1).is_none());
+        assert!(Answer::begin(&query, &mut out, length).is_some());
     }
 
     #[test]

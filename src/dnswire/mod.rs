@@ -13,7 +13,7 @@ mod ttl;
 
 pub use answer::{Answer, HEADER_BYTES, OWNER_IS_QUESTION, Section, reject};
 pub use name::{MAX_NAME_BYTES, address_of_reverse, labels, lower_into, parse_name, skip_label};
-pub use query::{Edns, Parsed, Query};
+pub use query::{Edns, Parsed, Query, REPLY_COOKIE_BYTES};
 pub use ttl::least_ttl;
 
 /// Type codes that are answered here (IANA registry "Resource Record (RR) TYPEs").

@@ -5,6 +5,10 @@ use crate::dnswire::{HEADER_BYTES, class, rtype};
 
 /// Longest message of the common shape: what fits a UDP query without EDNS, RFC 1035 §4.2.1.
 const MAX_FAST_BYTES: usize = 512;
+/// Code of the COOKIE option, RFC 7873 §4.
+pub(crate) const COOKIE: u16 = 10;
+/// Octets of the COOKIE option of an answer: a client's cookie of 8 and a server's of 16 (RFC 9018 §4).
+pub const REPLY_COOKIE_BYTES: usize = 24;
 /// Octets of an OPT record before its options: root, type, size, flags, length.
 const OPT_BYTES: usize = 11;
 
@@ -32,6 +36,10 @@ pub struct Query<'m> {
     pub class: u16,
     /// The OPT record, when there was one.
     pub edns: Option<Edns>,
+    /// The COOKIE option in it as sent, 8 or 16 to 40 octets (RFC 7873 §4).
+    pub cookie: Option<&'m [u8]>,
+    /// The COOKIE option that the answer brings.
+    pub reply_cookie: Option<[u8; REPLY_COOKIE_BYTES]>,
 }
 
 /// What a message is.
@@ -75,8 +83,8 @@ impl<'m> Query<'m> {
         match (ar1, rest) {
             (0, _) => Parsed::Fast(query),
             (1, _) => match opt(rest) {
-                Opt::Plain(edns) => {
-                    query.edns = Some(edns);
+                Opt::Plain(edns, cookie) => {
+                    (query.edns, query.cookie) = (Some(edns), cookie);
                     Parsed::Fast(query)
                 }
                 Opt::Unusual => Parsed::Slow,
@@ -99,8 +107,23 @@ impl<'m> Query<'m> {
             rtype: u16::from_be_bytes([t0, t1]),
             class: u16::from_be_bytes([c0, c1]),
             edns: None,
+            cookie: None,
+            reply_cookie: None,
         };
         Some((query, rest))
+    }
+
+    /// Takes the COOKIE option out of what follows the question, where that is an OPT record alone; returns whether it is
+    /// well formed.
+    pub fn take_cookie(&mut self, rest: &'m [u8]) -> bool {
+        match opt(rest) {
+            Opt::Plain(_, cookie) => {
+                self.cookie = cookie;
+                true
+            }
+            Opt::Unusual => true,
+            Opt::Malformed => false,
+        }
     }
 
     /// Returns the asked name on the wire, as sent, with the root.
@@ -129,14 +152,14 @@ fn name_bytes(body: &[u8]) -> Option<usize> {
     }
 }
 
-enum Opt {
-    Plain(Edns),
+enum Opt<'m> {
+    Plain(Edns, Option<&'m [u8]>),
     Unusual,
     Malformed,
 }
 
 /// Reads the additional section when it has one record.
-fn opt(rest: &[u8]) -> Opt {
+fn opt(rest: &[u8]) -> Opt<'_> {
     let Some((&[root, t0, t1, s0, s1, _, version, f0, _, l0, l1], mut options)) = rest.split_first_chunk::<OPT_BYTES>()
     else {
         return Opt::Unusual;
@@ -147,15 +170,24 @@ fn opt(rest: &[u8]) -> Opt {
     if options.len() != usize::from(u16::from_be_bytes([l0, l1])) {
         return Opt::Malformed;
     }
-    // No option is acted upon (RFC 6891 §6.1.2: unknown ones are ignored), but lying lengths are an error.
-    while let Some((&[_, _, o0, o1], tail)) = options.split_first_chunk::<4>() {
-        let Some(next) = tail.get(usize::from(u16::from_be_bytes([o0, o1]))..) else { return Opt::Malformed };
+    // RFC 6891 §6.1.2: unknown options are ignored, but lying lengths are an error.
+    let mut cookie = None;
+    while let Some((&[c0, c1, o0, o1], tail)) = options.split_first_chunk::<4>() {
+        let length = usize::from(u16::from_be_bytes([o0, o1]));
+        let Some((option, next)) = tail.split_at_checked(length) else { return Opt::Malformed };
+        if u16::from_be_bytes([c0, c1]) == COOKIE && cookie.is_none() {
+            // RFC 7873 §5.2.2: FORMERR; §5.2: of several the first counts.
+            if length != 8 && !(16..=40).contains(&length) {
+                return Opt::Malformed;
+            }
+            cookie = Some(option);
+        }
         options = next;
     }
     if !options.is_empty() {
         return Opt::Malformed;
     }
-    Opt::Plain(Edns { udp_bytes: u16::from_be_bytes([s0, s1]), dnssec_ok: f0 & 0x80 != 0 })
+    Opt::Plain(Edns { udp_bytes: u16::from_be_bytes([s0, s1]), dnssec_ok: f0 & 0x80 != 0 }, cookie)
 }
 
 #[cfg(test)]
@@ -188,6 +220,28 @@ mod tests {
         let with_opt = message([1, 0, 0, 1], &web(), rtype::SRV, OPT);
         let Parsed::Fast(query) = Query::parse(&with_opt) else { panic!("not fast") };
         assert_eq!(query.edns, Some(Edns { udp_bytes: 1232, dnssec_ok: true }));
+    }
+
+    #[test]
+    fn takes_a_cookie_of_the_right_length_out_of_the_options() {
+        let with = |lengths: &[usize]| {
+            let mut opt = OPT.to_vec();
+            for (n, length) in (1u8..).zip(lengths) {
+                opt.extend_from_slice(&[0, 10, 0, *length as u8]);
+                opt.extend(std::iter::repeat_n(n, *length));
+            }
+            opt[10] = (opt.len() - 11) as u8;
+            message([1, 0, 0, 1], &web(), rtype::A, &opt)
+        };
+        for (lengths, expected) in [(&[8][..], Some(8)), (&[16], Some(16)), (&[40, 8], Some(40)), (&[], None)] {
+            let octets = with(lengths);
+            let Parsed::Fast(query) = Query::parse(&octets) else { panic!("not fast") };
+            assert_eq!(query.cookie.map(<[u8]>::len), expected);
+            assert!(query.cookie.is_none_or(|cookie| cookie[0] == 1));
+        }
+        for length in [0, 7, 9, 15, 41] {
+            assert_eq!(Query::parse(&with(&[length])), Parsed::FormErr, "{length}");
+        }
     }
 
     #[test]

@@ -13,4 +13,8 @@ mod support;
 mod tools;
 
 mod clients;
+mod conformance;
+mod malformed;
+mod rate;
+mod rfc8906;
 mod secure;

@@ -7,7 +7,7 @@
     clippy::print_stdout,
     reason = "tests"
 )]
-//! Mutated input against the parsers of HTTP/1.1 and HTTP/2 and a whole running proxy.
+//! Mutated input against the parsers of HTTP/1.1, HTTP/2 and DNS, the DNS responder, and a whole running proxy.
 //!
 //! Each target mutates a small corpus for `WEIR_FUZZ_SECONDS` (2 unless set; `tests/run --fuzz SECONDS` sets it) and checks
 //! what must hold for any input whatsoever. The seed is printed; `WEIR_SEED` repeats it. What fails is printed as a literal,
@@ -16,6 +16,7 @@
 mod chunks;
 mod connection;
 mod corpus;
+mod dns;
 mod heads;
 mod http2;
 mod mutate;
