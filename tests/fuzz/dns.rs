@@ -47,7 +47,12 @@ fn dns_questions() {
         let mut out = vec![0; 64 + rng.below(1300)];
         if let Parsed::Fast(mut query) = Query::parse(input) {
             // What is read as common, others read as the same.
-            let decoded = Message::from_vec(input).expect("hickory reads it too");
+            let decoded = match Message::from_vec(input) {
+                Ok(decoded) => decoded,
+                // It looks into options, of which we read the cookie alone (RFC 6891 §6.1.2).
+                Err(_) if query.edns.is_some() => return,
+                Err(error) => panic!("others do not read it: {error}"),
+            };
             assert_eq!(decoded.queries.len(), 1);
             assert_eq!(decoded.queries[0].query_type, query.rtype.into());
             assert_eq!(decoded.edns.is_some(), query.edns.is_some());
