@@ -250,11 +250,12 @@ where
                 open = read?? > 0;
             }
         }
-        let mut taken = 0;
+        let (mut taken, mut answered) = (0, false);
         loop {
             let rest = input.get(taken..).unwrap_or_default();
             let step = answer_frames(responder, rest, origin, (&pending, &mut output));
             taken += step.taken;
+            answered |= !output.is_empty() || !step.later.is_empty();
             for (asked, place) in step.later {
                 let responder = responder.clone();
                 tokio::task::spawn_local(async move {
@@ -271,10 +272,11 @@ where
                 break;
             }
         }
-        if taken > 0 {
-            input.drain(..taken);
+        input.drain(..taken);
+        if answered {
             idle = responder.settings.load().tcp_idle;
-            // Only complete questions give more time: a client that sends octet by octet does not hold its place.
+            // Only questions that have an answer give more time: who sends octet by octet, or empty frames, does not hold its
+            // place.
             deadline = Instant::from_std(clock::now() + idle);
         }
         if output.capacity() > KEPT_BYTES {
