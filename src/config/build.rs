@@ -236,6 +236,16 @@ fn read_proxy_timeouts(p: &mut Problems, section: &Proxy) -> ProxyTimeouts {
         keepalive: time(p, "proxy.timeouts.keepalive", timeouts.keepalive, defaults.keepalive, MS..=MAX),
         body_idle: time(p, "proxy.timeouts.body_idle", timeouts.body_idle, defaults.body_idle, MS..=MAX),
         body_min_bytes_per_second: timeouts.body_min_bytes_per_second.unwrap_or(defaults.body_min_bytes_per_second),
+        answer_window: time(
+            p,
+            "proxy.timeouts.answer_window",
+            timeouts.answer_window,
+            defaults.answer_window,
+            MS..=MAX,
+        ),
+        answer_min_bytes_per_second: timeouts
+            .answer_min_bytes_per_second
+            .unwrap_or(defaults.answer_min_bytes_per_second),
         drain_idle,
         drain,
     }

@@ -327,12 +327,18 @@ pub struct ProxyTimeouts {
     /// Idle keepalive connection; default `1m`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keepalive: Option<Duration>,
-    /// Pause inside a request body, or while the client does not read; default `30s`.
+    /// Pause inside a request body; default `30s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body_idle: Option<Duration>,
-    /// After a grace of 5 s a body must move at least this many bytes a second; default 256, 0: any pace.
+    /// After a grace of 5 s a request body must move at least this many bytes a second; default 256, 0: any pace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body_min_bytes_per_second: Option<u64>,
+    /// A client that has something to take must keep the pace within each such time, or is reset; default `10s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer_window: Option<Duration>,
+    /// That pace: so many bytes a second, averaged over `answer_window`; default 1024, 0: anything at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer_min_bytes_per_second: Option<u64>,
     /// When Weir ends, idle connections are closed after this; default `2s`, at most `drain`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drain_idle: Option<Duration>,

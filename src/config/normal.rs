@@ -157,6 +157,8 @@ fn write_proxy(options: &ProxyOptions) -> Proxy {
             keepalive: Some(options.timeouts.keepalive.into()),
             body_idle: Some(options.timeouts.body_idle.into()),
             body_min_bytes_per_second: Some(options.timeouts.body_min_bytes_per_second),
+            answer_window: Some(options.timeouts.answer_window.into()),
+            answer_min_bytes_per_second: Some(options.timeouts.answer_min_bytes_per_second),
             drain_idle: Some(options.timeouts.drain_idle.into()),
             drain: Some(options.timeouts.drain.into()),
         }),

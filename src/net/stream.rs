@@ -4,6 +4,7 @@
 //! splice(2) can be used on it. Everything else (TLS, one stream of an HTTP/2 connection) is a [`Layer`].
 
 use rustix::net::{RecvFlags, SendFlags};
+use crate::sys::queue::unacknowledged;
 use socket2::SockRef;
 use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
@@ -31,6 +32,10 @@ pub trait Layer: AsyncRead + AsyncWrite + Unpin + fmt::Debug {
     /// Returns how much may be read somewhere else to be written here, so that what this holds stays bounded.
     fn room(&self) -> usize {
         usize::MAX
+    }
+    /// Returns how much of what was written a socket below holds.
+    fn queued(&self) -> usize {
+        0
     }
 }
 
@@ -96,6 +101,15 @@ impl Stream {
         match self {
             Self::Tcp(_) | Self::Accepted(_) => usize::MAX,
             Self::Layered(layer) => layer.room(),
+        }
+    }
+
+    /// Returns how much of what was written the kernel holds, as the other side has not acknowledged it. A system call.
+    pub fn queued(&self) -> usize {
+        match self {
+            Self::Tcp(stream) => unacknowledged(stream).unwrap_or(0),
+            Self::Accepted(stream) => stream.as_ref().map_or(0, |stream| unacknowledged(stream).unwrap_or(0)),
+            Self::Layered(layer) => layer.queued(),
         }
     }
 

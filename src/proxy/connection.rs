@@ -55,7 +55,7 @@ pub(crate) async fn http2(open: Open, worker: Rc<Worker>, mut down: Box<Downstre
         },
         head_ms: ms(options.timeouts.head),
         keepalive_ms: ms(options.timeouts.keepalive),
-        stall_ms: ms(options.timeouts.body_idle),
+        pace: options.timeouts.answer_pace(),
         drain_idle_ms: ms(options.timeouts.drain_idle),
     };
     if down.stream.watch().is_err() {

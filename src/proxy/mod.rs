@@ -19,6 +19,7 @@ mod local;
 mod observe;
 mod options;
 mod partial;
+mod patience;
 mod pick;
 mod pipe;
 mod pool;

@@ -1,5 +1,7 @@
 //! Typed options of the data plane, with their defaults and why.
 
+use crate::proxy::patience::Pace;
+use crate::proxy::timer::ms;
 use std::time::Duration;
 
 /// Options of the proxy: workers, limits and time limits that hold for every listener.
@@ -69,14 +71,26 @@ pub struct Timeouts {
     pub head: Duration,
     /// Idle keepalive connection.
     pub keepalive: Duration,
-    /// Pause inside a request body, or while the client does not read.
+    /// Pause inside a request body.
     pub body_idle: Duration,
-    /// After a grace of 5 s a body must move at least this many bytes a second.
+    /// After a grace of 5 s a request body must move at least this many bytes a second.
     pub body_min_bytes_per_second: u64,
+    /// While there is more of an answer than the client has taken, it must keep the pace within each such time. 10 s: what
+    /// holds an answer back holds an endpoint.
+    pub answer_window: Duration,
+    /// That pace; 0: anything at all.
+    pub answer_min_bytes_per_second: u64,
     /// After the drain began, idle connections are closed after this.
     pub drain_idle: Duration,
     /// After the drain began, what still runs is reset after this.
     pub drain: Duration,
+}
+
+impl Timeouts {
+    /// Returns the pace at which a client takes an answer at least.
+    pub(crate) fn answer_pace(&self) -> Pace {
+        Pace::new(ms(self.answer_window), self.answer_min_bytes_per_second)
+    }
 }
 
 impl Default for Options {
@@ -129,6 +143,8 @@ impl Default for Timeouts {
             keepalive: Duration::from_secs(60),
             body_idle: Duration::from_secs(30),
             body_min_bytes_per_second: 256,
+            answer_window: Duration::from_secs(10),
+            answer_min_bytes_per_second: 1024,
             drain_idle: Duration::from_secs(2),
             drain: Duration::from_secs(30),
         }

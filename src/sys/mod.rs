@@ -9,6 +9,7 @@
 pub mod accept;
 pub mod datagram;
 pub mod memory;
+pub mod queue;
 pub mod signal;
 
 /// Threads: where they run.

@@ -335,7 +335,7 @@ async fn fields_and_crumbs_are_counted_while_they_are_short() {
 async fn a_window_that_never_opens_is_cut_and_frees_the_endpoint() {
     let backend = Backend::start(answering("fine")).await;
     let setup = Setup::new(&[backend.address]);
-    let proxy = setup.with(|s| s.options.timeouts.body_idle = Duration::from_millis(300)).start();
+    let proxy = setup.with(|s| s.options.timeouts.answer_window = Duration::from_millis(300)).start();
     // SETTINGS_INITIAL_WINDOW_SIZE 0.
     let mut peer = Peer::with_settings(proxy.address, &[(4, 0)]).await;
     peer.send(&frame(HEADERS, WHOLE, 1, &get(&[]))).await;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
@@ -98,6 +98,16 @@ impl Peer {
     /// Connects with settings.
     pub(crate) async fn with_settings(address: SocketAddr, settings: &[(u16, u32)]) -> Self {
         let mut peer = Self::bare(address).await;
+        peer.settings(settings).await;
+        peer
+    }
+
+    /// Connects with a small buffer for what comes.
+    pub(crate) async fn narrow(address: SocketAddr, settings: &[(u16, u32)]) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(8 * 1024).unwrap();
+        let mut peer = Self { stream: socket.connect(address).await.unwrap() };
+        peer.send(PREFACE).await;
         peer.settings(settings).await;
         peer
     }

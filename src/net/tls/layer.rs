@@ -1,6 +1,7 @@
 //! The octets of a TLS session as a [`Layer`].
 
 use crate::net::Layer;
+use crate::sys::queue::unacknowledged;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -41,6 +42,10 @@ impl Layer for TlsLayer {
         self.aborted = true;
         // It may be gone already: then there is nobody to tell.
         drop(self.stream.get_ref().0.set_zero_linger());
+    }
+
+    fn queued(&self) -> usize {
+        unacknowledged(self.stream.get_ref().0).unwrap_or(0)
     }
 }
 

@@ -13,9 +13,9 @@ use crate::proxy::error::ProxyError;
 use crate::proxy::http::Downstream;
 use crate::proxy::http::request::Request;
 use crate::proxy::http::response::Response;
+use crate::proxy::patience::Patience;
 use crate::proxy::scratch::{HEADROOM, Scratch, poll_read};
 use crate::proxy::state::Worker;
-use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -75,9 +75,8 @@ pub(crate) struct Attempt<'a> {
     /// Since when the client could send the body, by the coarse clock.
     pub(super) body_since_ms: u64,
     pub(crate) sent_bytes: u64,
-    /// While the client has yet to take something: until when, and what it had taken by then. Only octets that it takes buy
-    /// it time, each as much as at the least pace; that something moves at all does not.
-    pub(super) patience: Cell<Option<(u64, u64)>>,
+    /// While the client has yet to take something.
+    pub(super) patience: Patience,
     pub(crate) first_byte: Option<Instant>,
 }
 
@@ -114,7 +113,7 @@ impl<'a> Attempt<'a> {
             begun: false,
             body_since_ms: worker.timers.now_ms(),
             sent_bytes: 0,
-            patience: Cell::new(None),
+            patience: Patience::default(),
             first_byte: None,
         }
     }
@@ -161,7 +160,10 @@ impl<'a> Attempt<'a> {
             }
         }
         self.flush(cx)?;
-        if self.down.deadline.poll_expired(cx) { Poll::Ready(Err(self.expired())) } else { Poll::Pending }
+        if !self.down.deadline.poll_expired(cx) || (self.takes_unseen() && !self.down.deadline.poll_expired(cx)) {
+            return Poll::Pending;
+        }
+        Poll::Ready(Err(self.expired()))
     }
 
     /// Moves the request up; returns how many octets moved.

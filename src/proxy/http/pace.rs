@@ -36,16 +36,10 @@ impl Attempt<'_> {
         let idle = now + ms(timeouts.body_idle);
         let waits_for_client = self.waits_for_client();
         if !waits_for_client {
-            self.patience.set(None);
+            self.patience.rest();
         }
         let at = if waits_for_client {
-            let taken = self.sent_bytes.saturating_sub((self.out.len() - self.out_at) as u64);
-            let mut until = idle.min(rate(self.sent_bytes).max(now + RATE_GRACE_MS));
-            if let Some((before, at)) = self.patience.get() {
-                until = until.min(time(taken.saturating_sub(at)).map_or(u64::MAX, |time| before.saturating_add(time)));
-            }
-            self.patience.set(Some((until, taken)));
-            until
+            self.patience.until(now, timeouts.answer_pace(), self.written(), || self.down.stream.queued())
         } else if self.response.is_some() {
             now + self.request.policy.idle_ms
         } else if !self.awaits_body() {
@@ -57,6 +51,25 @@ impl Attempt<'_> {
             idle.min(rate(self.request.body.passed()))
         };
         self.down.deadline.set_at(at.min(self.request.until_ms));
+    }
+
+    /// Returns how much of the answer was written to the client.
+    fn written(&self) -> u64 {
+        self.sent_bytes.saturating_sub((self.out.len() - self.out_at) as u64)
+    }
+
+    /// Returns whether a client that seems to take nothing has taken enough of what the kernel holds for it; then it is waited
+    /// for again.
+    pub(super) fn takes_unseen(&self) -> bool {
+        let now = self.worker.timers.now_ms();
+        let pace = self.worker.options.timeouts.answer_pace();
+        let takes = now < self.request.until_ms
+            && self.waits_for_client()
+            && self.patience.renew(now, pace, self.written(), self.down.stream.queued());
+        if takes {
+            self.touch();
+        }
+        takes
     }
 
     /// Returns whether it is the client's turn: more of the body must come, and it does not wait for `100 Continue`.

@@ -10,6 +10,7 @@ use crate::http2::meter::{Bounds, Breach};
 use crate::http2::streams::Failure;
 use crate::net::Stream;
 use crate::proxy::http2::lane::{Hub, Lane};
+use crate::proxy::patience::{Pace, Patience};
 use crate::proxy::scratch::poll_read;
 use crate::proxy::timer::{Deadline, Timers};
 use crate::telemetry::Shard;
@@ -42,8 +43,8 @@ pub(crate) struct Terms {
     /// Time for the preface and the first request, and for each head.
     pub(crate) head_ms: u64,
     pub(crate) keepalive_ms: u64,
-    /// So long may the peer take nothing of what is to be sent.
-    pub(crate) stall_ms: u64,
+    /// How fast the peer takes what is to be sent, at least.
+    pub(crate) pace: Pace,
     pub(crate) drain_idle_ms: u64,
 }
 
@@ -61,7 +62,6 @@ pub(crate) trait Host {
 
 /// Serves a connection to its end. `front` was read already, from the preface on.
 pub(crate) async fn serve(terms: Terms, (stream, front): (Stream, Vec<u8>), deadline: Deadline, host: impl Host) {
-    deadline.set(terms.head_ms);
     let config = Config {
         streams: terms.streams,
         stream_window: terms.stream_window,
@@ -87,8 +87,11 @@ pub(crate) async fn serve(terms: Terms, (stream, front): (Stream, Vec<u8>), dead
         state: State::Open,
         begun: false,
         last: 0,
-        blocked_ms: None,
+        patience: Patience::default(),
+        written: 0,
+        blocked_until_ms: None,
         head_ms: None,
+        idle_until_ms: terms.timers.now_ms() + terms.head_ms,
         goaway_ms: 0,
         unflushed: false,
         ended: false,
@@ -133,10 +136,16 @@ struct Server<H> {
     begun: bool,
     /// The highest stream that was seen.
     last: u32,
-    /// Since when the peer takes nothing of what is to be sent.
-    blocked_ms: Option<u64>,
+    /// While the peer has yet to take something of what is to be sent.
+    patience: Patience,
+    /// Octets that the socket took.
+    written: u64,
+    /// So long it is waited for that.
+    blocked_until_ms: Option<u64>,
     /// Since when a head waits for its end.
     head_ms: Option<u64>,
+    /// So long the connection may be idle.
+    idle_until_ms: u64,
     /// When GOAWAY was sent.
     goaway_ms: u64,
     unflushed: bool,
@@ -183,17 +192,22 @@ impl<H: Host> Server<H> {
             match Pin::new(&mut self.stream).poll_write(cx, codec.pending()) {
                 Poll::Ready(Ok(n)) if n > 0 => {
                     codec.wrote(n);
+                    self.written += n as u64;
                     self.unflushed = self.stream.buffers();
-                    self.blocked_ms = None;
                 }
                 Poll::Ready(_) => return Err(Over),
                 Poll::Pending => {
-                    self.blocked_ms.get_or_insert(self.terms.timers.now_ms());
+                    let now = self.terms.timers.now_ms();
+                    let until = self.patience.until(now, self.terms.pace, self.written, || self.stream.queued());
+                    self.blocked_until_ms = Some(until);
                     return Ok(());
                 }
             }
         }
         drop(codec);
+        if self.blocked_until_ms.take().is_some() {
+            self.patience.rest();
+        }
         if self.unflushed {
             match Pin::new(&mut self.stream).poll_flush(cx) {
                 Poll::Ready(Ok(())) => self.unflushed = false,
@@ -296,7 +310,7 @@ impl<H: Host> Server<H> {
             && self.state == State::Open
         {
             self.leave(cx);
-            self.deadline.set_at(since + self.terms.drain_idle_ms);
+            self.idle_until_ms = since + self.terms.drain_idle_ms;
         }
         let codec = self.hub.codec.borrow();
         let (busy, last, left) = (codec.busy(), codec.last_stream(), codec.has_left());
@@ -310,18 +324,26 @@ impl<H: Host> Server<H> {
             // The client may never say that it has seen the first GOAWAY.
             let unsure = self.state == State::Leaving && !left;
             let leaving = if unsure { self.goaway_ms + CLOSE_MS } else { u64::MAX };
-            self.deadline.set_at((self.blocked_ms.unwrap_or(now) + self.terms.stall_ms).min(head).min(leaving));
-        } else if moved || self.begun {
-            self.begun = false;
-            let wait = if self.state == State::Leaving { CLOSE_MS } else { self.terms.keepalive_ms };
-            self.deadline.set(if self.head_ms.is_some() { wait.min(self.terms.head_ms) } else { wait });
+            let blocked = self.blocked_until_ms.unwrap_or(now + self.terms.pace.window_ms);
+            self.deadline.set_at(blocked.min(head).min(leaving));
+            return;
         }
+        if moved || std::mem::take(&mut self.begun) {
+            let wait = if self.state == State::Leaving { CLOSE_MS } else { self.terms.keepalive_ms };
+            self.idle_until_ms = now + if self.head_ms.is_some() { wait.min(self.terms.head_ms) } else { wait };
+        }
+        self.deadline.set_at(self.idle_until_ms.min(self.blocked_until_ms.unwrap_or(u64::MAX)));
     }
 
     fn expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let now = self.terms.timers.now_ms();
         let since = |at: Option<u64>, limit: u64| at.is_some_and(|at| at + limit <= now);
-        if since(self.blocked_ms, self.terms.stall_ms) {
+        if self.blocked_until_ms.is_some_and(|until| until <= now) {
+            if self.patience.renew(now, self.terms.pace, self.written, self.stream.queued()) {
+                self.blocked_until_ms = Some(now + self.terms.pace.window_ms);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             self.say(Failure::Breach(Breach::Stalled));
             self.stream.abort_on_close();
             return Poll::Ready(());
@@ -339,7 +361,7 @@ impl<H: Host> Server<H> {
             State::Open => {
                 drop(codec);
                 self.leave(cx);
-                self.deadline.set(CLOSE_MS);
+                self.idle_until_ms = now + CLOSE_MS;
             }
         }
         cx.waker().wake_by_ref();
