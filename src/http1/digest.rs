@@ -1,4 +1,4 @@
-//! SHA-1 (RFC 3174) and base64 (RFC 4648 §4): only for the WebSocket handshake, where neither protects anything.
+//! SHA-1 (RFC 3174), only for the WebSocket handshake, where it protects nothing; and base64 (RFC 4648 §4).
 
 /// Appended to the client's key, RFC 6455 §1.3.
 const KEY_SUFFIX: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -53,8 +53,8 @@ fn mix_block(state: [u32; 5], block: &[u8]) -> [u32; 5] {
     [a, b, c, d, e]
 }
 
-/// Returns `bytes` in base64 with padding.
-fn base64(bytes: &[u8]) -> String {
+/// Returns `bytes` in base64 with padding (RFC 4648 §4).
+pub fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for group in bytes.chunks(3) {
@@ -94,5 +94,6 @@ mod tests {
             assert_eq!(base64(plain.as_bytes()), coded);
         }
         assert_eq!(base64(b"foobar"), "Zm9vYmFy");
+        assert_eq!(base64(&[0xfb, 0xff]), "+/8=");
     }
 }

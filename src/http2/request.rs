@@ -1,5 +1,6 @@
 //! Fields of a request, as they are decoded → HTTP/1.1 octets: strict (RFC 9113 §8), in one pass, into a buffer that is used again.
 
+use crate::http1::digest::base64;
 use crate::http1::head::{Kind, is_target, is_token, kind};
 
 /// Cookie fields of one request; they are joined into one (RFC 9113 §8.2.3).
@@ -300,12 +301,10 @@ fn put(out: &mut Vec<u8>, parts: &[&[u8]]) {
 
 /// Encodes 16 octets as a `Sec-WebSocket-Key` (RFC 6455 §4.1, RFC 4648 §4).
 pub fn key(octets: u128) -> [u8; 24] {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = [b'='; 24];
-    for (index, place) in text.iter_mut().take(22).enumerate() {
-        // The first of 22 digits has the highest six bits; the last has two, and four that are zero.
-        let bits = if index < 21 { octets >> (122 - 6 * index) } else { octets << 4 };
-        *place = DIGITS.get((bits & 63) as usize).copied().unwrap_or(b'A');
+    // As long as 16 octets are in base64.
+    if let Some(coded) = base64(&octets.to_be_bytes()).as_bytes().as_array() {
+        text = *coded;
     }
     text
 }

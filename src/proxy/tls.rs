@@ -6,6 +6,7 @@
 //! at a time: the oldest makes room for the newest, so that clients who do not go on keep nobody out. The handshake itself
 //! is in `handshake.rs`.
 
+use crate::http1::digest::base64;
 use crate::net::tls::{Clients, Refusal, Server};
 use crate::table::certificates::{Certificates, subject};
 use crate::telemetry::Handshakes;
@@ -191,32 +192,10 @@ pub(crate) fn identity(certificate: &[u8]) -> Box<[u8]> {
     lines.into_bytes().into()
 }
 
-/// Encodes octets (RFC 4648 §4).
-fn base64(octets: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(octets.len().div_ceil(3) * 4);
-    for group in octets.chunks(3) {
-        let bits = group.iter().fold(0u32, |bits, octet| (bits << 8) | u32::from(*octet)) << (8 * (3 - group.len()));
-        for place in 0..4 {
-            let digit = DIGITS.get((bits >> (18 - 6 * place)) as usize & 63).copied().unwrap_or(b'=');
-            text.push(if place <= group.len() { char::from(digit) } else { '=' });
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Underway, base64};
+    use super::Underway;
     use tokio::sync::oneshot::error::TryRecvError;
-
-    #[test]
-    fn encodes_as_the_rfc_does() {
-        let cases = ["", "f", "fo", "foo", "foob", "fooba", "foobar"];
-        let expected = ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy"];
-        assert_eq!(cases.map(|case| base64(case.as_bytes())), expected);
-        assert_eq!(base64(&[0xfb, 0xff]), "+/8=");
-    }
 
     #[test]
     fn the_oldest_handshake_makes_room() {
