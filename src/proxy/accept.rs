@@ -10,25 +10,24 @@ use crate::model::{ListenerProtocol, ListenerSpec};
 use crate::proxy::connection;
 use crate::proxy::entry::Entry;
 use crate::proxy::handshake;
+use crate::proxy::shortage::Shortage;
 use crate::proxy::spread::Handed;
 use crate::proxy::state::{Open, Worker};
 use crate::proxy::tcp;
 use crate::proxy::timer::ms;
+use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
 use socket2::SockRef;
 use std::cell::RefCell;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-
-/// Wait after accept failed for want of descriptors or memory.
-const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
 /// A listening socket lent to one worker.
 #[derive(Debug)]
@@ -151,7 +150,7 @@ impl Holdings {
 }
 
 async fn accept(worker: Rc<Worker>, listener: AsyncFd<TcpListener>, entry: Rc<Entry>, mut signal: Signal) {
-    let mut stopping = signal.clone();
+    let (mut stopping, shortage) = (signal.clone(), Shortage::new());
     loop {
         let is_full = worker.open.get() >= worker.options.limits.connections;
         if is_full && worker.ending_since(&entry).is_none() {
@@ -171,21 +170,62 @@ async fn accept(worker: Rc<Worker>, listener: AsyncFd<TcpListener>, entry: Rc<En
             () = entry.removed() => break,
             accepted = listener.async_io(Interest::READABLE, take) => accepted,
         };
-        match accepted {
-            Ok((stream, peer)) => admit(&worker, stream, peer, &entry),
-            Err(error) if is_transient(&error) => {}
-            Err(error) => {
-                tracing::warn!(%error, listener = %entry.name, "failed to accept; pausing");
-                tokio::select! {
-                    () = tokio::time::sleep(ACCEPT_BACKOFF) => {}
-                    () = stopping.reached(Phase::Stopping) => return,
+        let lack = match accepted {
+            Ok((stream, peer)) => {
+                let is_last = shortage.is_near(&stream);
+                if !is_last {
+                    shortage.end(None);
                 }
+                admit(&worker, stream, peer, &entry);
+                is_last.then_some(None)
+            }
+            Err(error) if is_transient(&error) => None,
+            Err(error) => Some(Some(error)),
+        };
+        if let Some(error) = lack {
+            tokio::select! {
+                () = pause(&worker, &listener, &entry, (&shortage, error)) => {}
+                () = entry.removed() => break,
+                () = stopping.reached(Phase::Draining) => break,
             }
         }
     }
     if let Err(error) = empty_queue(&listener.into_inner(), |stream, peer| admit(&worker, stream, peer, &entry)) {
         tracing::warn!(%error, listener = %entry.name, "failed to empty the accept queue");
     }
+}
+
+/// Waits until there are descriptors for more connections; those that are open go on, and those that come wait in the queue.
+async fn pause(
+    worker: &Worker,
+    listener: &AsyncFd<TcpListener>,
+    entry: &Entry,
+    (shortage, error): (&Shortage, Option<io::Error>),
+) {
+    loop {
+        let (wait, first) = shortage.begin(clock::now());
+        if first {
+            let error = error.as_ref().map(tracing::field::display);
+            tracing::warn!(reason = "descriptors", listener = %entry.name, error, "too few descriptors: accepting pauses");
+        }
+        worker.shard.accept_pauses.add(1);
+        tokio::time::sleep(wait).await;
+        if shortage.has_passed(listener.as_fd()) {
+            break;
+        }
+    }
+    // What else is wrong is over when a connection was accepted.
+    let lacked = error.is_none_or(|error| is_shortage(&error));
+    if let Some(passed) = lacked.then(|| shortage.end(Some(clock::now()))).flatten() {
+        let seconds = passed.as_secs_f64();
+        tracing::info!(reason = "descriptors", listener = %entry.name, seconds, "there are descriptors again: accepting");
+    }
+}
+
+/// There are not enough descriptors, of the process or of the machine, or not enough memory.
+fn is_shortage(error: &io::Error) -> bool {
+    let code = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(code, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
 }
 
 /// Takes what waits in the accept queue, so that the socket may go. By system call: the reactor reports connections only

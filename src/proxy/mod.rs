@@ -24,6 +24,7 @@ mod pick;
 mod pipe;
 mod pool;
 mod scratch;
+mod shortage;
 mod spread;
 mod state;
 mod streams;

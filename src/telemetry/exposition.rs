@@ -16,7 +16,7 @@ pub(crate) struct ShardCollector {
 }
 
 /// Name, help and labels of each family of the data plane; the one list, also for the documentation.
-const FAMILIES: [(&str, &str, &[&str]); 17] = [
+const FAMILIES: [(&str, &str, &[&str]); 18] = [
     ("weir_connections_total", "Connections accepted.", &[]),
     ("weir_connections_open", "Connections open now.", &[]),
     ("weir_panics_total", "Panics caught at a connection's boundary.", &[]),
@@ -38,6 +38,7 @@ const FAMILIES: [(&str, &str, &[&str]); 17] = [
         "Length of one piece of a worker's work, during which it does nothing else.",
         &["worker"],
     ),
+    ("weir_accept_pauses_total", "Pauses in accepting for want of descriptors.", &[]),
 ];
 
 /// Counters of a service that are summed as they are.
@@ -83,6 +84,7 @@ impl Collector for ShardCollector {
             family(0, vec![counter(&[], sum(|s| s.accepted.value()))]),
             family(1, vec![gauge(&[], sum(|s| s.open.value()))]),
             family(2, vec![counter(&[], sum(|s| s.panics.value()))]),
+            family(17, vec![counter(&[], sum(|s| s.accept_pauses.value()))]),
             family(15, vec![gauge(&[], sum(|s| s.partial_head_bytes.value()))]),
         ];
         let turns: Vec<_> =

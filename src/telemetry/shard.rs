@@ -177,6 +177,8 @@ impl Turns {
 pub struct Shard {
     /// Connections accepted.
     pub accepted: Counter,
+    /// Pauses in accepting for want of descriptors.
+    pub accept_pauses: Counter,
     /// Connections open now.
     pub open: Counter,
     /// Panics caught at a task's boundary.

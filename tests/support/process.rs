@@ -123,6 +123,10 @@ impl Weir {
     }
 
     fn spawn_with(name: &str, workloads: &str, services: &str) -> Self {
+        Self::written(name, workloads, services, |folder, file| run(Command::new(WEIR), folder, file))
+    }
+
+    fn written(name: &str, workloads: &str, services: &str, run: impl FnOnce(&Folder, &Path) -> Child) -> Self {
         let folder = Folder::new(name);
         let (http, dns, admin) = (free_address(), free_address(), free_address());
         let text = format!(
@@ -136,9 +140,20 @@ impl Weir {
         Self { child, http, dns, admin, folder }
     }
 
+    /// As [`Weir::start`], with so many descriptors for each of its processes and more keys of the configuration.
+    pub async fn start_poor(name: &str, descriptors: u32, services: &str) -> Self {
+        let mut weir = Self::written(name, "stop", services, |folder, file| {
+            let mut shell = Command::new("sh");
+            shell.arg("-c").arg(format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"")).arg(WEIR);
+            run(shell, folder, file)
+        });
+        weir.ready().await;
+        weir
+    }
+
     /// Starts it again after its end, with the same configuration and state.
     pub fn respawn(&mut self) {
-        self.child = run(&self.folder, &self.folder.0.join("weir.toml"));
+        self.child = run(Command::new(WEIR), &self.folder, &self.folder.0.join("weir.toml"));
     }
 
     /// Waits until `/readyz` says 200; panics with the log when it does not.
@@ -254,9 +269,9 @@ impl Weir {
 }
 
 /// Starts `weir run`; what it writes goes to the end of the log.
-fn run(folder: &Folder, file: &Path) -> Child {
+fn run(mut command: Command, folder: &Folder, file: &Path) -> Child {
     let log = fs::OpenOptions::new().create(true).append(true).open(folder.0.join("log")).unwrap();
-    Command::new(WEIR)
+    command
         .args([Path::new("run"), Path::new("--config"), file])
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())
