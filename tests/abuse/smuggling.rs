@@ -3,6 +3,8 @@
 use crate::support::backend::{Backend, Step, answering, send};
 use crate::support::http::Raw;
 use crate::support::proxy::{Proxy, assert_refused, assert_served};
+use std::time::{Duration, Instant};
+use tokio::io::AsyncWriteExt;
 
 #[tokio::test]
 async fn length_and_coding_in_one_request_rfc9112_6_1() {
@@ -274,4 +276,34 @@ async fn the_unread_body_of_an_answered_request_is_never_parsed_rfc9112_9_3() {
     let mut other = Raw::connect(proxy.address).await.unwrap();
     assert_eq!(other.exchange("GET /second HTTP/1.1\r\nHost: a\r\n\r\n").await.status, 200);
     assert_eq!(backend.connections(), 2);
+}
+
+/// What follows an early answer is read and thrown away, so that the answer is not lost, but not for ever: 64 KiB, 2 s.
+#[tokio::test]
+async fn the_unread_body_is_discarded_within_bounds_rfc9112_9_6() {
+    let early = vec![Step::ReadHead, send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly"), Step::Repeat];
+    let backend = Backend::start(early).await;
+    let proxy = Proxy::over(&[backend.address]);
+    for flood in [true, false] {
+        let mut raw = Raw::connect(proxy.address).await.unwrap();
+        raw.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n").await;
+        assert_eq!(raw.answer().await.text(), "early");
+        let (begun, mut sent) = (Instant::now(), 0);
+        while begun.elapsed() < Duration::from_secs(10) {
+            let (part, pause) = if flood { (16 * 1024, 1) } else { (1, 50) };
+            match raw.stream.write_all(&vec![b'x'; part]).await {
+                Ok(()) => sent += part,
+                Err(_) => break,
+            }
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+        }
+        let passed = begun.elapsed();
+        if flood {
+            // What the kernels hold besides.
+            assert!(sent < 8 << 20, "{sent} octets were taken");
+        } else {
+            assert!((Duration::from_millis(1800)..Duration::from_secs(4)).contains(&passed), "{passed:?}");
+        }
+    }
+    assert!(!backend.received_text().contains("xx"));
 }
