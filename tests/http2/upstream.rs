@@ -94,19 +94,35 @@ async fn what_may_be_sent_twice_goes_elsewhere_when_an_endpoint_is_silent() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_answers_a_ping_may_take_its_time_and_is_not_asked_again_soon() {
+async fn an_endpoint_that_answers_its_pings_may_take_its_time_and_is_asked_three_times() {
     let listener = listen().await;
     let proxy = before(&[&listener]);
     let asked = ask(&proxy, "POST");
     let mut peer = Peer::accept(&listener, &[]).await;
     let stream = head(&mut peer).await;
-    let ping = peer.until(PING).await.expect("a PING");
-    peer.send(&frame(PING, ACK, 0, &ping.payload)).await;
-    // The pause is what is tested: gRPC servers end a connection that asks again and again.
+    for _ in 0..3 {
+        let ping = peer.until(PING).await.expect("a PING");
+        peer.send(&frame(PING, ACK, 0, &ping.payload)).await;
+    }
+    // The pause is what is tested: gRPC servers end a connection that asks a fourth time within five minutes.
     let more = tokio::time::timeout(QUIET * 5, peer.until(PING)).await;
     assert!(more.is_err(), "{more:?}");
     peer.fine(stream).await;
     assert_eq!(answer(asked).await, (200, None));
+}
+
+#[tokio::test]
+async fn an_endpoint_that_falls_silent_after_an_answered_ping_is_asked_again_and_given_up() {
+    let listener = listen().await;
+    let proxy = before(&[&listener]);
+    let asked = ask(&proxy, "POST");
+    let mut peer = Peer::accept(&listener, &[]).await;
+    head(&mut peer).await;
+    let ping = peer.until(PING).await.expect("a PING");
+    peer.send(&frame(PING, ACK, 0, &ping.payload)).await;
+    peer.until(PING).await.expect("another PING");
+    assert_eq!(answer(asked).await, (502, Some("upstream_reset".to_owned())));
+    while peer.next().await.is_some() {}
 }
 
 #[tokio::test]

@@ -13,9 +13,12 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Least time between two PINGs while the endpoint sends nothing of an answer: gRPC servers take more than one each five
-/// minutes for abuse and end the connection.
+/// Least time between two PINGs while the endpoint sends nothing of an answer: for gRPC servers one within five minutes is a
+/// strike, and what they send of an answer makes their count begin anew.
 const GAP_MS: u64 = 310_000;
+/// The third strike ends the connection, in every implementation of gRPC: two PINGs come earlier, after so many times the silence
+/// that is waited out. What has answered once may be stopped a moment later.
+const EARLY: [u64; 2] = [2, 4];
 
 /// Streams with a malformed head that wait for those who asked; an endpoint that invents more is not listened to.
 const MAX_MALFORMED: usize = 1000;
@@ -51,13 +54,14 @@ pub(super) struct Pulse {
     since_ms: u64,
     /// When it was asked in this silence; 0: it was not.
     asked_ms: u64,
-    /// Before this it is not asked again, unless it answers something.
-    not_before_ms: u64,
+    /// When it was asked last, and how often since it answered something.
+    last_ms: u64,
+    times: usize,
 }
 
 impl Pulse {
     pub(super) fn new(quiet_ms: u64) -> Self {
-        Self { quiet_ms, since_ms: 0, asked_ms: 0, not_before_ms: 0 }
+        Self { quiet_ms, since_ms: 0, asked_ms: 0, last_ms: 0, times: 0 }
     }
 
     /// Looks at the signs of a moment.
@@ -66,7 +70,7 @@ impl Pulse {
             (self.since_ms, self.asked_ms) = (0, 0);
         }
         if signs.answered {
-            self.not_before_ms = 0;
+            self.times = 0;
         }
         if self.since_ms == 0 {
             self.since_ms = if signs.waits { now_ms } else { 0 };
@@ -78,12 +82,22 @@ impl Pulse {
         if self.asked_ms > 0 {
             return Beat::Dead;
         }
-        if now_ms < self.not_before_ms {
+        if now_ms < self.not_before(signs.waits) {
             return Beat::Nothing;
         }
-        self.asked_ms = now_ms;
-        self.not_before_ms = now_ms.saturating_add(GAP_MS);
+        (self.asked_ms, self.last_ms) = (now_ms, now_ms);
+        self.times += 1;
         Beat::Ping
+    }
+
+    /// Before this it is not asked. On a connection without a request each PING is a strike.
+    fn not_before(&self, waits: bool) -> u64 {
+        let Some(early) = self.times.checked_sub(1) else { return 0 };
+        let gap = match EARLY.get(early) {
+            Some(times) if waits => self.quiet_ms.saturating_mul(*times).min(GAP_MS),
+            _ => GAP_MS,
+        };
+        self.last_ms.saturating_add(gap)
     }
 }
 
@@ -241,15 +255,47 @@ mod tests {
         assert_eq!(pulse.look(6000, WAITS), Beat::Nothing, "it begins to wait now");
     }
 
+    /// Sees only answers to PING; returns when it asks within a time.
+    fn asked(pulse: &mut Pulse, from: u64, until: u64) -> Vec<u64> {
+        let mut times = Vec::new();
+        for now in from..until {
+            match pulse.look(now, WAITS) {
+                Beat::Nothing => {}
+                Beat::Dead => panic!("dead at {now}"),
+                Beat::Ping => {
+                    times.push(now);
+                    assert_eq!(pulse.look(now, HEARD), Beat::Nothing);
+                }
+            }
+        }
+        times
+    }
+
     #[test]
-    fn any_octet_is_a_sign_of_life_and_only_an_answer_allows_another_ping_soon() {
+    fn two_pings_come_early_and_the_others_as_late_as_grpc_servers_ask_for() {
         let mut pulse = Pulse::new(100);
-        pulse.look(1, WAITS);
-        assert_eq!(pulse.look(101, WAITS), Beat::Ping);
-        assert_eq!(pulse.look(150, HEARD), Beat::Nothing);
+        let times = asked(&mut pulse, 1, 3 * GAP_MS);
+        assert_eq!(times, [101, 301, 701, 701 + GAP_MS, 701 + 2 * GAP_MS]);
+        // What was asked early and is silent is dead as soon as ever.
+        let mut pulse = Pulse::new(100);
+        assert_eq!(asked(&mut pulse, 1, 250), [101]);
+        assert_eq!(pulse.look(301, WAITS), Beat::Ping);
+        assert_eq!(pulse.look(400, WAITS), Beat::Nothing);
+        assert_eq!(pulse.look(401, WAITS), Beat::Dead);
+        // Without a request no PING comes early.
+        let mut pulse = Pulse::new(100);
+        assert_eq!(asked(&mut pulse, 1, 250), [101]);
+        assert!((250..101 + GAP_MS).step_by(100).all(|now| pulse.look(now, IDLE) == Beat::Nothing));
+        assert_eq!(pulse.look(101 + GAP_MS, IDLE), Beat::Ping);
+    }
+
+    #[test]
+    fn any_octet_is_a_sign_of_life_and_only_an_answer_begins_anew() {
+        let mut pulse = Pulse::new(100);
+        assert_eq!(asked(&mut pulse, 1, 1000), [101, 301, 701]);
         assert_eq!(pulse.look(1000, WAITS), Beat::Nothing, "too soon for another");
-        assert_eq!(pulse.look(101 + GAP_MS, WAITS), Beat::Ping);
-        let now = 101 + GAP_MS;
+        assert_eq!(pulse.look(701 + GAP_MS, WAITS), Beat::Ping);
+        let now = 701 + GAP_MS;
         assert_eq!(pulse.look(now + 50, ANSWERED), Beat::Nothing);
         assert_eq!(pulse.look(now + 150, WAITS), Beat::Ping);
         assert_eq!(pulse.look(now + 250, WAITS), Beat::Dead);
