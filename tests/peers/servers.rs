@@ -3,6 +3,7 @@
 use crate::course::{Course, Origin, websocket};
 use crate::program::{Keys, World, haproxy, nginx};
 use crate::support::http::Raw;
+use crate::tunnel::upgrade;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -16,10 +17,16 @@ async fn pass(keys: &Keys, origin: &Origin, endpoint: SocketAddr, service: &str)
     for version in VERSIONS {
         Course::plain(origin, world.weir.http, version).pass().await;
     }
-    if !service.contains("h2") {
+    // nginx carries none over HTTP/2, and its settings say so; HAProxy does (RFC 8441).
+    let carried = endpoint != origin.nginx.h2c;
+    if carried {
         websocket(world.weir.http).await;
     }
     world.none_refused().await;
+    if !carried {
+        let answer = Raw::connect(world.weir.http).await.unwrap().exchange(upgrade("/ws")).await;
+        assert_eq!((answer.status, answer.field("weir-reason")), (501, Some("no_websocket")));
+    }
 }
 
 #[tokio::test]
