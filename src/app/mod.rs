@@ -14,6 +14,7 @@ mod obtain;
 mod reload;
 mod shutdown;
 mod start;
+mod tickets;
 mod upgrade;
 mod watch;
 mod wire;

@@ -9,6 +9,7 @@ use crate::app::keyring::Keyring;
 use crate::app::live::{Live, Sockets};
 use crate::app::obtain;
 use crate::app::reload::Reloader;
+use crate::app::tickets::Book;
 use crate::app::upgrade::Upgrades;
 use crate::app::watch::Watch;
 use crate::app::{Origin, RunOptions};
@@ -78,7 +79,7 @@ pub(super) async fn build(
     let (trigger, signal) = lifecycle::drain();
     let metrics = Metrics::new();
     let access = access_log(&loaded.log, &metrics)?;
-    let (tls, keyring) = keyring(&loaded, &metrics)?;
+    let (tls, keyring) = keyring(&loaded, &metrics, &binder)?;
     if let (Some(names), Some(server)) = (&mut names, keyring.names_server()) {
         names.secure(server);
     }
@@ -154,11 +155,16 @@ fn show_certificates(metrics: &Metrics, certificates: &certificates::Handle) -> 
 }
 
 /// Reads the certificates that listeners show.
-fn keyring(loaded: &Loaded, metrics: &Metrics) -> anyhow::Result<(Tls, Keyring)> {
+fn keyring(loaded: &Loaded, metrics: &Metrics, binder: &Binder) -> anyhow::Result<(Tls, Keyring)> {
     let handshakes = Handshakes::new().context("failed to make the metrics of handshakes")?;
     handshakes.register(metrics.registry()).context("failed to register the metrics of handshakes")?;
     let tls = Tls::new(handshakes);
-    let keyring = Keyring::new(tls.clone()).context("failed to make the metrics of certificates")?;
+    let link = if let Binder::Kept(link) = binder { Some(link) } else { None };
+    let book = Book::open(link);
+    if let Some(link) = link {
+        tokio::spawn(book.clone().run(link.clone()));
+    }
+    let keyring = Keyring::new(tls.clone(), book).context("failed to make the metrics of certificates")?;
     keyring.register(metrics.registry()).context("failed to register the metrics of certificates")?;
     let refused = |faults: Vec<(KeyPath, String, String)>| {
         let faults: Vec<_> = faults.iter().map(|(key, message, _)| format!("{key}: {message}")).collect();

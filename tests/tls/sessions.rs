@@ -2,9 +2,9 @@
 //! is done (RFC 8446 §8).
 
 use super::authority::Authority;
-use super::support::backend::answering;
-use super::support::process::free_address;
-use super::support::within;
+use super::support::backend::{Backend, answering};
+use super::support::process::{Weir, free_address, kill};
+use super::support::{eventually, within};
 use super::{WAIT, World, folder};
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -58,6 +58,52 @@ async fn a_session_is_resumed_only_for_its_name_and_where_the_same_certificate_i
         assert!(!said.contains("Reused, TLSv1") && !said.contains("fine"), "{version}: {said}");
     }
     assert!(!world.backend.received_text().contains("Client-Cert"));
+}
+
+/// The keys of tickets go to the process that takes over. That a key is gone with the second change after it is shown where the
+/// time is given (`src/net/tls/tickets.rs`).
+#[tokio::test]
+async fn sessions_outlive_an_upgrade_and_a_crash_of_the_serving_process() {
+    let (authority, files) = (Authority::new(), folder("tls-tickets"));
+    let entry = authority.issue(&["app.test"]).write(&files, "app");
+    let (backend, https) = (Backend::start(answering("fine")).await, free_address());
+    let services = format!(
+        "[[listener]]\nname = \"secure\"\naddress = \"{https}\"\n[listener.tls]\ncertificates = [{entry}]\n
+[[service]]\nname = \"app\"\n[[service.endpoint]]\naddress = \"{}\"\n\n[[route]]\nname = \"app\"\nservice = \"app\"\n",
+        backend.address
+    );
+    let weir = Weir::start_keeping("tls-tickets", &services).await;
+    let versions = ["-tls1_2", "-tls1_3"];
+    let file = |version: &str| files.0.join(version).display().to_string();
+    let visit_anew = async |version: &str| {
+        let said = visit(https, "app.test", &[version, "-sess_out", &file(version)]).await;
+        assert!(said.contains("New, TLSv1") && said.contains("fine"), "{version}: {said}");
+    };
+    let visit_again = async |version: &str, after: &str| {
+        let said = eventually("an answer", WAIT, async || {
+            let said = visit(https, "app.test", &[version, "-sess_in", &file(version)]).await;
+            said.contains("fine").then_some(said)
+        });
+        let said = said.await;
+        assert!(said.contains("Reused, TLSv1"), "{version} after {after}: {said}");
+    };
+    for version in versions {
+        visit_anew(version).await;
+    }
+    let before = weir.serving();
+    let upgraded = weir.cli(&["upgrade"]).await;
+    assert_eq!(upgraded.code, 0, "{}", upgraded.err);
+    eventually("another process", WAIT, async || (![0, before].contains(&weir.serving())).then_some(())).await;
+    for version in versions {
+        visit_again(version, "an upgrade").await;
+        visit_anew(version).await;
+    }
+    let before = weir.serving();
+    kill(before, "KILL").await;
+    eventually("another process", WAIT, async || (![0, before].contains(&weir.serving())).then_some(())).await;
+    for version in versions {
+        visit_again(version, "a crash").await;
+    }
 }
 
 #[tokio::test]

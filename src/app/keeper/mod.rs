@@ -65,6 +65,8 @@ struct Keeper {
     kept: Vec<Kept>,
     /// The last good configuration as whoever served last left it; nothing here reads it.
     last_good: Option<OwnedFd>,
+    /// The keys of session tickets, the same way.
+    tickets: Option<OwnedFd>,
     /// What processes that have ended cut off: connections with requests, and with streams.
     cut: [u64; 2],
 }
@@ -90,6 +92,7 @@ pub fn keep() -> anyhow::Result<u8> {
         holdings: Holdings::default(),
         kept: Vec::new(),
         last_good: None,
+        tickets: None,
         cut: [0; 2],
     };
     if let Some(status) = keeper.act(steps) {
@@ -196,12 +199,14 @@ impl Keeper {
             "close" => {
                 let _ = self.holdings.close(&words, &message.body, &kept.link);
             }
-            "hold" => {
-                self.last_good = descriptor.or(self.last_good.take());
+            "hold" | "hold-tickets" => {
+                let place = if words.first() == Some(&"hold") { &mut self.last_good } else { &mut self.tickets };
+                *place = descriptor.or(place.take());
                 let _ = message::send(&kept.link, "ok", b"", &[]);
             }
-            "held" => {
-                let held: Vec<_> = self.last_good.iter().map(AsFd::as_fd).collect();
+            "held" | "held-tickets" => {
+                let place = if words.first() == Some(&"held") { &self.last_good } else { &self.tickets };
+                let held: Vec<_> = place.iter().map(AsFd::as_fd).collect();
                 let _ = message::send(&kept.link, "ok", b"", &held);
             }
             "cut" => {

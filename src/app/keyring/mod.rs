@@ -10,9 +10,10 @@ mod read;
 
 pub use check::check;
 
+use crate::app::tickets::Book;
 use crate::clock;
 use crate::model::{CertificateFiles, ListenerSpec, TlsSpec, UpstreamTlsSpec};
-use crate::net::tls::{BadFile, ClientPolicy, Server, ServerOptions};
+use crate::net::tls::{BadFile, ClientPolicy, Server, ServerError, ServerOptions};
 use crate::proxy::{Tls, TlsListener};
 use crate::spec::{Key, KeyPath};
 use crate::table::certificates::{Certificate, Certificates, Challenges, RefusedFile, Report, SOON_S, Standing};
@@ -39,6 +40,7 @@ type Fault = (KeyPath, String, String);
 pub struct Keyring {
     tls: Tls,
     challenges: Challenges,
+    book: Book,
     report: Report,
     expiry: IntGaugeVec,
     refused: IntGauge,
@@ -56,6 +58,7 @@ type State = HashMap<Arc<str>, Holding>;
 struct Holding {
     spec: Arc<TlsSpec>,
     certificates: Certificates,
+    book: Book,
     listener: Arc<TlsListener>,
     /// What was read and is not in use yet, in order.
     fresh: Vec<(Arc<str>, Arc<Certificate>)>,
@@ -76,7 +79,7 @@ impl Keyring {
     ///
     /// # Errors
     /// Never with the names of its metrics; the exposition's library checks them.
-    pub fn new(tls: Tls) -> prometheus::Result<Self> {
+    pub(super) fn new(tls: Tls, book: Book) -> prometheus::Result<Self> {
         let expiry =
             Opts::new("weir_certificate_expiry_seconds", "The end of each certificate in use, seconds since 1970.");
         let refused = "Files of certificates, keys, authorities and revocation lists that cannot be used now.";
@@ -84,6 +87,7 @@ impl Keyring {
         Ok(Self {
             tls,
             challenges: Challenges::default(),
+            book,
             report: Report::default(),
             expiry: IntGaugeVec::new(expiry, &["listener", "name", "source"])?,
             refused: IntGauge::new("weir_certificates_refused", refused)?,
@@ -129,7 +133,7 @@ impl Keyring {
         for (i, listener) in listeners.iter().enumerate() {
             let Some(spec) = &listener.tls else { continue };
             let known = held.get(&listener.name);
-            match Holding::read(spec, known, &self.challenges) {
+            match Holding::read((&listener.name, spec), known, self) {
                 Ok(holding) => drop(state.insert(listener.name.clone(), holding)),
                 Err(found) => {
                     let at = KeyPath::new(vec![Key::Name("listener".to_owned()), Key::Index(i)]);
@@ -146,7 +150,7 @@ impl Keyring {
     /// As [`Keyring::prepare`].
     pub fn prepare_names(&self, spec: &Arc<TlsSpec>) -> Result<Prepared, Vec<Fault>> {
         let known = self.lock().get(NAMES).cloned();
-        let holding = Holding::read(spec, known.as_ref(), &self.challenges).map_err(|found| {
+        let holding = Holding::read((NAMES, spec), known.as_ref(), self).map_err(|found| {
             let at = KeyPath::default().key("dns");
             found.into_iter().map(|(key, message, hint)| (at.join(&key), message, hint)).collect::<Vec<_>>()
         })?;
@@ -258,10 +262,10 @@ impl Keyring {
 }
 
 impl Holding {
-    fn read(spec: &Arc<TlsSpec>, known: Option<&Self>, challenges: &Challenges) -> Result<Self, Vec<Fault>> {
+    fn read((name, spec): (&str, &Arc<TlsSpec>), known: Option<&Self>, ring: &Keyring) -> Result<Self, Vec<Fault>> {
         let mut faults = Vec::new();
         let certificates =
-            known.map_or_else(|| Certificates::new(challenges.clone()), |known| known.certificates.clone());
+            known.map_or_else(|| Certificates::new(ring.challenges.clone()), |known| known.certificates.clone());
         let mut pairs = HashMap::new();
         let mut fresh = Vec::new();
         for (i, files) in spec.certificates.iter().enumerate() {
@@ -285,7 +289,7 @@ impl Holding {
         let same = known.filter(|known| known.policy == policy && terms(&known.spec) == terms(spec));
         let server = match same {
             Some(known) => Ok(known.listener.server().clone()),
-            None if faults.is_empty() => Server::new(Arc::new(certificates.clone()), &options(spec, clients)),
+            None if faults.is_empty() => server(&certificates, (name, spec), (policy, clients), &ring.book),
             None => return Err(faults),
         };
         let server = server.map_err(|error| {
@@ -295,7 +299,8 @@ impl Holding {
             return Err(faults);
         }
         let listener = Arc::new(TlsListener::new(server, certificates.clone(), spec.hsts));
-        Ok(Self { spec: spec.clone(), certificates, listener, fresh, pairs, policy, faults: HashMap::new() })
+        let (spec, book, faults) = (spec.clone(), ring.book.clone(), HashMap::new());
+        Ok(Self { spec, certificates, book, listener, fresh, pairs, policy, faults })
     }
 
     fn refresh(&mut self, name: &str) {
@@ -331,7 +336,7 @@ impl Holding {
             if hash == self.policy {
                 return Ok(None);
             }
-            let server = Server::new(Arc::new(self.certificates.clone()), &options(&self.spec, clients));
+            let server = server(&self.certificates, (name, &self.spec), (hash, clients), &self.book);
             let unfit = |error| {
                 let path = self.spec.client_ca.clone().unwrap_or_default();
                 BadFile::new(&path, error, "put the right files there")
@@ -375,10 +380,17 @@ fn files(spec: &TlsSpec) -> impl Iterator<Item = PathBuf> {
     pairs.chain(spec.client_ca.clone()).chain(spec.client_crl.clone())
 }
 
-fn options(spec: &TlsSpec, clients: ClientPolicy) -> ServerOptions {
-    let protocols = PROTOCOLS.iter().map(|protocol| protocol.to_vec()).collect();
+/// Makes what handshakes are done with. Tickets are bound to the listener and to what its clients are checked against.
+fn server(
+    certificates: &Certificates,
+    (name, spec): (&str, &TlsSpec),
+    (policy, clients): (u64, ClientPolicy),
+    book: &Book,
+) -> Result<Server, ServerError> {
     let TlsSpec { minimum_version, ticket_rotation, .. } = *spec;
-    ServerOptions { minimum_version, clients, ticket_rotation, protocols }
+    let tickets = book.tickets(&format!("{minimum_version:?} {policy:016x} {name}"), ticket_rotation)?;
+    let protocols = PROTOCOLS.iter().map(|protocol| protocol.to_vec()).collect();
+    Server::new(Arc::new(certificates.clone()), &ServerOptions { minimum_version, clients, tickets, protocols })
 }
 
 fn unix_s() -> i64 {

@@ -10,9 +10,11 @@ pub mod files;
 mod layer;
 mod refusal;
 mod server;
+mod tickets;
 
 pub use accept::{Accepted, Protocol, accept};
 pub use client::{Clients, Fault, HTTP2, Ready, build as build_client, connect, connect_session, speaking};
 pub use files::BadFile;
 pub use refusal::Refusal;
 pub use server::{ClientPolicy, Server, ServerError, ServerOptions};
+pub use tickets::{Secret, Tickets};

@@ -1,14 +1,13 @@
 //! What a listener's handshakes are done with.
 
 use crate::model::{ClientCertificate, TlsVersion};
-use rustls::crypto::GetRandomFailed;
-use rustls::crypto::aws_lc_rs::{Ticketer, default_provider};
+use crate::net::tls::tickets::Tickets;
+use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
-use rustls::server::{NoServerSessionStorage, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::version::{TLS12, TLS13};
-use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion, TicketRotator};
+use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Rules of one listener.
 #[derive(Debug, Clone)]
@@ -17,8 +16,8 @@ pub struct ServerOptions {
     pub minimum_version: TlsVersion,
     /// Who may come in.
     pub clients: ClientPolicy,
-    /// How long tickets are made with one key, in whole seconds up to 6 h.
-    pub ticket_rotation: Duration,
+    /// Its tickets.
+    pub tickets: Arc<Tickets>,
     /// What is offered by ALPN, the preferred first (RFC 7301).
     pub protocols: Vec<Vec<u8>>,
 }
@@ -60,8 +59,8 @@ pub enum ServerError {
     Other(#[from] rustls::Error),
 }
 
-/// The ready configurations of one listener, shared by all workers. Sessions are resumed by tickets whose keys live here: they
-/// hold for this listener and this client policy only, are made at random and change as often as the options say.
+/// The ready configurations of one listener, shared by all workers. Sessions are resumed by tickets, for this
+/// listener and this client policy only (`tickets.rs`).
 #[derive(Debug, Clone)]
 pub struct Server {
     /// For everybody.
@@ -101,59 +100,12 @@ impl Server {
         }
         .with_cert_resolver(resolver.clone());
         config.alpn_protocols.clone_from(&options.protocols);
-        config.ticketer = ticketer(options.ticket_rotation)?;
+        config.ticketer = options.tickets.clone();
         // Tickets carry the sessions; nothing is kept here.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         let mut challenge = builder()?.with_no_client_auth().with_cert_resolver(resolver);
         challenge.alpn_protocols = vec![b"acme-tls/1".to_vec()];
         challenge.session_storage = Arc::new(NoServerSessionStorage {});
         Ok(Self { config: Arc::new(config), challenge: Arc::new(challenge) })
-    }
-}
-
-/// Makes tickets with a key that changes; those of the key before are taken until the next change.
-fn ticketer(rotation: Duration) -> Result<Arc<dyn ProducesTickets>, rustls::Error> {
-    let seconds = u32::try_from(rotation.as_secs()).unwrap_or(u32::MAX);
-    let key = || {
-        let made = Ticketer::new().map_err(|_| GetRandomFailed)?;
-        Ok::<Box<dyn ProducesTickets>, _>(Box::new(Key(made)))
-    };
-    Ok(Arc::new(TicketRotator::new(seconds, key)?))
-}
-
-/// One key: it would change by itself, but later than it is used.
-#[derive(Debug)]
-struct Key(Arc<dyn ProducesTickets>);
-
-impl ProducesTickets for Key {
-    fn enabled(&self) -> bool {
-        self.0.enabled()
-    }
-
-    fn lifetime(&self) -> u32 {
-        self.0.lifetime()
-    }
-
-    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
-        self.0.encrypt(plain)
-    }
-
-    fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
-        self.0.decrypt(cipher)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::ticketer;
-    use std::time::Duration;
-
-    #[test]
-    fn tickets_are_of_one_listener_and_live_as_long_as_their_key_and_the_next() {
-        let (own, other) = (ticketer(Duration::from_secs(90)).unwrap(), ticketer(Duration::from_secs(90)).unwrap());
-        assert_eq!((own.lifetime(), own.enabled()), (180, true));
-        let ticket = own.encrypt(b"a session").unwrap();
-        assert_eq!(own.decrypt(&ticket).as_deref(), Some(b"a session".as_slice()));
-        assert_eq!(other.decrypt(&ticket), None);
     }
 }
