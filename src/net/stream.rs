@@ -3,8 +3,8 @@
 //! A plain socket is a variant of its own, so that the busiest path costs a branch and no indirect call, and so that
 //! splice(2) can be used on it. Everything else (TLS, one stream of an HTTP/2 connection) is a [`Layer`].
 
-use rustix::net::{RecvFlags, SendFlags};
 use crate::sys::queue::unacknowledged;
+use rustix::net::{RecvFlags, SendFlags};
 use socket2::SockRef;
 use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
