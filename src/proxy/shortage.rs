@@ -75,7 +75,9 @@ fn kept_of(limit: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::{Shortage, kept_of};
-    use std::time::{Duration, Instant};
+    use crate::clock;
+    use std::os::fd::AsFd;
+    use std::time::Duration;
 
     #[test]
     fn some_are_left_of_any_limit() {
@@ -84,7 +86,7 @@ mod tests {
 
     #[test]
     fn pauses_grow_to_a_second_and_begin_anew() {
-        let (shortage, now) = (Shortage::new(), Instant::now());
+        let (shortage, now) = (Shortage::new(), clock::now());
         let pauses: Vec<_> = (0..9).map(|_| shortage.begin(now)).map(|(pause, _)| pause.as_millis()).collect();
         assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
         assert_eq!(shortage.end(Some(now + Duration::from_secs(3))), Some(Duration::from_secs(3)));
@@ -99,7 +101,6 @@ mod tests {
         assert!(!shortage.is_near(&file));
         shortage.first_kept.set(3);
         assert!(shortage.is_near(&file));
-        use std::os::fd::AsFd;
         assert!(shortage.has_passed(file.as_fd()), "the limit is read again");
     }
 }
