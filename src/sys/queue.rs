@@ -28,14 +28,14 @@ mod tests {
         assert_eq!(unacknowledged(&client).unwrap(), 0);
         client.set_nonblocking(true).unwrap();
         let mut written = 0;
-        while let Ok(n) = client.write(&[7; 65_536]) {
+        while let Ok(n) = client.write(&[7; 16_000]) {
             written += n;
         }
         let waits = unacknowledged(&client).unwrap();
         assert!(waits > 0 && waits <= written, "{waits} of {written}");
         let mut taken = 0;
         while taken < written {
-            taken += server.read(&mut [0; 65_536]).unwrap();
+            taken += server.read(&mut [0; 16_000]).unwrap();
         }
         assert!(unacknowledged(&client).unwrap() < waits);
     }

@@ -187,7 +187,7 @@ async fn a_client_that_reads_in_drips_is_reset() {
     assert_eq!(proxy.metric("weir_refused_total{reason=\"client_stalled\"}"), 1);
     // What the kernel still holds is thrown away: nothing looks complete.
     let end = loop {
-        match within("the reset", LIMIT, raw.stream.read(&mut [0; 65_536])).await {
+        match within("the reset", LIMIT, raw.stream.read(&mut [0; 16_000])).await {
             Ok(n) if n > 0 => {}
             end => break end.map_err(|error| error.kind()),
         }
