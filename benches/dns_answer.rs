@@ -17,7 +17,7 @@ mod support;
 use std::sync::Arc;
 use support::{Counting, allocations, instance, nanoseconds, service};
 use weir::clock;
-use weir::dns::{Asker, Authority, Options, Scope, Scratch, Transport, View, answer};
+use weir::dns::{Aliases, Asker, Authority, Options, Schemas, Scope, Scratch, Transport, View, answer};
 use weir::dnswire::{Parsed, Query, parse_name, rtype};
 use weir::model::Policy;
 use weir::rng::Rng;
@@ -60,6 +60,7 @@ fn main() {
     println!("dns_answer: {SERVICES} services x {ENDPOINTS} endpoints, built in {:?}", clock::now() - start);
     println!("  {:28} {:>9} {:>7} {:>12}", "question", "answer ns", "octets", "allocations");
     let (authority, scope) = (Authority::new(&Options::default(), &[]), Scope::default());
+    let (schemas, aliases) = (Schemas::default(), Aliases::default());
     let (mut scratch, mut out) = (Scratch::new(Rng::from_seed(1)), vec![0u8; 4096]);
     // `S` is the service's number, `I` that of one of its instances.
     let kinds: [(&str, &str, u16, bool); 6] = [
@@ -85,6 +86,8 @@ fn main() {
             authority: &authority,
             now_ms: clock::now_ms(),
             forwards: false,
+            schemas: &schemas,
+            aliases: &aliases,
             asker: Asker::default(),
             scope: &scope,
         };

@@ -68,11 +68,20 @@ fn the_example_shows_the_default_of_every_key() {
     assert_eq!(loaded.control, control::Options { state: state.clone(), acme, ..control::Options::default() });
     assert_eq!(loaded.proxy, proxy::Options::default());
     let forward = Some(dns::ForwardOptions::default());
+    let alias = |name: &str, to| dns::AliasOptions {
+        name: name.to_owned(),
+        namespace: "default".into(),
+        to,
+        ttl: std::time::Duration::from_secs(5),
+    };
+    let web = dns::AliasTargetOptions::Service(weir::model::ServiceName::parse("web").unwrap());
+    let docs = dns::AliasTargetOptions::Name("docs.example.com".to_owned());
+    let aliases = vec![alias("website", web), alias("docs", docs)];
     let views = vec![dns::ViewOptions { name: "all".into(), ..dns::ViewOptions::default() }];
     let tls = loaded.dns.as_ref().and_then(|dns| dns.tls.clone());
     let listen = tls.as_ref().map(|tls| (tls.listen.clone(), tls.https.clone(), tls.spec.minimum_version));
     assert_eq!(listen, Some((vec!["127.0.0.1:8853".parse().unwrap()], Vec::new(), TlsVersion::V12)));
-    assert_eq!(loaded.dns, Some(dns::Options { forward, views, tls, ..dns::Options::default() }));
+    assert_eq!(loaded.dns, Some(dns::Options { forward, aliases, views, tls, ..dns::Options::default() }));
     assert_eq!(loaded.admin, admin::Options { socket: Some(state.join("weir.sock")), ..admin::Options::default() });
     assert_eq!(loaded.log, telemetry::LogOptions::default());
 

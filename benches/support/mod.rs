@@ -87,6 +87,7 @@ pub(crate) fn instance(service: &ServiceName, number: u32) -> Instance {
         address: IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + number)),
         ports: vec![8080],
         weight: 1,
+        traits: None,
         state: InstanceState::Ready,
         verdict: Verdict::Healthy,
         reason: "bench".into(),

@@ -14,7 +14,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};
@@ -96,6 +96,14 @@ pub struct NewInstance {
     pub lease: Option<spec::Duration>,
     /// Relative share of traffic, 1..=1000; 1 when absent.
     pub weight: Option<u32>,
+    /// Where it is, one label; see `dns.prefer_zone`.
+    pub zone: Option<String>,
+    /// Tags, one label each: names of Consul's schema select by them.
+    #[serde(default)]
+    pub tags: Vec<String>,
+    /// Anything else, told in the TXT record of the instance.
+    #[serde(default)]
+    pub meta: BTreeMap<String, String>,
 }
 
 /// A renewed lease.
@@ -196,6 +204,12 @@ pub(super) async fn history(
               (status = 409, description = "duplicate_instance", body = Problem)))]
 pub(super) async fn register(state: axum::extract::State<Arc<State>>, body: Bytes) -> Result<Response, Problem> {
     let new: NewInstance = extract::json(&body)?;
+    let mut problems = spec::Problems::new();
+    let said = spec::Said { zone: new.zone.as_deref(), tags: &new.tags, meta: &new.meta };
+    let traits = said.read(&mut problems);
+    if let Some(problem) = problems.into_vec().into_iter().next() {
+        return Err(Problem::invalid(problem.to_string()));
+    }
     let registration = Registration {
         id: new.id.as_deref().map(InstanceId::parse).transpose().map_err(|e| Problem::invalid(format!("id: {e}")))?,
         service: ServiceName::parse(&new.service).map_err(|e| Problem::invalid(format!("service: {e}")))?,
@@ -203,6 +217,7 @@ pub(super) async fn register(state: axum::extract::State<Arc<State>>, body: Byte
         address: new.address,
         ports: new.ports,
         weight: new.weight.unwrap_or(1),
+        traits,
         workload: None,
         revision: 0,
         lease: new.lease.map(|lease| lease.get()),

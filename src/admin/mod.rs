@@ -25,6 +25,7 @@ mod openapi;
 mod options;
 mod rates;
 mod refusal;
+mod resolve;
 mod router;
 mod routes;
 mod scale;
@@ -49,6 +50,7 @@ pub use instances::{History, Instance, Instances, Judgement, Lease, NewInstance,
 pub use listen::{BindError, Listeners, bind};
 pub use options::Options;
 pub use rates::Rates;
+pub use resolve::{NameCandidate, NameQuestion, NameServer, Names, Resolution, ResolvedRecord};
 pub use routes::{Route, Routes};
 pub use scale::{Autoscaler, ScaleDecision, ScaleState};
 pub use server::serve;

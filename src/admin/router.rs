@@ -3,7 +3,7 @@
 use crate::admin::guard::{self, BodyLimit};
 use crate::admin::{
     Problem, State, certificates, configuration, deployments, endpoints, events, explain, instances, logs, openapi,
-    routes, scale, services, status, upgrade,
+    resolve, routes, scale, services, status, upgrade,
 };
 use axum::Router;
 use axum::http::StatusCode;
@@ -40,6 +40,7 @@ pub(super) fn build(state: State, body_bytes: usize) -> Router {
         .routes(route!(upgrade::show, upgrade::begin))
         .routes(route!(status::show))
         .routes(route!(explain::show))
+        .routes(route!(resolve::show))
         .routes(route!(status::table))
         .routes(route!(events::list))
         .routes(route!(status::metrics))

@@ -1,6 +1,7 @@
 //! What handlers answer from: handles into the control plane, and the table.
 
 use crate::admin::rates::Rates;
+use crate::admin::resolve::NameServer;
 use crate::admin::upgrade::Upgrader;
 use crate::control::autoscale;
 use crate::control::certificates;
@@ -45,6 +46,8 @@ pub struct State {
     pub store: Option<Store>,
     /// Obtains certificates; `None`: nothing does.
     pub obtained: Option<certificates::Handle>,
+    /// Answers names as the DNS server does, where one runs.
+    pub names: NameServer,
     /// Replaces this process by another binary.
     pub upgrader: Upgrader,
     /// How far the end of the process has come.

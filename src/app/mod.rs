@@ -10,6 +10,7 @@ mod keeper;
 mod keyring;
 mod last_good;
 mod live;
+mod names;
 mod obtain;
 mod reload;
 mod shutdown;

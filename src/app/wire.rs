@@ -3,10 +3,11 @@
 //! Order: sockets first, so that a taken address changes nothing; then control with the first table in it; then those who
 //! serve from it. Each worker gets a `table::Reader` and its own sockets.
 
-use crate::admin::{self, Rates, State, Upgrader};
+use crate::admin::{self, NameServer, Rates, State, Upgrader};
 use crate::app::addresses::{self, Route};
 use crate::app::keyring::Keyring;
 use crate::app::live::{Live, Sockets};
+use crate::app::names::Resolver;
 use crate::app::obtain;
 use crate::app::reload::Reloader;
 use crate::app::tickets::Book;
@@ -109,8 +110,9 @@ pub(super) async fn build(
         ..state(&loaded, &table, &control, (&metrics, &configuration), &signal)?
     };
     let (close_admin, closes) = lifecycle::drain();
+    let answering = state.names.clone();
     let admin = tokio::spawn(admin::serve(doors, loaded.admin.clone(), state, closes));
-    let serve = |(names, wanted)| serve_names(names, wanted, &table, &metrics, &signal);
+    let serve = |(names, wanted)| serve_names(names, wanted, &table, &metrics, &answering, &signal);
     let dns = names.zip(loaded.dns.as_ref()).map(serve).transpose()?;
     show_certificates(&metrics, &certificates)?;
     let challenges = keyring.challenges().clone();
@@ -246,6 +248,7 @@ fn state(
         configuration: configuration.clone(),
         store: Some(control.store.clone()),
         obtained: None,
+        names: NameServer::default(),
         upgrader: Upgrader::default(),
         certificates: Report::default(),
         signal: signal.clone(),
@@ -271,9 +274,11 @@ fn serve_names(
     options: &dns::Options,
     table: &Table,
     metrics: &Metrics,
+    answering: &NameServer,
     signal: &Signal,
 ) -> anyhow::Result<dns::Server> {
     let server = dns::serve(sockets, options, table, signal).context("failed to start the DNS server")?;
+    answering.runs(Box::new(Resolver { dns: server.live(), table: table.clone() }));
     let counters = Box::new(server.counters().clone());
     metrics.registry().register(counters).context("failed to register the metrics of DNS")?;
     tracing::info!(addresses = ?server.addresses(), zone = options.zone, "answering DNS");

@@ -1,8 +1,11 @@
-//! `weir resolve`: asks a DNS server as any program would, through hickory's resolver: independent of Weir's own encoder.
+//! `weir resolve`: asks a DNS server as any program would, through hickory's resolver: independent of Weir's own encoder. For
+//! another asker, or to say why, it asks the running Weir over the admin API instead, which answers from its own table.
 
+use crate::admin::Resolution;
 use crate::cli::failure::{Code, Failure};
 use crate::cli::global::{Format, Global};
 use crate::cli::output::{self, Table};
+use crate::cli::remote::{Remote, encode};
 use anyhow::Result;
 use hickory_resolver::Resolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
@@ -34,6 +37,15 @@ pub(super) struct ResolveArgs {
     /// The zone that a short name is below.
     #[arg(long, default_value = "weir.internal")]
     zone: String,
+    /// Who is supposed to ask: the running Weir is asked over its admin API what it would answer this address.
+    #[arg(long, value_name = "ADDRESS")]
+    from: Option<IpAddr>,
+    /// The listener that is supposed to be asked, as `IP:PORT`; with `--from` or `--explain`.
+    #[arg(long, value_name = "ADDRESS")]
+    listener: Option<SocketAddr>,
+    /// Say why the answer is what it is: view, schema, what matched, endpoints, TTL. Over the admin API too.
+    #[arg(long)]
+    explain: bool,
 }
 
 impl ResolveArgs {
@@ -71,6 +83,9 @@ fn record_type(text: &str) -> Result<RecordType, DecodeError> {
 /// Looks a name up and prints what the server answers.
 pub(super) async fn resolve(global: &Global, args: &ResolveArgs) -> Result<()> {
     let (name, kind) = question(args)?;
+    if args.explain || args.from.is_some() || args.listener.is_some() {
+        return told(global, args, &name, kind).await;
+    }
     let found = resolver(args.server)?.lookup(name.clone(), kind).await.map_err(|error| explain(&error, args, kind))?;
     let resolved = Resolved {
         name: name.to_string(),
@@ -87,6 +102,61 @@ pub(super) async fn resolve(global: &Global, args: &ResolveArgs) -> Result<()> {
         table.row([line.name, line.ttl_s.to_string(), line.kind, line.data]);
     }
     Ok(output::table(&table)?)
+}
+
+/// Asks the running Weir what it would answer, and why.
+async fn told(global: &Global, args: &ResolveArgs, name: &Name, kind: RecordType) -> Result<()> {
+    let mut path = format!("/v1/resolve?name={}&type={}", encode(&name.to_string()), encode(&kind.to_string()));
+    for (key, value) in [
+        ("from", args.from.map(|from| from.to_string())),
+        ("listener", args.listener.map(|listener| listener.to_string())),
+    ] {
+        path.push_str(&value.map(|value| format!("&{key}={}", encode(&value))).unwrap_or_default());
+    }
+    let mut remote = Remote::connect(global.addr.as_deref()).await?;
+    let found: Resolution = remote.get(&path).await?;
+    if global.output == Format::Json {
+        return output::json(&found);
+    }
+    if args.explain {
+        output::write(&reasons(&found))?;
+    }
+    let mut table = Table::new(&["NAME", "TTL", "TYPE", "DATA", "SECTION"]);
+    for record in &found.records {
+        let ttl = record.ttl_s.to_string();
+        table.row([record.name.clone(), ttl, record.kind.clone(), record.data.clone(), record.section.clone()]);
+    }
+    output::table(&table)?;
+    if args.explain && !found.endpoints.is_empty() {
+        let mut table = Table::new(&["ID", "ADDRESS", "NAMED", "BECAUSE"]);
+        for one in &found.endpoints {
+            let named = if one.usable { "yes" } else { "no" }.to_owned();
+            table.row([one.id.clone(), one.address.clone(), named, one.because.clone()]);
+        }
+        output::write("\n")?;
+        output::table(&table)?;
+    }
+    match found.rcode.as_str() {
+        "NXDOMAIN" => Err(Failure::new(Code::NotFound, format!("{name}: no such name for this asker")).into()),
+        "NOERROR" | "-" => Ok(()),
+        code => Err(Failure::new(Code::Failure, format!("{name}: {code}")).into()),
+    }
+}
+
+fn reasons(found: &Resolution) -> String {
+    let or_none = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
+    format!(
+        "view       {}, namespace {}\nschema     {}\nmatched    {}\npath       {}\nanswer     {}\nttl        {}\n\
+         generation {}\n",
+        or_none(&found.view),
+        found.namespace,
+        or_none(&found.schema),
+        found.rule,
+        found.path,
+        found.rcode,
+        or_none(&found.ttl),
+        found.generation
+    )
 }
 
 /// Returns the whole name and the type to ask for.
@@ -159,6 +229,9 @@ mod tests {
             kind: None,
             server: ([127, 0, 0, 1], 8600).into(),
             zone: "weir.internal".to_owned(),
+            from: None,
+            listener: None,
+            explain: false,
         };
         let (name, kind) = question(&args).unwrap();
         (name.to_string(), kind.to_string())

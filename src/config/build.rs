@@ -11,6 +11,7 @@ use crate::config::file::{Admin, Control, Dns, File, Level, Listen, Log, LogForm
 use crate::config::forward;
 use crate::config::http2;
 use crate::config::loaded::Loaded;
+use crate::config::naming;
 use crate::config::rate_limit;
 use crate::config::relations::{self, Index};
 use crate::config::views;
@@ -260,18 +261,14 @@ fn read_dns(p: &mut Problems, section: &Dns) -> DnsOptions {
         p.unknown("dns.listen", "is empty", "write an address, or remove [dns] to run no DNS server");
     }
     let answer = size(p, "dns.limits.udp_answer", limits.udp_answer, defaults.max_udp_bytes.into(), 512..=4096);
-    let negative_ttl = time(p, "dns.negative_ttl", section.negative_ttl, defaults.negative_ttl, Time::ZERO..=DAY);
-    if negative_ttl.subsec_nanos() != 0 {
-        p.add(
-            "dns.negative_ttl",
-            format!("{} is not in whole seconds", Duration::new(negative_ttl)),
-            "DNS counts in seconds: write \"1s\"",
-        );
-    }
+    let negative_ttl = whole_seconds(p, "dns.negative_ttl", section.negative_ttl, defaults.negative_ttl);
+    let zone = section.zone.as_deref().map_or(defaults.zone, |zone| read_zone(p, zone));
+    let sections = (section.kubernetes.as_ref(), section.consul.as_ref());
+    let schemas = naming::read_schemas(p, section.schemas.as_deref(), sections, &zone);
     DnsOptions {
         forward: section.forward.as_ref().map(|forward| forward::read(p, forward, &listen)),
         listen,
-        zone: section.zone.as_deref().map_or(defaults.zone, |zone| read_zone(p, zone)),
+        zone,
         threads: within(p, "dns.threads", section.threads, defaults.threads, &(1..=64)),
         negative_ttl,
         max_udp_bytes: u16::try_from(answer).unwrap_or(defaults.max_udp_bytes),
@@ -292,8 +289,22 @@ fn read_dns(p: &mut Problems, section: &Dns) -> DnsOptions {
         tls: section.tls.as_ref().map(|tls| dns_tls::read(p, tls)),
         rate_limit: rate_limit::read(p, &section.rate_limit.clone().unwrap_or_default()),
         tcp_idle: time(p, "dns.tcp_idle", section.tcp_idle, defaults.tcp_idle, MS..=DAY),
+        changed_ttl: whole_seconds(p, "dns.changed_ttl", section.changed_ttl, defaults.changed_ttl),
+        settle: time(p, "dns.settle", section.settle, defaults.settle, Time::ZERO..=DAY),
+        schemas,
+        aliases: naming::read_aliases(p, &section.aliases),
         views: views::read(p, &section.views),
     }
+}
+
+/// Returns a TTL or its default; records one that is no number of seconds.
+fn whole_seconds(p: &mut Problems, key: &str, value: Option<Duration>, default: Time) -> Time {
+    let ttl = time(p, key, value, default, Time::ZERO..=DAY);
+    if ttl.subsec_nanos() != 0 {
+        let message = format!("{} is not in whole seconds", Duration::new(ttl));
+        p.add(key, message, "DNS counts in seconds: write \"1s\"");
+    }
+    ttl
 }
 
 /// Reads a zone; returns it in lower case without the final dot.

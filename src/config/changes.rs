@@ -14,7 +14,7 @@ const MASK: &str = "***";
 /// Parts of names of variables whose values are masked.
 const SECRETS: [&str; 9] = ["SECRET", "TOKEN", "PASSWORD", "PASSWD", "PASSPHRASE", "CREDENTIAL", "KEY", "AUTH", "DSN"];
 /// Keys that are taken up while Weir runs, but for definitions, which all are.
-const LIVE: [&[&str]; 10] = [
+const LIVE: [&[&str]; 16] = [
     &["node", "workers"],
     &["log", "level"],
     &["dns", "forward"],
@@ -23,6 +23,12 @@ const LIVE: [&[&str]; 10] = [
     &["dns", "rate_limit"],
     &["dns", "tcp_idle"],
     &["dns", "view"],
+    &["dns", "alias"],
+    &["dns", "changed_ttl"],
+    &["dns", "settle"],
+    &["dns", "schemas"],
+    &["dns", "kubernetes"],
+    &["dns", "consul"],
     &["listener"],
     &["route"],
 ];

@@ -3,6 +3,7 @@
 use crate::config::acme::Acme;
 use crate::config::dns_tls::DnsTls;
 use crate::config::forward::DnsForward;
+use crate::config::naming::{DnsAlias, DnsConsul, DnsKubernetes, DnsSchema};
 use crate::config::rate_limit::DnsRateLimit;
 use crate::config::views::DnsView;
 use crate::spec::{Address, Duration, Listener, Network, Range, Route, Service, Size};
@@ -143,6 +144,26 @@ pub struct Dns {
     /// Forwarding of names outside the zone; without this section they are refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub forward: Option<DnsForward>,
+    /// TTL of the answers of a service whose endpoints changed a moment ago, whole seconds; its own where that is shorter.
+    /// Default `1s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub changed_ttl: Option<Duration>,
+    /// How long that moment is, up to `1d`; default `10s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub settle: Option<Duration>,
+    /// What names look like: `native`, `kubernetes`, `consul`, `docker`; PTR records are in the form of the first. Default
+    /// `["native"]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schemas: Option<Vec<DnsSchema>>,
+    /// Names of Kubernetes, where they are among the schemas.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<DnsKubernetes>,
+    /// Names of Consul, where they are among the schemas.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub consul: Option<DnsConsul>,
+    /// Names that stand for other names.
+    #[serde(default, rename = "alias", skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<DnsAlias>,
     /// What askers may see; without one everybody sees everything.
     #[serde(default, rename = "view", skip_serializing_if = "Vec::is_empty")]
     pub views: Vec<DnsView>,

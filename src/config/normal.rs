@@ -9,6 +9,7 @@ use crate::config::file::{
 };
 use crate::config::http2;
 use crate::config::loaded::Loaded;
+use crate::config::naming;
 use crate::config::views;
 use crate::config::{dns_tls, forward, rate_limit};
 use crate::dns::Options as DnsOptions;
@@ -91,6 +92,7 @@ impl Loaded {
 }
 
 fn write_dns(options: &DnsOptions) -> Dns {
+    let (schemas, kubernetes, consul) = naming::write_schemas(options);
     Dns {
         service_addresses: None,
         listen: Some(options.listen.iter().map(|address| Address::new(*address)).collect()),
@@ -104,6 +106,12 @@ fn write_dns(options: &DnsOptions) -> Dns {
             tcp_connections_per_client: Some(options.tcp_connections_per_client),
         }),
         forward: options.forward.as_ref().map(forward::write),
+        changed_ttl: Some(options.changed_ttl.into()),
+        settle: Some(options.settle.into()),
+        schemas: Some(schemas),
+        kubernetes,
+        consul,
+        aliases: naming::write_aliases(&options.aliases),
         views: views::write(&options.views),
         tls: options.tls.as_ref().map(dns_tls::write),
         rate_limit: Some(rate_limit::write(&options.rate_limit)),

@@ -1,8 +1,9 @@
 //! `[[dns.view]]`: the section, its meaning, and the way back.
 
+use crate::config::naming::{element, is_name, lower};
 use crate::dns::{ListenOptions, ViewOptions};
 use crate::model::parse_label;
-use crate::spec::{KeyPath, Network, Problems};
+use crate::spec::{Network, Problems};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -36,6 +37,13 @@ pub struct DnsView {
     /// The namespace in which short names are looked for; default `default`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
+    /// Where its clients are, one label: for services that prefer endpoints of their zone. Default none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// The `search` line of its clients' resolv.conf: what they complete in vain is answered with what they would ask for
+    /// next. Default none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub search: Option<Vec<String>>,
 }
 
 /// A listening address of a view.
@@ -115,17 +123,22 @@ fn read_one(p: &mut Problems, view: &DnsView) -> ViewOptions {
             "add it to namespaces, or write one of them",
         );
     }
+    let search: Vec<String> = view.search.iter().flatten().map(|domain| lower(domain)).collect();
+    for (i, domain) in search.iter().enumerate().filter(|(_, domain)| !is_name(domain)) {
+        p.at(&element("search", i), format!("{domain:?} is no domain"), "write labels separated by dots");
+    }
+    if let Some(Err(error)) = view.zone.as_deref().map(|zone| parse_label(zone, LABEL)) {
+        p.add("zone", error.to_string(), "use one label, such as \"eu-1\"");
+    }
     ViewOptions {
         name: view.name.as_str().into(),
         networks: view.networks.iter().flatten().map(|network| network.get()).collect(),
         listen: view.listen.iter().flatten().map(|listen| listen.0).collect(),
         namespaces: (!all).then(|| listed.iter().map(|name| name.as_str().into()).collect()),
         namespace,
+        zone: view.zone.as_deref().map(Into::into),
+        search,
     }
-}
-
-fn element(list: &str, index: usize) -> KeyPath {
-    KeyPath::default().key(list).index(index)
 }
 
 /// Writes the sections that say the same.
@@ -137,6 +150,8 @@ pub(super) fn write(views: &[ViewOptions]) -> Vec<DnsView> {
         listen: Some(view.listen.iter().copied().map(ViewListen).collect()),
         namespaces: Some(view.namespaces.as_deref().map_or_else(|| vec![ALL.to_owned()], texts)),
         namespace: Some(view.namespace.to_string()),
+        zone: view.zone.as_deref().map(str::to_owned),
+        search: Some(view.search.clone()),
     };
     views.iter().map(one).collect()
 }

@@ -208,6 +208,7 @@ mod tests {
             address: "127.0.0.1".parse().unwrap(),
             ports: vec![8000, 9000],
             weight: 1,
+            traits: None,
             state,
             verdict: Verdict::Unknown,
             reason: "".into(),

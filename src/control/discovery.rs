@@ -118,6 +118,7 @@ fn registration(service: &ServiceName, id: InstanceId, endpoint: &StaticEndpoint
         address: endpoint.address,
         ports: endpoint.ports.clone(),
         weight: endpoint.weight,
+        traits: endpoint.traits.clone(),
         workload: None,
         revision: 0,
         lease: None,
@@ -133,7 +134,7 @@ mod tests {
     use std::sync::Arc;
 
     fn endpoint(port: u16, weight: u32) -> StaticEndpoint {
-        StaticEndpoint { address: "10.0.0.1".parse().unwrap(), ports: vec![port], weight }
+        StaticEndpoint { address: "10.0.0.1".parse().unwrap(), ports: vec![port], weight, traits: None }
     }
 
     fn definitions(services: &[(&str, &[StaticEndpoint])]) -> Definitions {

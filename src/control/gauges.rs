@@ -213,6 +213,7 @@ mod tests {
             address: "127.0.0.1".parse().unwrap(),
             ports: vec![8000, 0],
             weight: 7,
+            traits: None,
             state,
             verdict,
             reason: "".into(),

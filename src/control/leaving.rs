@@ -232,6 +232,7 @@ mod tests {
                     address: "127.0.0.1".parse().unwrap(),
                     ports: vec![*port],
                     weight: 1,
+                    traits: None,
                 };
                 let mut service = spec(name, None);
                 service.endpoints = ports.iter().map(endpoint).collect();

@@ -253,7 +253,8 @@ mod tests {
         let backend = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = backend.local_addr().unwrap();
         let mut service = spec("web", Some(check()));
-        service.endpoints = vec![StaticEndpoint { address: address.ip(), ports: vec![address.port()], weight: 1 }];
+        service.endpoints =
+            vec![StaticEndpoint { address: address.ip(), ports: vec![address.port()], weight: 1, traits: None }];
         let definitions = Definitions { services: vec![Arc::new(service)], ..Definitions::default() };
         let (publisher, table) = channel(Snapshot::empty(Names::default()));
         let (_trigger, signal) = drain();

@@ -121,6 +121,7 @@ impl Publisher {
             services,
             routes: self.pending.routes.take(),
             listeners: self.pending.listeners.take(),
+            now_ms: now_ms.max(1),
         };
         let previous = self.table.current();
         let next = table::build(&previous, changes);

@@ -157,6 +157,7 @@ mod tests {
             address: "127.0.0.1".parse().unwrap(),
             ports: vec![1],
             weight: 1,
+            traits: None,
             state,
             verdict,
             reason: "".into(),

@@ -3,197 +3,303 @@
 //! Every endpoint that an answer names is stamped with the time until which the answer may be cached, before the answer
 //! leaves: a withdrawal waits for that (details: `table::Acknowledger`, `EndpointStats::name_until`).
 
+use crate::dns::locate::Pick;
+use crate::dns::order::{Fit, Order};
+use crate::dns::schema::{Kind, Schema};
 use crate::dns::view::View;
-use crate::dnswire::{Answer, OWNER_IS_QUESTION, Section, record, rtype};
+use crate::dnswire::{Answer, Section, record, rtype};
 use crate::rng::Rng;
 use crate::table::Service;
 use crate::table::names::Owner;
 use std::net::IpAddr;
 
+/// Priority of SRV records in Consul's schema, as Consul has it.
+const CONSUL_PRIORITY: u16 = 1;
+
 /// Room that is used again for each answer, so that none is allocated; one per thread.
 #[derive(Debug)]
 pub struct Scratch {
-    /// Chosen endpoints, shuffled as they are copied.
-    order: Vec<usize>,
+    /// Chosen endpoints, in the order in which they are copied.
+    order: Order,
     /// Candidates that share addresses, by the number of their address.
     sharing: Vec<(usize, usize)>,
     /// One flag per distinct address.
     seen: Vec<bool>,
     /// Endpoints of SRV records with the offset of their target.
     targets: Vec<(usize, usize)>,
-    rng: Rng,
 }
 
-/// Whether every answer record went in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fit {
-    All,
-    Part,
+/// What one lookup is about.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ask<'a, 's> {
+    pub(crate) view: &'a View<'s>,
+    /// The schema in which the name was found.
+    pub(crate) schema: &'s Schema,
+    /// Pointer to the name that the records are of.
+    pub(crate) owner: u16,
+    /// The asked type.
+    pub(crate) kind: u16,
+}
+
+/// For how long an answer may be kept.
+#[derive(Debug, Clone, Copy)]
+struct Ttl {
+    until_ms: u64,
+    /// The octets that replace those of the records; `None`: they stay.
+    octets: Option<[u8; 4]>,
 }
 
 impl Scratch {
     /// Returns empty room; `rng` decides the order of records.
     pub fn new(rng: Rng) -> Self {
-        Self { order: Vec::new(), sharing: Vec::new(), seen: Vec::new(), targets: Vec::new(), rng }
-    }
-
-    /// Calls `copy` with the chosen endpoints in random order until it says that one does not fit.
-    fn shuffle(&mut self, mut copy: impl FnMut(usize) -> bool) -> Fit {
-        let total = self.order.len();
-        for at in 0..total {
-            let other = at + self.rng.below(total - at);
-            self.order.swap(at, other);
-            let chosen = self.order.get(at).copied();
-            if !chosen.is_some_and(&mut copy) {
-                return Fit::Part;
-            }
-        }
-        Fit::All
+        Self { order: Order::new(rng), sharing: Vec::new(), seen: Vec::new(), targets: Vec::new() }
     }
 }
 
-/// Adds the distinct addresses of one kind that have at least one usable endpoint.
+impl Ttl {
+    /// The TTL of a service's records; for a while after a change it is short.
+    fn of(view: &View<'_>, service: &Service) -> Self {
+        let (own_ms, now_ms) = (service.records.ttl_ms(), view.now_ms);
+        let short = view.authority.changed_ttl_seconds;
+        let short_ms = u64::from(short) * 1000;
+        if short_ms >= own_ms || service.changed_ms == 0 || now_ms >= service.changed_ms + view.authority.settle_ms {
+            return Self { until_ms: now_ms + own_ms, octets: None };
+        }
+        Self { until_ms: now_ms + short_ms, octets: Some(short.to_be_bytes()) }
+    }
+
+    fn seconds(self, now_ms: u64) -> u32 {
+        u32::try_from((self.until_ms - now_ms) / 1000).unwrap_or(u32::MAX)
+    }
+}
+
+/// Adds an encoded record with this TTL.
+fn put(answer: &mut Answer<'_, '_>, section: Section, owner: u16, encoded: &[u8], ttl: Ttl) -> Option<usize> {
+    match (ttl.octets, encoded.get(..4), encoded.get(8..)) {
+        (Some(octets), Some(head), Some(tail)) => answer.add(section, owner, &[head, &octets, tail]),
+        _ => answer.add(section, owner, &[encoded]),
+    }
+}
+
+/// Returns the endpoints that may be used now and are meant, by index.
+fn chosen<'a>(ask: &'a Ask<'_, '_>, service: &'a Service, pick: &'a Pick<'_>) -> impl Iterator<Item = usize> + 'a {
+    let zone = if service.spec.dns.prefer_zone { ask.view.scope.zone() } else { None };
+    let near = move |&index: &usize| service.endpoints.get(index).is_some_and(|endpoint| endpoint.zone() == zone);
+    let tagged = move |&index: &usize| {
+        pick.tag.is_none_or(|tag| service.endpoints.get(index).is_some_and(|endpoint| endpoint.has_tag(tag)))
+    };
+    let candidates = move || service.candidates(ask.view.now_ms).filter(tagged);
+    let only_near = zone.is_some() && candidates().any(|index| near(&index));
+    candidates().filter(move |index| !only_near || near(index))
+}
+
+/// Returns whether any endpoint of the service is meant, whatever its state.
+pub(crate) fn knows(service: &Service, pick: &Pick<'_>) -> bool {
+    pick.tag.is_none_or(|tag| service.endpoints.iter().any(|endpoint| endpoint.has_tag(tag)))
+}
+
+/// Adds the distinct addresses of the asked type that have at least one usable endpoint.
 pub(crate) fn add_addresses(
     answer: &mut Answer<'_, '_>,
+    ask: &Ask<'_, '_>,
     service: &Service,
-    kind: u16,
-    now_ms: u64,
+    pick: &Pick<'_>,
     scratch: &mut Scratch,
 ) -> Fit {
     let records = &service.records;
-    if !records.has(kind) {
+    if !records.has(ask.kind) {
         return Fit::All;
     }
-    let of_kind = |&index: &usize| records.address(index).is_some_and(|address| record::kind(address) == kind);
-    let until_ms = now_ms + records.ttl_ms();
-    scratch.order.clear();
+    let of_kind = |&index: &usize| records.address(index).is_some_and(|address| record::kind(address) == ask.kind);
+    let ttl = Ttl::of(ask.view, service);
+    let Scratch { order, sharing, seen, .. } = scratch;
+    order.clear(service.spec.dns.answers);
     if !records.shares_addresses() {
-        scratch.order.extend(service.candidates(now_ms).filter(of_kind));
-        return scratch.shuffle(|index| {
-            let copied = records.address(index).and_then(|a| answer.add(Section::Answer, OWNER_IS_QUESTION, &[a]));
+        order.extend(chosen(ask, service, pick).filter(of_kind));
+        order.weigh(service, records.differ_in_weight());
+        return order.each(|index| {
+            let copied = records.address(index).and_then(|a| put(answer, Section::Answer, ask.owner, a, ttl));
             if copied.is_some() {
-                stamp(service, index, until_ms);
+                stamp(service, index, ttl.until_ms);
             }
             copied.is_some()
         });
     }
-    scratch.sharing.clear();
-    scratch.seen.clear();
-    scratch.seen.resize(service.endpoints.len(), false);
-    for index in service.candidates(now_ms).filter(of_kind) {
+    sharing.clear();
+    seen.clear();
+    seen.resize(service.endpoints.len(), false);
+    for index in chosen(ask, service, pick).filter(of_kind) {
         let first = records.first_with_address(index);
-        scratch.sharing.push((index, first));
-        if let Some(seen) = scratch.seen.get_mut(first).filter(|seen| !**seen) {
+        sharing.push((index, first));
+        if let Some(seen) = seen.get_mut(first).filter(|seen| !**seen) {
             *seen = true;
-            scratch.order.push(first);
+            order.extend([first]);
         }
     }
-    let mut copied = std::mem::take(&mut scratch.seen);
-    copied.fill(false);
-    let fit = scratch.shuffle(|first| {
-        let added = records.address(first).and_then(|a| answer.add(Section::Answer, OWNER_IS_QUESTION, &[a]));
-        if let Some(flag) = copied.get_mut(first).filter(|_| added.is_some()) {
+    order.weigh(service, records.differ_in_weight());
+    seen.fill(false);
+    let fit = order.each(|first| {
+        let added = records.address(first).and_then(|a| put(answer, Section::Answer, ask.owner, a, ttl));
+        if let Some(flag) = seen.get_mut(first).filter(|_| added.is_some()) {
             *flag = true;
         }
         added.is_some()
     });
     // The answer names every usable endpoint behind a copied address.
-    for &(index, first) in &scratch.sharing {
-        if copied.get(first) == Some(&true) {
-            stamp(service, index, until_ms);
+    for &(index, first) in sharing.iter() {
+        if seen.get(first) == Some(&true) {
+            stamp(service, index, ttl.until_ms);
         }
     }
-    scratch.seen = copied;
     fit
 }
 
 /// Adds one SRV record per usable endpoint that offers the port, then their addresses as far as they fit (RFC 2782).
 pub(crate) fn add_services(
     answer: &mut Answer<'_, '_>,
+    ask: &Ask<'_, '_>,
     service: &Service,
-    port: usize,
-    now_ms: u64,
+    pick: &Pick<'_>,
     scratch: &mut Scratch,
 ) -> Fit {
-    let records = &service.records;
-    let until_ms = now_ms + records.ttl_ms();
-    scratch.order.clear();
-    scratch.order.extend(service.candidates(now_ms).filter(|&index| records.service(index, port).is_some()));
-    let mut targets = std::mem::take(&mut scratch.targets);
+    let (records, Some(port)) = (&service.records, pick.port) else { return Fit::All };
+    let ttl = Ttl::of(ask.view, service);
+    let Scratch { order, targets, .. } = scratch;
+    order.clear(service.spec.dns.answers);
+    order.extend(chosen(ask, service, pick).filter(|&index| records.service(index, port).is_some()));
+    order.weigh(service, records.differ_in_weight());
     targets.clear();
-    let fit = scratch.shuffle(|index| {
-        let Some((part, target)) = records.service(index, port) else { return false };
-        let Some(at) = answer.add(Section::Answer, OWNER_IS_QUESTION, &[part, target]) else { return false };
-        targets.push((index, at + part.len()));
-        stamp(service, index, until_ms);
+    let fit = order.each(|index| {
+        let Some(at) = add_service(answer, ask, service, (index, port), ttl) else { return false };
+        targets.push((index, at));
+        stamp(service, index, ttl.until_ms);
         true
     });
     if fit == Fit::All {
-        for &(index, target_at) in &targets {
+        for &(index, target_at) in targets.iter() {
             let (Some(owner), Some(address)) = (Answer::pointer(target_at), records.address(index)) else { break };
-            if answer.add(Section::Additional, owner, &[address]).is_none() {
+            if put(answer, Section::Additional, owner, address, ttl).is_none() {
                 break;
             }
         }
     }
-    scratch.targets = targets;
     fit
 }
 
-/// Adds the address of one instance if it is usable and of this kind.
-pub(crate) fn add_instance(
+/// Adds one SRV record, its target in the form of the schema; returns the offset of the target.
+fn add_service(
     answer: &mut Answer<'_, '_>,
+    ask: &Ask<'_, '_>,
     service: &Service,
-    index: usize,
-    kind: u16,
-    now_ms: u64,
-) -> Fit {
-    let address = service.records.address(index).filter(|address| record::kind(address) == kind);
-    let Some(address) = address.filter(|_| service.candidates(now_ms).any(|usable| usable == index)) else {
-        return Fit::All;
-    };
-    if answer.add(Section::Answer, OWNER_IS_QUESTION, &[address]).is_none() {
+    (index, port): (usize, usize),
+    ttl: Ttl,
+) -> Option<usize> {
+    let (part, native) = service.records.service(index, port)?;
+    if ask.schema.kind == Kind::Native && ttl.octets.is_none() {
+        return answer.add(Section::Answer, ask.owner, &[part, native]).map(|at| at + part.len());
+    }
+    let address = service.endpoints.get(index).map(|endpoint| endpoint.address);
+    let written = ask.schema.target(native, ask.view.snapshot.names.zone(), address);
+    let target = written.as_ref().map_or(native, |target| target.name());
+    let (kind, data) = (part.get(..4)?, part.get(record::FIXED_BYTES..)?);
+    let ttl = ttl.octets.as_ref().map_or(part.get(4..8)?, |octets| &octets[..]);
+    let length = u16::try_from(record::SRV_BYTES + target.len()).ok()?.to_be_bytes();
+    let consul = matches!(ask.schema.kind, Kind::Consul(_));
+    let priority = if consul { CONSUL_PRIORITY.to_be_bytes() } else { [0; 2] };
+    let at = answer.add(Section::Answer, ask.owner, &[kind, ttl, &length, &priority, data.get(2..)?, target])?;
+    Some(at + part.len())
+}
+
+/// Adds the address of one instance if it is usable and of the asked type.
+pub(crate) fn add_instance(answer: &mut Answer<'_, '_>, ask: &Ask<'_, '_>, service: &Service, index: usize) -> Fit {
+    let address = service.records.address(index).filter(|address| record::kind(address) == ask.kind);
+    let usable = || service.candidates(ask.view.now_ms).any(|usable| usable == index);
+    let Some(address) = address.filter(|_| usable()) else { return Fit::All };
+    let ttl = Ttl::of(ask.view, service);
+    if put(answer, Section::Answer, ask.owner, address, ttl).is_none() {
         return Fit::Part;
     }
-    stamp(service, index, now_ms + service.records.ttl_ms());
+    stamp(service, index, ttl.until_ms);
     Fit::All
 }
 
-/// Returns the address of a withdrawn instance by its lower-case label: service records that name it may be cached for
-/// their TTL, and until then its own name must lead to it.
-pub(crate) fn draining(service: &Service, label: &[u8]) -> Option<IpAddr> {
-    service.draining.iter().find(|(e, _)| e.id.as_str().as_bytes() == label).map(|(e, _)| e.address)
+/// Adds the strings of a service as one TXT record, RFC 1035 §3.3.14; what is said about it does not go by its endpoints.
+pub(crate) fn add_texts(answer: &mut Answer<'_, '_>, ask: &Ask<'_, '_>, service: &Service) -> Fit {
+    add_strings(answer, ask, service, service.spec.dns.txt.iter().map(|text| text.to_string()))
 }
 
-/// Adds the address of a withdrawn instance, not to be cached: it is about to go.
-pub(crate) fn add_draining(answer: &mut Answer<'_, '_>, address: IpAddr, kind: u16) -> Fit {
-    let (own, octets) = match address {
-        IpAddr::V4(address) => (rtype::A, address.octets().to_vec()),
-        IpAddr::V6(address) => (rtype::AAAA, address.octets().to_vec()),
-    };
-    if own != kind {
+/// Adds what is said about an instance as one TXT record, `key=value` each (RFC 1464).
+pub(crate) fn add_meta(answer: &mut Answer<'_, '_>, ask: &Ask<'_, '_>, service: &Service, index: usize) -> Fit {
+    let traits = service.endpoints.get(index).and_then(|endpoint| endpoint.traits.as_ref());
+    let pairs = traits.iter().flat_map(|traits| &traits.meta);
+    add_strings(answer, ask, service, pairs.map(|(key, value)| format!("{key}={value}")))
+}
+
+/// Allocates: texts are rarely asked for.
+fn add_strings(
+    answer: &mut Answer<'_, '_>,
+    ask: &Ask<'_, '_>,
+    service: &Service,
+    strings: impl Iterator<Item = String>,
+) -> Fit {
+    let mut data = Vec::new();
+    for text in strings {
+        // `config` and the admin API bound each string; a longer one has no form.
+        let Ok(length) = u8::try_from(text.len()) else { continue };
+        data.push(length);
+        data.extend_from_slice(text.as_bytes());
+    }
+    if data.is_empty() {
         return Fit::All;
     }
-    let fixed = record::fixed(own, 0, octets.len());
-    match answer.add(Section::Answer, OWNER_IS_QUESTION, &[&fixed, &octets]) {
+    let ttl = Ttl::of(ask.view, service).seconds(ask.view.now_ms);
+    match answer.add(Section::Answer, ask.owner, &[&record::fixed(rtype::TXT, ttl, data.len()), &data]) {
         Some(_) => Fit::All,
         None => Fit::Part,
     }
 }
 
-/// Adds the names of the instances behind an address. Health does not matter here: the name stays right.
-pub(crate) fn add_names(answer: &mut Answer<'_, '_>, view: &View<'_>, owners: &[Owner]) -> Fit {
+/// Adds an address if it is of the asked type; a TTL of 0 is for one that is about to go.
+pub(crate) fn add_address(answer: &mut Answer<'_, '_>, ask: &Ask<'_, '_>, address: IpAddr, ttl_seconds: u32) -> Fit {
+    let (kind, v4, v6);
+    let octets: &[u8] = match address.to_canonical() {
+        IpAddr::V4(address) => {
+            (kind, v4) = (rtype::A, address.octets());
+            &v4
+        }
+        IpAddr::V6(address) => {
+            (kind, v6) = (rtype::AAAA, address.octets());
+            &v6
+        }
+    };
+    if kind != ask.kind {
+        return Fit::All;
+    }
+    let fixed = record::fixed(kind, ttl_seconds, octets.len());
+    match answer.add(Section::Answer, ask.owner, &[&fixed, octets]) {
+        Some(_) => Fit::All,
+        None => Fit::Part,
+    }
+}
+
+/// Adds the names of the instances behind an address, in the form of the schema. Health does not matter here: the name stays
+/// right.
+pub(crate) fn add_names(answer: &mut Answer<'_, '_>, ask: &Ask<'_, '_>, owners: &[Owner]) -> Fit {
+    let view = ask.view;
     for owner in owners {
         let service = view.snapshot.services.at(owner.slot).filter(|service| view.scope.sees_service(service));
         let Some(service) = service else { continue };
         let Some(index) = service.records.find(owner.id.as_str().as_bytes()) else { continue };
-        let Some(target) = service.records.target(index) else { continue };
-        let ttl_ms = service.records.ttl_ms();
-        let fixed = record::fixed(rtype::PTR, u32::try_from(ttl_ms / 1000).unwrap_or(u32::MAX), target.len());
-        if answer.add(Section::Answer, OWNER_IS_QUESTION, &[&fixed, target]).is_none() {
+        let Some(native) = service.records.target(index) else { continue };
+        let address = service.endpoints.get(index).map(|endpoint| endpoint.address);
+        let written = ask.schema.target(native, view.snapshot.names.zone(), address);
+        let target = written.as_ref().map_or(native, |target| target.name());
+        let ttl = Ttl::of(view, service);
+        let fixed = record::fixed(rtype::PTR, ttl.seconds(view.now_ms), target.len());
+        if answer.add(Section::Answer, ask.owner, &[&fixed, target]).is_none() {
             return Fit::Part;
         }
-        stamp(service, index, view.now_ms + ttl_ms);
+        stamp(service, index, ttl.until_ms);
     }
     Fit::All
 }

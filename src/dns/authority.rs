@@ -1,8 +1,9 @@
 //! What the server says about its zone and itself: SOA, NS, version texts; encoded once from the options.
 
 use crate::dns::Options;
-use crate::dnswire::{Answer, OWNER_IS_QUESTION, Query, Section, record, rtype};
+use crate::dnswire::{Answer, OWNER_IS_QUESTION, Section, record, rtype};
 use std::net::IpAddr;
+use std::time::Duration;
 
 /// TTL of records that only a restart changes, in seconds.
 const STATIC_TTL_SECONDS: u32 = 60;
@@ -19,7 +20,11 @@ const HINFO: &[u8] = b"\x07RFC8482\x00";
 /// Records of the zone itself.
 #[derive(Debug, Clone)]
 pub struct Authority {
-    negative_ttl_seconds: u32,
+    pub(crate) negative_ttl_seconds: u32,
+    /// TTL of the records of a service that changed a moment ago, in seconds.
+    pub(crate) changed_ttl_seconds: u32,
+    /// How long that moment is, in milliseconds.
+    pub(crate) settle_ms: u64,
     /// Largest UDP answer, in octets.
     pub(crate) max_udp_bytes: u16,
     /// Address records of `ns.dns.<zone>`: the listening addresses that are not wildcards.
@@ -59,8 +64,11 @@ impl Authority {
             encoded
         };
         let hinfo = [&record::fixed(rtype::HINFO, STATIC_TTL_SECONDS, HINFO.len())[..], HINFO].concat();
+        let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
         Self {
-            negative_ttl_seconds: u32::try_from(options.negative_ttl.as_secs()).unwrap_or(u32::MAX),
+            negative_ttl_seconds: seconds(options.negative_ttl),
+            changed_ttl_seconds: seconds(options.changed_ttl),
+            settle_ms: u64::try_from(options.settle.as_millis()).unwrap_or(u64::MAX),
             max_udp_bytes: options.max_udp_bytes,
             servers,
             version: text(version()),
@@ -81,20 +89,18 @@ impl Authority {
     }
 
     /// Adds the records of a reserved name that the question asks for.
-    pub(crate) fn add_reserved(&self, answer: &mut Answer<'_, '_>, name: Reserved, kind: u16) {
+    pub(crate) fn add_reserved(&self, answer: &mut Answer<'_, '_>, owner: u16, name: Reserved, kind: u16) {
         match (name, kind) {
-            (Reserved::Server, rtype::A | rtype::AAAA) => {
-                self.add_servers(answer, Section::Answer, OWNER_IS_QUESTION, kind)
-            }
-            (Reserved::Version, rtype::TXT) => add(answer, Section::Answer, OWNER_IS_QUESTION, &[&self.version]),
-            (Reserved::Scheme, rtype::TXT) => add(answer, Section::Answer, OWNER_IS_QUESTION, &[&self.scheme]),
+            (Reserved::Server, rtype::A | rtype::AAAA) => self.add_servers(answer, Section::Answer, owner, kind),
+            (Reserved::Version, rtype::TXT) => add(answer, Section::Answer, owner, &[&self.version]),
+            (Reserved::Scheme, rtype::TXT) => add(answer, Section::Answer, owner, &[&self.scheme]),
             _ => {}
         }
     }
 
-    /// Adds the name server of the zone, which the question names, and its addresses.
-    pub(crate) fn add_ns(&self, answer: &mut Answer<'_, '_>, query: &Query<'_>, zone: &[u8]) {
-        let Some(zone_at) = Answer::pointer(zone_offset(query, zone)) else { return };
+    /// Adds the name server of the zone, which is the question's name, and its addresses.
+    pub(crate) fn add_ns(&self, answer: &mut Answer<'_, '_>) {
+        let zone_at = OWNER_IS_QUESTION;
         let fixed = record::fixed(rtype::NS, STATIC_TTL_SECONDS, SERVER.len() + 2);
         let Some(at) = answer.add(Section::Answer, OWNER_IS_QUESTION, &[&fixed, SERVER, &zone_at.to_be_bytes()]) else {
             return;
@@ -106,14 +112,10 @@ impl Authority {
     }
 
     /// Adds the SOA of the zone: its serial is the table's generation, its TTL that of negative answers (RFC 2308 §3).
-    pub(crate) fn add_soa(&self, answer: &mut Answer<'_, '_>, section: Section, query: &Query<'_>, of: Soa<'_>) {
-        let below_zone = of.zone_is_in_question.then(|| Answer::pointer(zone_offset(query, of.zone))).flatten();
-        let pointer = below_zone.unwrap_or_default().to_be_bytes();
-        let (owner, end) = match below_zone {
-            Some(owner) => (owner, &pointer[..]),
-            // A reverse name is its own zone; the server's names are spelled out.
-            None => (OWNER_IS_QUESTION, of.zone),
-        };
+    pub(crate) fn add_soa(&self, answer: &mut Answer<'_, '_>, section: Section, of: Soa<'_>) {
+        let pointer = of.owner.to_be_bytes();
+        // A reverse name is its own zone; the server's names are spelled out.
+        let end = if of.is_zone { &pointer[..] } else { of.zone };
         let names = SERVER.len() + MAILBOX.len() + 2 * end.len();
         let fixed = record::fixed(rtype::SOA, self.negative_ttl_seconds, names + 20);
         let mut numbers = [0u8; 20];
@@ -124,12 +126,12 @@ impl Authority {
         for (place, word) in numbers.chunks_exact_mut(4).zip(words) {
             place.copy_from_slice(&word.to_be_bytes());
         }
-        add(answer, section, owner, &[&fixed, SERVER, end, MAILBOX, end, &numbers]);
+        add(answer, section, of.owner, &[&fixed, SERVER, end, MAILBOX, end, &numbers]);
     }
 
     /// Adds the minimal answer to ANY, RFC 8482 §4.2.
-    pub(crate) fn add_hinfo(&self, answer: &mut Answer<'_, '_>) {
-        add(answer, Section::Answer, OWNER_IS_QUESTION, &[&self.hinfo]);
+    pub(crate) fn add_hinfo(&self, answer: &mut Answer<'_, '_>, owner: u16) {
+        add(answer, Section::Answer, owner, &[&self.hinfo]);
     }
 
     fn add_servers(&self, answer: &mut Answer<'_, '_>, section: Section, owner: u16, kind: u16) {
@@ -142,10 +144,12 @@ impl Authority {
 /// Which SOA to add.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Soa<'a> {
+    /// Pointer to the name that the record is of.
+    pub(crate) owner: u16,
+    /// Whether that is the zone, so that the names in the record can point to it.
+    pub(crate) is_zone: bool,
     /// Wire name of the zone.
     pub(crate) zone: &'a [u8],
-    /// Whether the question's name ends with the zone, so that pointers can name it.
-    pub(crate) zone_is_in_question: bool,
     /// The table's generation.
     pub(crate) generation: u64,
 }
@@ -153,10 +157,6 @@ pub(crate) struct Soa<'a> {
 /// Returns the product and its version, as the version texts tell it.
 pub(crate) fn version() -> &'static str {
     concat!("weir ", env!("CARGO_PKG_VERSION"))
-}
-
-fn zone_offset(query: &Query<'_>, zone: &[u8]) -> usize {
-    usize::from(OWNER_IS_QUESTION & 0x3FFF) + query.name().len().saturating_sub(zone.len())
 }
 
 /// Adds a record of the server itself; these fit in 512 octets, or are of the kind that may be left out.

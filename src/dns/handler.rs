@@ -1,20 +1,33 @@
 //! One question against one snapshot: pure but for the stamps on the endpoints that it names.
 //!
-//! Outside the zone and the table's addresses: REFUSED, or for the forwarder where the client may use it. Before the first snapshot: SERVFAIL, never a wrong NXDOMAIN. A name
-//! that exists in any type, or has names below it: no error, with SOA when there is no record. Else NXDOMAIN with SOA.
+//! Outside the zones and the table's addresses: REFUSED, or for the forwarder where the client may use it. Before the first
+//! snapshot: SERVFAIL, never a wrong NXDOMAIN. A name that exists in any type, or has names below it: no error, with SOA when
+//! there is no record. Else NXDOMAIN with SOA. An alias is followed inside the answer; where that leads out of the zones,
+//! the answer so far goes to the forwarder.
 
-use crate::dns::answer::{Fit, Scratch, add_addresses, add_draining, add_instance, add_names, add_services, draining};
+use crate::dns::alias::{Alias, To};
+use crate::dns::answer::{
+    Ask, Scratch, add_address, add_addresses, add_instance, add_meta, add_names, add_services, add_texts, knows,
+};
 use crate::dns::authority::{Authority, Soa};
-use crate::dns::locate::{Located, locate};
+use crate::dns::locate::{Located, Pick, locate};
+use crate::dns::order::Fit;
+use crate::dns::schema::{Kind, Schema, Target};
 use crate::dns::view::View;
-use crate::dnswire::{Answer, MAX_NAME_BYTES, Query, Section, address_of_reverse, lower_into, rcode, rtype};
-use crate::table::names::Owner;
+use crate::dnswire::{
+    Answer, HEADER_BYTES, MAX_NAME_BYTES, OWNER_IS_QUESTION, Query, Section, address_of_reverse, lower_into, rcode,
+    record, rtype,
+};
+use crate::table::Service;
+use crate::table::names::{Owner, below};
 use std::net::IpAddr;
 
 /// Largest answer over TCP, RFC 1035 §4.2.2.
 pub(crate) const TCP_BYTES: usize = 65_535;
 /// The RD bit, RFC 1035 §4.1.1.
 const RECURSION_DESIRED: u16 = 0x0100;
+/// Aliases that are followed in one answer; a longer chain is a mistake, or a loop.
+const MAX_HOPS: u8 = 8;
 
 /// How the answer travels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +59,8 @@ pub struct Reply {
     pub bytes: usize,
     /// The response code.
     pub rcode: u16,
-    /// Whether the question is for the forwarder: nothing was answered.
+    /// Whether the question is for the forwarder. With octets in the buffer, these are an answer that ends with an alias, and
+    /// the forwarder is to be asked for where that leads.
     pub forward: bool,
 }
 
@@ -61,8 +75,25 @@ impl Reply {
 struct End<'z> {
     rcode: u16,
     fit: Fit,
-    /// The SOA to add when there is no answer record; `None`: not our name.
+    /// The SOA to add when there is no record at the end; `None`: not our name.
     soa: Option<Soa<'z>>,
+    forward: bool,
+}
+
+impl End<'_> {
+    fn bare(rcode: u16) -> Self {
+        Self { rcode, fit: Fit::All, soa: None, forward: false }
+    }
+}
+
+/// One question while it is answered.
+struct Turn<'t, 's, 'o> {
+    view: &'t View<'s>,
+    query: &'t Query<'t>,
+    answer: Answer<'t, 'o>,
+    scratch: &'t mut Scratch,
+    /// Aliases that were followed.
+    hops: u8,
 }
 
 /// Answers a question into `out`; about 100 ns for a service of three endpoints.
@@ -74,131 +105,231 @@ pub fn answer(
     out: &mut [u8],
 ) -> Reply {
     let max_bytes = transport.max_bytes(query, view.authority.max_udp_bytes);
-    let Some(mut answer) = Answer::begin(query, out, max_bytes) else {
+    let Some(answer) = Answer::begin(query, out, max_bytes) else {
         return Reply::new(0, rcode::SERVFAIL);
     };
     let mut room = [0u8; MAX_NAME_BYTES];
     let name = lower_into(query.name(), &mut room);
-    let located = locate(view, name);
-    if view.forwards && matches!(located, Located::Outside) && is_foreign(view, name, query) {
+    let mut turn = Turn { view, query, answer, scratch, hops: 0 };
+    let end = turn.name(name, HEADER_BYTES);
+    let Turn { mut answer, hops, .. } = turn;
+    if end.forward && hops == 0 {
         return Reply { bytes: 0, rcode: rcode::NOERROR, forward: true };
     }
-    let end = match located {
-        Located::Outside => outside(view, &mut answer, name, query),
-        _ if view.snapshot.generation == 0 => End { rcode: rcode::SERVFAIL, fit: Fit::All, soa: None },
-        located => inside(view, &mut answer, located, query, scratch),
-    };
-    if let Some(soa) = end.soa.filter(|_| answer.is_empty() && end.fit == Fit::All) {
-        view.authority.add_soa(&mut answer, Section::Authority, query, soa);
+    if let Some(soa) = end.soa.filter(|_| answer.answers() == u16::from(hops) && end.fit == Fit::All) {
+        view.authority.add_soa(&mut answer, Section::Authority, soa);
     }
     if end.fit == Fit::Part && transport == Transport::Udp {
         answer.truncate();
     }
-    Reply::new(answer.finish(end.rcode, end.soa.is_some()), end.rcode)
+    let authoritative = end.soa.is_some() || hops > 0;
+    Reply { forward: end.forward, ..Reply::new(answer.finish(end.rcode, authoritative), end.rcode) }
 }
 
-/// Returns whether a question outside the zone is for other resolvers: not about an address in the table, not ANY, which
-/// gets its minimal answer here (RFC 8482 covers every responder), and with recursion desired: what others asked before is
-/// nobody's business.
-fn is_foreign(view: &View<'_>, name: &[u8], query: &Query<'_>) -> bool {
-    let ours = address_of_reverse(name).is_some_and(|address| owners(view, address).is_some());
-    !ours && query.rtype != rtype::ANY && query.flags & RECURSION_DESIRED != 0
+impl<'s> Turn<'_, 's, '_> {
+    /// Adds what a lower-case name has; `at` is where it stands in the message.
+    fn name(&mut self, name: &[u8], at: usize) -> End<'s> {
+        let owner = Answer::pointer(at).unwrap_or(OWNER_IS_QUESTION);
+        let place = locate(self.view, name);
+        let Some(schema) = place.schema else { return self.outside(name, owner) };
+        if self.view.snapshot.generation == 0 {
+            return End::bare(rcode::SERVFAIL);
+        }
+        let soa = match Answer::pointer(at + name.len().saturating_sub(schema.zone.len())) {
+            // Names without a zone are their own.
+            Some(zone) if schema.kind != Kind::Docker => self.soa(zone, true, &schema.zone),
+            _ => self.soa(owner, false, &schema.zone),
+        };
+        let ask = Ask { view: self.view, schema, owner, kind: self.query.rtype };
+        if let Located::Alias(alias) = place.located {
+            return self.alias(alias, &ask, soa);
+        }
+        let (code, fit) = self.located(&ask, place.located, soa);
+        if code == rcode::NXDOMAIN
+            && self.hops == 0
+            && let Some(end) = self.complete(name, &ask)
+        {
+            return end;
+        }
+        End { rcode: code, fit, soa: Some(soa), forward: false }
+    }
+
+    fn located(&mut self, ask: &Ask<'_, 's>, located: Located<'s, '_>, soa: Soa<'s>) -> (u16, Fit) {
+        let Self { view, answer, scratch, .. } = self;
+        let kind = ask.kind;
+        let fit = match located {
+            Located::Missing(relative) => match Authority::reserved(relative) {
+                Some(name) => {
+                    view.authority.add_reserved(answer, ask.owner, name, kind);
+                    Fit::All
+                }
+                None => return (rcode::NXDOMAIN, Fit::All),
+            },
+            Located::Service(service, pick) if !exists(ask, service, &pick) => return (rcode::NXDOMAIN, Fit::All),
+            Located::Empty | Located::Outside | Located::Alias(_) => Fit::All,
+            _ if kind == rtype::ANY => {
+                view.authority.add_hinfo(answer, ask.owner);
+                Fit::All
+            }
+            Located::Apex => {
+                match kind {
+                    rtype::SOA => view.authority.add_soa(answer, Section::Answer, soa),
+                    rtype::NS => view.authority.add_ns(answer),
+                    _ => {}
+                }
+                Fit::All
+            }
+            Located::Instance(service, index) if kind == rtype::TXT => add_meta(answer, ask, service, index),
+            Located::Instance(service, index) => add_instance(answer, ask, service, index),
+            Located::Draining(address) => add_address(answer, ask, address, 0),
+            Located::Address(address) => add_address(answer, ask, address, view.authority.negative_ttl_seconds),
+            Located::Service(service, pick) => match kind {
+                rtype::A | rtype::AAAA => add_addresses(answer, ask, service, &pick, scratch),
+                rtype::SRV => add_services(answer, ask, service, &pick, scratch),
+                rtype::TXT => add_texts(answer, ask, service),
+                _ => Fit::All,
+            },
+            Located::Port(service, port) if kind == rtype::SRV => {
+                add_services(answer, ask, service, &Pick { port: Some(port), ..Pick::default() }, scratch)
+            }
+            Located::Port(..) => Fit::All,
+        };
+        (rcode::NOERROR, fit)
+    }
+
+    /// Adds where an alias leads, and what is there.
+    fn alias(&mut self, alias: &Alias, ask: &Ask<'_, 's>, soa: Soa<'s>) -> End<'s> {
+        if ask.kind == rtype::ANY {
+            self.view.authority.add_hinfo(&mut self.answer, ask.owner);
+            return End { soa: Some(soa), ..End::bare(rcode::NOERROR) };
+        }
+        let target = match &alias.to {
+            To::Service(key) => ask.schema.service(key),
+            To::Name(name) => Target::of(&[name]),
+        };
+        match target {
+            Some(target) if self.hops < MAX_HOPS => self.lead(&target, ask.owner, alias.ttl_seconds),
+            _ => End::bare(rcode::SERVFAIL),
+        }
+    }
+
+    /// Adds a CNAME to `target` and what that name has.
+    fn lead(&mut self, target: &Target, owner: u16, ttl_seconds: u32) -> End<'s> {
+        let fixed = record::fixed(rtype::CNAME, ttl_seconds, target.name().len());
+        let Some(at) = self.answer.add(Section::Answer, owner, &[&fixed, target.name()]) else {
+            return End { fit: Fit::Part, ..End::bare(rcode::NOERROR) };
+        };
+        self.hops += 1;
+        if self.query.rtype == rtype::CNAME {
+            return End::bare(rcode::NOERROR);
+        }
+        self.name(target.name(), at + fixed.len())
+    }
+
+    /// Answers a name that a client completed in vain with its first search domain as the client would get it in the end:
+    /// by the next domain, or as it was before. Only where this server knows every name on that way.
+    fn complete(&mut self, name: &[u8], ask: &Ask<'_, 's>) -> Option<End<'s>> {
+        let (first, next) = self.view.scope.search().split_first()?;
+        let (base, depth) = below(name, first).filter(|(_, depth)| *depth > 0)?;
+        if matches!(ask.kind, rtype::ANY | rtype::CNAME) {
+            return None;
+        }
+        let ttl = self.view.authority.negative_ttl_seconds;
+        for domain in next {
+            let candidate = Target::of(&[base, domain])?;
+            let place = locate(self.view, candidate.name());
+            match place.located {
+                // A domain of somebody else: the client goes on by itself.
+                _ if place.schema.is_none() => return None,
+                Located::Missing(relative) if Authority::reserved(relative).is_none() => {}
+                _ => return Some(self.lead(&candidate, ask.owner, ttl)),
+            }
+        }
+        let whole = Target::of(&[base, &[0]]).filter(|_| depth > 1)?;
+        let place = locate(self.view, whole.name());
+        let known = match place.located {
+            Located::Missing(_) => false,
+            _ if place.schema.is_some() => true,
+            _ => self.view.forwards && self.is_foreign(whole.name()),
+        };
+        known.then(|| self.lead(&whole, ask.owner, ttl))
+    }
+
+    /// Returns whether a question outside the zones is for other resolvers: not about an address in the table, not ANY, which
+    /// gets its minimal answer here (RFC 8482 covers every responder), and with recursion desired: what others asked before is
+    /// nobody's business.
+    fn is_foreign(&self, name: &[u8]) -> bool {
+        let ours = address_of_reverse(name).is_some_and(|address| owners(self.view, address).is_some());
+        !ours && self.query.rtype != rtype::ANY && self.query.flags & RECURSION_DESIRED != 0
+    }
+
+    fn outside(&mut self, name: &[u8], owner: u16) -> End<'s> {
+        let view = self.view;
+        if view.snapshot.generation == 0 && self.is_short(name) {
+            return End::bare(rcode::SERVFAIL);
+        }
+        if view.forwards && self.is_foreign(name) {
+            return End { forward: true, ..End::bare(rcode::NOERROR) };
+        }
+        let Some(address) = address_of_reverse(name) else {
+            if view.forwards && self.query.rtype == rtype::ANY {
+                view.authority.add_hinfo(&mut self.answer, owner);
+                return End::bare(rcode::NOERROR);
+            }
+            return End::bare(self.refusal(name));
+        };
+        if view.snapshot.generation == 0 {
+            return End::bare(rcode::SERVFAIL);
+        }
+        let Some(owners) = owners(view, address) else { return End::bare(self.refusal(name)) };
+        self.reverse(owners, owner)
+    }
+
+    /// Returns the code for a name that nobody here answers for. Where an alias leads to it, the client goes on. A short name is
+    /// not there where short names are answered: refused, a client would take this server for broken.
+    fn refusal(&self, name: &[u8]) -> u16 {
+        match self.hops {
+            0 if self.is_short(name) => rcode::NXDOMAIN,
+            0 => rcode::REFUSED,
+            _ => rcode::NOERROR,
+        }
+    }
+
+    /// Returns whether a name is of one label where such names are answered.
+    fn is_short(&self, name: &[u8]) -> bool {
+        let first = usize::from(name.first().copied().unwrap_or(0));
+        first > 0 && name.get(1 + first) == Some(&0) && self.view.schemas.docker().is_some()
+    }
+
+    fn reverse(&mut self, owners: &[Owner], owner: u16) -> End<'s> {
+        let Self { view, answer, .. } = self;
+        let schema: &'s Schema = view.schemas.first();
+        let ask = Ask { view, schema, owner, kind: self.query.rtype };
+        let soa = Soa { owner, is_zone: false, zone: view.snapshot.names.zone(), generation: view.snapshot.generation };
+        let mut fit = Fit::All;
+        match ask.kind {
+            rtype::PTR => fit = add_names(answer, &ask, owners),
+            rtype::SOA => view.authority.add_soa(answer, Section::Answer, soa),
+            rtype::ANY => view.authority.add_hinfo(answer, owner),
+            _ => {}
+        }
+        End { fit, soa: Some(soa), ..End::bare(rcode::NOERROR) }
+    }
+
+    fn soa(&self, owner: u16, is_zone: bool, zone: &'s [u8]) -> Soa<'s> {
+        Soa { owner, is_zone, zone, generation: self.view.snapshot.generation }
+    }
 }
 
-fn outside<'s>(view: &View<'s>, answer: &mut Answer<'_, '_>, name: &[u8], query: &Query<'_>) -> End<'s> {
-    let refused = |rcode| End { rcode, fit: Fit::All, soa: None };
-    if view.forwards && query.rtype == rtype::ANY && address_of_reverse(name).is_none() {
-        view.authority.add_hinfo(answer);
-        return refused(rcode::NOERROR);
-    }
-    let Some(address) = address_of_reverse(name) else { return refused(rcode::REFUSED) };
-    if view.snapshot.generation == 0 {
-        return refused(rcode::SERVFAIL);
-    }
-    let Some(owners) = owners(view, address) else { return refused(rcode::REFUSED) };
-    reverse(view, answer, owners, query)
+/// Returns whether the name of a service exists: not with a tag that no endpoint has, and in Kubernetes not while it is
+/// headless and none of its endpoints is ready (specification 1.1, section 2.4.1).
+fn exists(ask: &Ask<'_, '_>, service: &Service, pick: &Pick<'_>) -> bool {
+    let headless = ask.schema.kind == Kind::Kubernetes && service.spec.dns.headless;
+    knows(service, pick) && !(headless && service.candidates(ask.view.now_ms).next().is_none())
 }
 
 /// Returns the instances of an address if the asker sees one of them.
 fn owners<'s>(view: &View<'s>, address: IpAddr) -> Option<&'s [Owner]> {
     let sees = |owner: &Owner| view.snapshot.services.at(owner.slot).is_some_and(|s| view.scope.sees_service(s));
     view.snapshot.names.owners(address).filter(|owners| view.scope.sees_all() || owners.iter().any(sees))
-}
-
-fn reverse<'s>(view: &View<'s>, answer: &mut Answer<'_, '_>, owners: &[Owner], query: &Query<'_>) -> End<'s> {
-    let soa = soa(view, false);
-    let fit = match query.rtype {
-        rtype::PTR => add_names(answer, view, owners),
-        rtype::SOA => {
-            view.authority.add_soa(answer, Section::Answer, query, soa);
-            Fit::All
-        }
-        rtype::ANY => {
-            view.authority.add_hinfo(answer);
-            Fit::All
-        }
-        _ => Fit::All,
-    };
-    End { rcode: rcode::NOERROR, fit, soa: Some(soa) }
-}
-
-fn inside<'s>(
-    view: &View<'s>,
-    answer: &mut Answer<'_, '_>,
-    located: Located<'s, '_>,
-    query: &Query<'_>,
-    scratch: &mut Scratch,
-) -> End<'s> {
-    let soa = soa(view, true);
-    let end = |rcode, fit| End { rcode, fit, soa: Some(soa) };
-    let kind = query.rtype;
-    let (code, fit) = match located {
-        Located::Missing(relative) => match Authority::reserved(relative) {
-            Some(name) => {
-                view.authority.add_reserved(answer, name, kind);
-                (rcode::NOERROR, Fit::All)
-            }
-            None => (rcode::NXDOMAIN, Fit::All),
-        },
-        Located::Empty | Located::Outside => (rcode::NOERROR, Fit::All),
-        Located::Below(service, label) => match service.records.find(label) {
-            None => match draining(service, label) {
-                None => (rcode::NXDOMAIN, Fit::All),
-                Some(address) => (rcode::NOERROR, add_draining(answer, address, kind)),
-            },
-            Some(_) if kind == rtype::ANY => (rcode::NOERROR, hinfo(view, answer)),
-            Some(index) => (rcode::NOERROR, add_instance(answer, service, index, kind, view.now_ms)),
-        },
-        _ if kind == rtype::ANY => (rcode::NOERROR, hinfo(view, answer)),
-        Located::Apex => {
-            apex(view, answer, query, soa);
-            (rcode::NOERROR, Fit::All)
-        }
-        Located::Service(service) => match kind {
-            rtype::A | rtype::AAAA => (rcode::NOERROR, add_addresses(answer, service, kind, view.now_ms, scratch)),
-            _ => (rcode::NOERROR, Fit::All),
-        },
-        Located::Port(service, port) => match kind {
-            rtype::SRV => (rcode::NOERROR, add_services(answer, service, port, view.now_ms, scratch)),
-            _ => (rcode::NOERROR, Fit::All),
-        },
-    };
-    end(code, fit)
-}
-
-fn apex(view: &View<'_>, answer: &mut Answer<'_, '_>, query: &Query<'_>, soa: Soa<'_>) {
-    match query.rtype {
-        rtype::SOA => view.authority.add_soa(answer, Section::Answer, query, soa),
-        rtype::NS => view.authority.add_ns(answer, query, view.snapshot.names.zone()),
-        _ => {}
-    }
-}
-
-fn hinfo(view: &View<'_>, answer: &mut Answer<'_, '_>) -> Fit {
-    view.authority.add_hinfo(answer);
-    Fit::All
-}
-
-fn soa<'s>(view: &View<'s>, zone_is_in_question: bool) -> Soa<'s> {
-    Soa { zone: view.snapshot.names.zone(), zone_is_in_question, generation: view.snapshot.generation }
 }

@@ -5,17 +5,22 @@
 //! core between them; what is not ours is asked of other resolvers by `forward.rs` where that is configured. Invariant: an answer names only endpoints that the proxy would pick now, and each
 //! is stamped before the answer leaves. Follows RFC 1034, 1035, 2181, 2308, 2782, 6891, 7766, 7858, 7873, 8020, 8482, 8484, 9018.
 
+mod alias;
 mod answer;
 mod authority;
 mod cookies;
 mod counters;
+mod explain;
 mod forward;
 mod handler;
 mod https;
 mod locate;
+mod onward;
 mod options;
+mod order;
 mod rate;
 mod responder;
+mod schema;
 mod server;
 mod settings;
 mod slow;
@@ -23,10 +28,16 @@ mod tcp;
 mod udp;
 mod view;
 
+pub use alias::Aliases;
 pub use answer::Scratch;
 pub use authority::Authority;
 pub use counters::{Count, Counters, Forwarded, Forwards, Limited, Limits, Path};
+pub use explain::{Candidacy, Explanation, Line, Riddle};
 pub use handler::{Reply, Transport, answer};
-pub use options::{ForwardOptions, ListenOptions, Options, RateLimitOptions, TlsOptions, ViewOptions};
+pub use options::{
+    AliasOptions, AliasTargetOptions, ForwardOptions, ListenOptions, Options, RateLimitOptions, SchemaOptions,
+    TlsOptions, ViewOptions,
+};
+pub use schema::{Schema, Schemas};
 pub use server::{Live, Server, ServerError, Sockets, bind, serve};
 pub use view::{Asker, Scope, Scopes, View};

@@ -1,6 +1,6 @@
 //! Typed options of the DNS server.
 
-use crate::model::TlsSpec;
+use crate::model::{ServiceName, TlsSpec};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +29,14 @@ pub struct Options {
     pub tcp_idle: Duration,
     /// How names outside the zone are resolved; `None`: they are refused.
     pub forward: Option<ForwardOptions>,
+    /// TTL of the answers of a service that changed a moment ago, where it is below the service's own.
+    pub changed_ttl: Duration,
+    /// How long that moment is.
+    pub settle: Duration,
+    /// What names look like, and in which zones. PTR records are in the form of the first.
+    pub schemas: Vec<SchemaOptions>,
+    /// Names that stand for other names.
+    pub aliases: Vec<AliasOptions>,
     /// What askers may see; the first that fits is taken, without one everybody sees everything.
     pub views: Vec<ViewOptions>,
     /// Where questions are taken inside of TLS; `None`: nowhere.
@@ -65,6 +73,54 @@ pub struct ViewOptions {
     pub namespaces: Option<Vec<Arc<str>>>,
     /// The namespace in which short names are looked for.
     pub namespace: Arc<str>,
+    /// The zone of its askers, for services that prefer near endpoints.
+    pub zone: Option<Arc<str>>,
+    /// The search domains of its clients, lower case, in their order: names that such a client completed in vain are
+    /// answered with what it would ask for next. Empty: they are not.
+    pub search: Vec<String>,
+}
+
+/// What the names of a zone look like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SchemaOptions {
+    /// Names of Weir's own, in the zone of the server.
+    Native,
+    /// Names of the Kubernetes DNS specification.
+    Kubernetes {
+        /// The zone, lower case, without the final dot.
+        zone: String,
+    },
+    /// Names of Consul.
+    Consul {
+        /// The zone, lower case, without the final dot.
+        zone: String,
+        /// The data center, one label.
+        datacenter: String,
+    },
+    /// Short names of Docker, in no zone.
+    Docker,
+}
+
+/// A name that stands for another name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AliasOptions {
+    /// The name in its namespace, lower case: labels, `*`, or `*.` and labels.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Where it leads.
+    pub to: AliasTargetOptions,
+    /// TTL of its record, in whole seconds.
+    pub ttl: Duration,
+}
+
+/// Where an alias leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AliasTargetOptions {
+    /// A service or another alias.
+    Service(ServiceName),
+    /// Any name, lower case, without the final dot.
+    Name(String),
 }
 
 /// A listening address of a view.
@@ -118,6 +174,10 @@ impl Default for Options {
             tcp_connections_per_client: 256,
             tcp_idle: Duration::from_secs(10),
             forward: None,
+            changed_ttl: Duration::from_secs(1),
+            settle: Duration::from_secs(10),
+            schemas: vec![SchemaOptions::Native],
+            aliases: Vec::new(),
             views: Vec::new(),
             tls: None,
             rate_limit: RateLimitOptions::default(),

@@ -7,6 +7,7 @@ use crate::clock;
 use crate::dns::cookies::Baker;
 use crate::dns::counters::{Forwarded, Forwards, Path, Shard};
 use crate::dns::handler::{TCP_BYTES, Transport, answer};
+use crate::dns::onward;
 use crate::dns::settings::{Settings, Shared};
 use crate::dns::slow::answer_unusual;
 use crate::dns::view::{Asker, View};
@@ -47,6 +48,8 @@ pub(crate) struct Datagram {
 pub(crate) struct Asked {
     /// The message.
     pub(crate) message: Vec<u8>,
+    /// An answer so far, which ends with an alias: where that leads is what is asked. Empty: the question is.
+    pub(crate) begun: Vec<u8>,
     /// The asked type.
     pub(crate) kind: u16,
     /// Who asked, and how.
@@ -138,7 +141,8 @@ impl Moment<'_> {
             Parsed::Silent => return Answered::Silence,
         };
         if reply.forward {
-            return Answered::Later(Asked { message: message.to_vec(), kind, origin: self.origin });
+            let begun = out.get(..reply.bytes).unwrap_or_default().to_vec();
+            return Answered::Later(Asked { message: message.to_vec(), begun, kind, origin: self.origin });
         }
         self.counters.count(kind, reply.rcode, transport, path);
         if self.settings.denied(self.view.forwards, reply.rcode) {
@@ -234,9 +238,22 @@ impl Responder {
         failed(&message)
     }
 
-    async fn forward_here(&self, Asked { message, kind, origin: Origin { transport, .. } }: Asked) -> Vec<u8> {
+    async fn forward_here(&self, mut asked: Asked) -> Vec<u8> {
+        let max_udp_bytes =
+            (asked.origin.transport == Transport::Udp).then(|| self.settings.load().authority.max_udp_bytes);
+        let begun = std::mem::take(&mut asked.begun);
+        if begun.is_empty() {
+            return self.ask_forwarder(asked, max_udp_bytes).await;
+        }
+        let message = asked.message;
+        let question = onward::question(&message, &begun).unwrap_or_default();
+        let end = self.ask_forwarder(Asked { message: question, ..asked }, None).await;
+        onward::join(&message, &begun, &end, max_udp_bytes)
+    }
+
+    async fn ask_forwarder(&self, asked: Asked, max_udp_bytes: Option<u16>) -> Vec<u8> {
+        let Asked { message, kind, origin: Origin { transport, .. }, .. } = asked;
         let settings = self.settings.load_full();
-        let max_udp_bytes = (transport == Transport::Udp).then_some(settings.authority.max_udp_bytes);
         let flight = settings.forwarder.as_ref().and_then(|forwarder| {
             let flight = self.forwards.try_fly(forwarder.options().max_in_flight)?;
             Some((forwarder, flight))

@@ -2,6 +2,7 @@
 
 use crate::dns::cookies::Baker;
 use crate::dns::counters::Counters;
+use crate::dns::explain::{Explanation, Riddle, explain};
 use crate::dns::responder::Tools;
 use crate::dns::settings::{Settings, Shared};
 use crate::dns::tcp::{Door, Plan, Speech};
@@ -11,7 +12,7 @@ use crate::dnswire::parse_name;
 use crate::lifecycle::Signal;
 use crate::net::{BindError, Binder, Kind, Wanted, tls};
 use crate::rng::Rng;
-use crate::table::Table;
+use crate::table::{Snapshot, Table};
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use std::io;
@@ -72,6 +73,14 @@ impl Live {
     pub fn apply(&self, options: &Options) {
         let before = self.settings.load_full();
         self.settings.store(Arc::new(Settings::new(options, &self.addresses, Some(&before))));
+    }
+
+    /// Answers a question as the server would now, and says why the answer is what it is.
+    ///
+    /// # Errors
+    /// When the name or the type cannot be read.
+    pub fn explain(&self, snapshot: &Snapshot, now_ms: u64, riddle: &Riddle) -> Result<Explanation, String> {
+        explain(&self.settings.load(), snapshot, now_ms, riddle)
     }
 }
 

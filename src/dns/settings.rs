@@ -5,7 +5,7 @@
 use crate::dns::forward::Forwarder;
 use crate::dns::rate::Limiter;
 use crate::dns::view::{Asker, Scopes, View};
-use crate::dns::{Authority, Options};
+use crate::dns::{Aliases, Authority, Options, Schemas};
 use crate::dnswire::rcode;
 use crate::rng::Rng;
 use crate::table::Snapshot;
@@ -22,6 +22,10 @@ pub(crate) type Shared = Arc<ArcSwap<Settings>>;
 pub(crate) struct Settings {
     /// Records of the server itself.
     pub(crate) authority: Authority,
+    /// Which names are answered.
+    pub(crate) schemas: Schemas,
+    /// Names that stand for others.
+    pub(crate) aliases: Aliases,
     /// What askers may see.
     pub(crate) scopes: Scopes,
     /// Asks for names outside the zone; `None`: they are refused.
@@ -51,6 +55,8 @@ impl Settings {
         let bound: Vec<IpAddr> = addresses.iter().map(SocketAddr::ip).collect();
         Self {
             authority: Authority::new(options, &bound),
+            schemas: Schemas::new(&options.schemas, &options.zone),
+            aliases: Aliases::new(&options.aliases),
             scopes: Scopes::new(&options.views),
             forwarder,
             limiter,
@@ -65,6 +71,8 @@ impl Settings {
         View {
             snapshot,
             authority: &self.authority,
+            schemas: &self.schemas,
+            aliases: &self.aliases,
             now_ms,
             forwards: self.forwards_for(asker.client),
             asker,

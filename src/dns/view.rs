@@ -5,7 +5,9 @@
 //! not exist.
 
 use crate::dns::Authority;
+use crate::dns::alias::Aliases;
 use crate::dns::options::{ListenOptions, ViewOptions};
+use crate::dns::schema::Schemas;
 use crate::dnswire::{parse_name, skip_label};
 use crate::table::{Service, Snapshot};
 use std::net::{IpAddr, SocketAddr};
@@ -25,6 +27,10 @@ pub struct View<'s> {
     pub now_ms: u64,
     /// Whether the forwarder may be asked for this client.
     pub forwards: bool,
+    /// Which names are answered.
+    pub schemas: &'s Schemas,
+    /// Names that stand for others.
+    pub aliases: &'s Aliases,
     /// Who asks.
     pub asker: Asker,
     /// What that asker may see.
@@ -53,6 +59,9 @@ pub struct Scope {
     namespace: Arc<str>,
     /// The own namespace as a wire label.
     label: Box<[u8]>,
+    zone: Option<Arc<str>>,
+    /// Search domains as wire names.
+    search: Box<[Box<[u8]>]>,
 }
 
 /// The scopes of a server; cheap to choose from.
@@ -77,7 +86,7 @@ impl Default for Scope {
 }
 
 impl Scope {
-    /// Makes what the options say.
+    /// Makes what the options say. Search domains that are no names are left out; `config` refuses them.
     pub fn new(options: &ViewOptions) -> Self {
         let label = parse_name(&options.namespace).unwrap_or_default();
         Self {
@@ -87,6 +96,8 @@ impl Scope {
             namespaces: options.namespaces.clone().map(Into::into),
             namespace: options.namespace.clone(),
             label: label.strip_suffix(&[0]).unwrap_or_default().into(),
+            zone: options.zone.clone(),
+            search: options.search.iter().filter_map(|domain| parse_name(domain)).map(Into::into).collect(),
         }
     }
 
@@ -103,6 +114,16 @@ impl Scope {
     /// Returns that namespace as a wire label.
     pub(crate) fn label(&self) -> &[u8] {
         &self.label
+    }
+
+    /// Returns the zone of its askers.
+    pub(crate) fn zone(&self) -> Option<&str> {
+        self.zone.as_deref()
+    }
+
+    /// Returns the search domains of its clients as wire names, in their order.
+    pub(crate) fn search(&self) -> &[Box<[u8]>] {
+        &self.search
     }
 
     /// Returns whether it sees everything.
@@ -163,6 +184,8 @@ impl Default for ViewOptions {
             listen: Vec::new(),
             namespaces: None,
             namespace: DEFAULT_NAMESPACE.into(),
+            zone: None,
+            search: Vec::new(),
         }
     }
 }

@@ -91,9 +91,9 @@ impl<'q, 'o> Answer<'q, 'o> {
         self.truncated = true;
     }
 
-    /// Returns whether no answer record was added yet.
-    pub fn is_empty(&self) -> bool {
-        self.counts[Section::Answer as usize] == 0
+    /// Returns the number of answer records that were added so far.
+    pub fn answers(&self) -> u16 {
+        self.counts[Section::Answer as usize]
     }
 
     /// Returns a compression pointer to an offset of this message; `None` where none can reach.

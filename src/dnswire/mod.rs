@@ -22,6 +22,8 @@ pub mod rtype {
     pub const A: u16 = 1;
     /// Name server of the zone.
     pub const NS: u16 = 2;
+    /// Another name, RFC 1034 §3.6.2.
+    pub const CNAME: u16 = 5;
     /// Start of authority.
     pub const SOA: u16 = 6;
     /// Name of an address.

@@ -1,6 +1,6 @@
 //! An instance: one registered copy of a service, and the states it goes through.
 
-use crate::model::{InstanceId, NodeId, ServiceName};
+use crate::model::{InstanceId, NodeId, ServiceName, Traits};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -65,6 +65,8 @@ pub struct Instance {
     pub ports: Vec<u16>,
     /// Relative share of traffic for weighted policies and DNS, 1..=1000.
     pub weight: u32,
+    /// What is said about it; `None`: nothing.
+    pub traits: Option<Arc<Traits>>,
     /// Where it stands in its life.
     pub state: InstanceState,
     /// The verdict of its active checks.

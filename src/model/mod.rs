@@ -5,6 +5,7 @@
 
 mod acme;
 mod container;
+mod dns;
 mod health;
 mod id;
 mod instance;
@@ -14,6 +15,7 @@ mod tls;
 
 pub use acme::{AcmeDirectory, Challenge};
 pub use container::{ContainerAddress, ContainerSpec, Volume};
+pub use dns::{DnsSpec, Traits};
 pub use health::{HealthState, Outcome, Transition};
 pub use id::{InstanceId, NameError, NodeId, ServiceName, parse_label};
 pub use instance::{Instance, InstanceState, Source, Verdict, Workload};

@@ -3,7 +3,9 @@
 //! `spec` holds what users write; its conversion fills every default, so nothing here is optional but what may truly be
 //! absent.
 
-use crate::model::{ContainerAddress, ContainerSpec, RolloutSpec, ServiceName, TlsSpec, UpstreamTlsSpec};
+use crate::model::{
+    ContainerAddress, ContainerSpec, DnsSpec, RolloutSpec, ServiceName, TlsSpec, Traits, UpstreamTlsSpec,
+};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -66,6 +68,8 @@ pub struct StaticEndpoint {
     pub ports: Vec<u16>,
     /// Relative share, 1..=1000.
     pub weight: u32,
+    /// What is said about it; `None`: nothing.
+    pub traits: Option<Arc<Traits>>,
 }
 
 /// What one active check does.
@@ -242,6 +246,8 @@ pub struct ServiceSpec {
     pub drain_timeout: Duration,
     /// TTL of its DNS answers, whole seconds.
     pub dns_ttl: Duration,
+    /// How DNS answers for it.
+    pub dns: DnsSpec,
     /// How replicas are run; `None`: Weir runs none.
     pub run: Option<RunSpec>,
     /// Wanted replicas when `run` is present; with `scale` the number to begin with.

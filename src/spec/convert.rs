@@ -8,7 +8,7 @@ use crate::spec::bounds::{bounded, positive};
 use crate::spec::listener::{MAX_NAME_OCTETS, find_port};
 use crate::spec::route::check_path;
 use crate::spec::{
-    Duration, Endpoint, EndpointProtocol, Health, Policy, ProbeType, Problem, Problems, Protocol, Service, scale,
+    Duration, Endpoint, EndpointProtocol, Health, Policy, ProbeType, Problem, Problems, Protocol, Said, Service, scale,
 };
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -51,6 +51,7 @@ impl Service {
         let endpoints = self.read_endpoints(p);
         let retries = bounded(p, "retries", self.retries, 1, &RETRIES);
         let dns_ttl = self.read_dns_ttl(p);
+        let dns = self.dns.as_ref().map(|dns| dns.read(p)).unwrap_or_default();
         let health = self.health.as_ref().map(|health| read_health(p, health, &names));
         if let Some(port) = health.as_ref().and_then(|health| ports.get(health.port))
             && port.protocol == model::Protocol::Udp
@@ -83,6 +84,7 @@ impl Service {
                 slow_start: self.slow_start.map_or(Time::ZERO, Duration::get),
                 drain_timeout: self.drain_timeout.map_or(Time::from_secs(30), Duration::get),
                 dns_ttl,
+                dns,
                 run,
                 replicas,
                 scale,
@@ -201,7 +203,9 @@ impl Service {
                 let Some(address) = self.read_endpoint_address(p, i, endpoint) else { return };
                 let mut ports = vec![address.port()];
                 ports.extend(self.ports.iter().skip(1).map(|port| port.number.unwrap_or_default()));
-                endpoints.push(model::StaticEndpoint { address: address.ip(), ports, weight });
+                let (zone, tags, meta) = (endpoint.zone.as_deref(), &endpoint.tags, &endpoint.meta);
+                let traits = Said { zone, tags, meta }.read(p);
+                endpoints.push(model::StaticEndpoint { address: address.ip(), ports, weight, traits });
             });
         }
         endpoints
@@ -426,7 +430,7 @@ mod tests {
 
     #[test]
     fn an_endpoint_has_its_first_port_from_the_address_and_the_others_from_their_numbers() {
-        let endpoint = |address: &str| Endpoint { address: Some(address.parse().unwrap()), weight: None };
+        let endpoint = |address: &str| Endpoint { address: Some(address.parse().unwrap()), ..Endpoint::default() };
         let service = Service {
             ports: vec![port("http", None), port("metrics", Some(9100))],
             endpoints: vec![endpoint("10.0.0.1:80"), endpoint("10.0.0.2:81")],

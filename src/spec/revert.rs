@@ -4,7 +4,7 @@ use crate::model;
 use crate::spec::scale::write_scale;
 use crate::spec::{
     Address, Endpoint, EndpointProtocol, Health, Limits, Outliers, Policy, Port, ProbeType, Protocol, Range, Rollout,
-    Run, Service, ServiceTls, Timeouts,
+    Run, Service, ServiceDns, ServiceTls, Timeouts, written,
 };
 use std::net::SocketAddr;
 
@@ -30,6 +30,7 @@ impl Service {
             outliers: Some(write_outliers(&model.outliers)),
             scale: model.scale.as_ref().map(write_scale),
             rollout: model.run.as_ref().map(|_| Rollout::write(&model.rollout)),
+            dns: Some(ServiceDns::write(&model.dns)),
             tls: model.tls.as_deref().map(ServiceTls::from_model),
             run: model.run.as_ref().map(Run::from_model),
             ports: write_ports(model),
@@ -130,5 +131,12 @@ fn write_ports(model: &model::ServiceSpec) -> Vec<Port> {
 
 fn write_endpoint(endpoint: &model::StaticEndpoint) -> Endpoint {
     let port = endpoint.ports.first().copied().unwrap_or_default();
-    Endpoint { address: Some(Address::new(SocketAddr::new(endpoint.address, port))), weight: Some(endpoint.weight) }
+    let (zone, tags, meta) = written(endpoint.traits.as_deref());
+    Endpoint {
+        address: Some(Address::new(SocketAddr::new(endpoint.address, port))),
+        weight: Some(endpoint.weight),
+        zone,
+        tags,
+        meta,
+    }
 }

@@ -1,9 +1,10 @@
 //! The definition of a service, as written. Defaults are named in the documentation of each key and filled in by
 //! `spec/convert.rs`.
 
-use crate::spec::{Address, Duration, Range, Rollout, Run, Scale, ServiceTls};
+use crate::spec::{Address, Duration, Range, Rollout, Run, Scale, ServiceDns, ServiceTls};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 /// A service: a named group of endpoints with one policy. Its name is also its DNS name.
@@ -64,6 +65,9 @@ pub struct Service {
     /// How a changed definition replaces what runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rollout: Option<Rollout>,
+    /// How DNS answers for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns: Option<ServiceDns>,
     /// How its endpoints are spoken to in TLS; without this section in clear text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<ServiceTls>,
@@ -276,4 +280,13 @@ pub struct Endpoint {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub weight: Option<u32>,
+    /// Where it is, one label: a data center, a rack; see `dns.prefer_zone`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// Tags, one label each: names of Consul's schema select by them. Default none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// Anything else, told in the TXT record of the instance. Default none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub meta: BTreeMap<String, String>,
 }

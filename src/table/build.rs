@@ -41,6 +41,8 @@ pub struct Changes {
     pub listeners: Option<Arc<[ListenerSpec]>>,
     /// The services' own addresses, when they changed; a service takes its own up with its next change.
     pub addresses: Option<Arc<HashMap<ServiceName, IpAddr>>>,
+    /// When this is, in milliseconds of the publisher's clock; 0: no change is noted.
+    pub now_ms: u64,
 }
 
 /// Builds the next snapshot, its generation one above `previous`.
@@ -53,7 +55,7 @@ pub fn build(previous: &Snapshot, changes: Changes) -> Snapshot {
     let before = next.services.slots.clone();
     let mut pairs: Vec<ServiceChange> = Vec::with_capacity(changes.services.len());
     for change in changes.services {
-        pairs.push(apply(&mut next, change));
+        pairs.push(apply(&mut next, change, changes.now_ms));
     }
     next.names = next.names.apply(&pairs);
     if let Some(listeners) = changes.listeners {
@@ -71,7 +73,7 @@ pub fn build(previous: &Snapshot, changes: Changes) -> Snapshot {
     next
 }
 
-fn apply(next: &mut Snapshot, change: Change) -> ServiceChange {
+fn apply(next: &mut Snapshot, change: Change, now_ms: u64) -> ServiceChange {
     match change {
         Change::Remove(name) => {
             let Some(&slot) = next.services.slots.get(&name) else { return (None, None) };
@@ -92,6 +94,11 @@ fn apply(next: &mut Snapshot, change: Change) -> ServiceChange {
             };
             let mut new = service(slot, spec, &instances, old.as_deref(), next.names.zone());
             new.address = next.addresses.get(new.name()).copied();
+            if let Some(old) = &old {
+                // The first endpoints of a service make no answer wrong that somebody has.
+                let same = old.endpoints.is_empty() || same_endpoints(old, &new);
+                new.changed_ms = if same { old.changed_ms } else { now_ms };
+            }
             let new = Arc::new(new);
             put(next, slot, Some(new.clone()));
             (old, Some(new))
@@ -145,6 +152,15 @@ impl<'a> Known<'a> {
     }
 }
 
+/// Returns whether answers name the same endpoints with the same weights before and after.
+fn same_endpoints(a: &Service, b: &Service) -> bool {
+    let same = |(a, b): (&Endpoint, &Endpoint)| a.id == b.id && a.address == b.address && a.ports == b.ports;
+    let alike = |(a, b): (&Candidate, &Candidate)| a.healthy == b.healthy && a.weight == b.weight;
+    a.endpoints.len() == b.endpoints.len()
+        && a.endpoints.iter().zip(&b.endpoints).all(same)
+        && a.candidates.iter().zip(&b.candidates).all(alike)
+}
+
 fn all(service: &Service) -> impl Iterator<Item = (&Endpoint, &Candidate)> {
     let ready = service.endpoints.iter().zip(service.candidates.iter());
     ready.chain(service.draining.iter().map(|(endpoint, candidate)| (endpoint, candidate)))
@@ -156,8 +172,17 @@ fn service(slot: usize, spec: Arc<ServiceSpec>, instances: &[Instance], old: Opt
     for instance in instances {
         let before = known.find(&instance.id);
         let endpoint = match before {
-            Some((e, _)) if e.address == instance.address && *e.ports == *instance.ports => e.clone(),
-            _ => Endpoint { id: instance.id.clone(), address: instance.address, ports: instance.ports.clone().into() },
+            Some((e, _))
+                if e.address == instance.address && *e.ports == *instance.ports && e.traits == instance.traits =>
+            {
+                e.clone()
+            }
+            _ => Endpoint {
+                id: instance.id.clone(),
+                address: instance.address,
+                ports: instance.ports.clone().into(),
+                traits: instance.traits.clone(),
+            },
         };
         let candidate = Candidate {
             stats: before.map_or_else(|| Arc::new(EndpointStats::new()), |(_, c)| c.stats.clone()),
@@ -187,5 +212,6 @@ fn service(slot: usize, spec: Arc<ServiceSpec>, instances: &[Instance], old: Opt
         records,
         stats,
         picker,
+        changed_ms: 0,
     }
 }

@@ -21,6 +21,7 @@ pub struct Records {
     by_id: Box<[u32]>,
     ports: usize,
     shared_addresses: bool,
+    differ_in_weight: bool,
     /// Types of the address records, so that a question for the other family touches no endpoint.
     kinds: [bool; 2],
     ttl_ms: u64,
@@ -75,6 +76,7 @@ impl Records {
         Self {
             slab: slab.into(),
             kinds: [has(true), has(false)],
+            differ_in_weight: candidates.windows(2).any(|pair| matches!(pair, [a, b] if a.weight != b.weight)),
             shared_addresses: places.iter().enumerate().any(|(index, place)| place.first as usize != index),
             places: places.into(),
             by_id: by_id.into(),
@@ -120,6 +122,11 @@ impl Records {
     /// Returns whether some endpoints share an address, so that an answer must skip repetitions.
     pub fn shares_addresses(&self) -> bool {
         self.shared_addresses
+    }
+
+    /// Returns whether some endpoints have another weight than others, so that the order of records follows it.
+    pub fn differ_in_weight(&self) -> bool {
+        self.differ_in_weight
     }
 
     /// Returns the first endpoint with the same address: one number per distinct address.

@@ -1,7 +1,7 @@
 //! The immutable value in the table.
 
 use crate::balance::{Candidate, Local, Picker, ServiceStats, Tried, usable};
-use crate::model::{InstanceId, ListenerSpec, ServiceName, ServiceSpec};
+use crate::model::{InstanceId, ListenerSpec, ServiceName, ServiceSpec, Traits};
 use crate::rng::Rng;
 use crate::table::names::Names;
 use crate::table::{Records, Routes};
@@ -24,9 +24,21 @@ pub struct Endpoint {
     pub address: IpAddr,
     /// Port numbers in the order of the service's ports; 0 where it does not offer one.
     pub ports: Arc<[u16]>,
+    /// What is said about it; `None`: nothing.
+    pub traits: Option<Arc<Traits>>,
 }
 
 impl Endpoint {
+    /// Returns the zone that it is in.
+    pub fn zone(&self) -> Option<&str> {
+        self.traits.as_ref()?.zone.as_deref()
+    }
+
+    /// Returns whether it has this tag, written in lower case.
+    pub fn has_tag(&self, tag: &[u8]) -> bool {
+        self.traits.as_ref().is_some_and(|traits| traits.tags.iter().any(|own| own.as_bytes() == tag))
+    }
+
     /// Returns the address of one of the service's ports; `None` where the endpoint does not offer it.
     pub fn socket(&self, port: usize) -> Option<SocketAddr> {
         self.ports.get(port).filter(|&&number| number != 0).map(|&number| SocketAddr::new(self.address, number))
@@ -54,6 +66,8 @@ pub struct Service {
     pub stats: Arc<ServiceStats>,
     /// The policy.
     pub picker: Picker,
+    /// When its endpoints last changed, in milliseconds of the publisher's clock; 0: not since it is in the table.
+    pub changed_ms: u64,
 }
 
 impl Service {

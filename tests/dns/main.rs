@@ -14,7 +14,10 @@ mod tools;
 
 mod clients;
 mod conformance;
+mod consistency;
+mod glibc;
 mod malformed;
+mod names;
 mod rate;
 mod rfc8906;
 mod secure;

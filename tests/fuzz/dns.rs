@@ -91,6 +91,7 @@ fn dns_responder() {
         address: [10, 0, 0, 1].into(),
         ports: vec![80],
         weight: 1,
+        traits: None,
         state: InstanceState::Ready,
         verdict: Verdict::Healthy,
         reason: "fuzz".into(),

@@ -3,7 +3,8 @@
 use crate::control::events::EventKind;
 use crate::control::store::StoreError;
 use crate::model::{
-    Instance, InstanceId, ListenerSpec, NodeId, RouteSpec, ServiceName, ServiceSpec, Source, Transition, Workload,
+    Instance, InstanceId, ListenerSpec, NodeId, RouteSpec, ServiceName, ServiceSpec, Source, Traits, Transition,
+    Workload,
 };
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ pub struct Registration {
     pub ports: Vec<u16>,
     /// Relative share of traffic, 1..=1000.
     pub weight: u32,
+    /// What is said about it; `None`: nothing.
+    pub traits: Option<Arc<Traits>>,
     /// The process or container, when the scheduler started it.
     pub workload: Option<Workload>,
     /// The revision of the definition that it runs.

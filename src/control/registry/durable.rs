@@ -8,6 +8,7 @@ use crate::control::registry::{Handle, Registration, RegistryError};
 use crate::control::store::{Change, RegistrationRecord, Store};
 use crate::model::{Instance, InstanceId, InstanceState};
 use crate::rng::Rng;
+use crate::spec;
 use std::sync::Arc;
 use tokio::sync::{Mutex, MutexGuard};
 use xxhash_rust::xxh3::xxh3_64;
@@ -117,11 +118,15 @@ fn forgotten(id: &InstanceId) -> Vec<Change> {
 }
 
 fn record(registration: &Registration) -> RegistrationRecord {
+    let (zone, tags, meta) = spec::written(registration.traits.as_deref());
     RegistrationRecord {
         service: registration.service.to_string(),
         address: registration.address,
         ports: registration.ports.clone(),
         weight: registration.weight,
+        zone,
+        tags,
+        meta,
         lease_ms: registration.lease.map_or(0, |lease| u64::try_from(lease.as_millis()).unwrap_or(u64::MAX)),
     }
 }

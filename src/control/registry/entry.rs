@@ -61,6 +61,7 @@ impl Entry {
             address: registration.address,
             ports: registration.ports,
             weight: registration.weight,
+            traits: registration.traits,
             state: first,
             verdict: Verdict::Unknown,
             reason: reason.into(),

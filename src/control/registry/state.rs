@@ -443,7 +443,7 @@ impl Effects {
     }
 }
 
-/// A file endpoint that is listed again may have another weight; any other second registration is refused.
+/// A file endpoint that is listed again may have another weight and other tags; any other second registration is refused.
 fn amend(entry: &mut Entry, registration: &Registration, effects: &mut Effects) -> Outcome {
     let known = entry.instance();
     let same = known.source == Source::File
@@ -454,9 +454,11 @@ fn amend(entry: &mut Entry, registration: &Registration, effects: &mut Effects) 
     if !same {
         return Err(RegistryError::Duplicate(known.id.clone()));
     }
-    if known.weight != registration.weight {
+    if known.weight != registration.weight || known.traits != registration.traits {
         let before = entry.standing();
-        entry.instance_mut().weight = registration.weight;
+        let instance = entry.instance_mut();
+        instance.weight = registration.weight;
+        instance.traits = registration.traits.clone();
         effects.record(before, entry);
     }
     Ok(Done::Registered(entry.instance().clone()))

@@ -20,7 +20,6 @@ const UNHEALTHY: Transition = Transition { from: Verdict::Healthy, to: Verdict::
 fn name(text: &str) -> ServiceName {
     ServiceName::parse(text).unwrap()
 }
-
 fn id(text: &str) -> InstanceId {
     InstanceId::parse(text).unwrap()
 }
@@ -52,6 +51,7 @@ pub(crate) fn spec(service: &str, health: Option<HealthCheck>) -> ServiceSpec {
         slow_start: Duration::ZERO,
         drain_timeout: 30 * SECOND,
         dns_ttl: 5 * SECOND,
+        dns: Default::default(),
         run: None,
         replicas: 0,
         scale: None,
@@ -69,6 +69,7 @@ pub(crate) fn registration(service: &str, instance: &str, source: Source) -> Reg
         address: "127.0.0.1".parse().unwrap(),
         ports: vec![8000],
         weight: 1,
+        traits: None,
         workload: None,
         revision: 1,
         lease: None,

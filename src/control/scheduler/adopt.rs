@@ -7,6 +7,7 @@ use crate::control::registry::{Adopted, Registration};
 use crate::control::runtime::{Known, Running, Started};
 use crate::control::store::{Contents, ReplicaRecord, WorkloadRecord};
 use crate::model::{InstanceId, NodeId, ServiceName, Source, Workload};
+use crate::spec::{Problems, Said};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
@@ -118,6 +119,7 @@ pub fn registrations(contents: &Contents, kept: &[Kept], node: &NodeId) -> Vec<A
             address: started.address,
             ports: started.ports,
             weight: 1,
+            traits: None,
             workload: Some(started.workload),
             revision,
             lease: None,
@@ -134,6 +136,8 @@ pub fn registrations(contents: &Contents, kept: &[Kept], node: &NodeId) -> Vec<A
             address: record.address,
             ports: record.ports.clone(),
             weight: record.weight,
+            traits: Said { zone: record.zone.as_deref(), tags: &record.tags, meta: &record.meta }
+                .read(&mut Problems::new()),
             workload: None,
             revision: 0,
             lease: Some(Duration::from_millis(record.lease_ms)),
@@ -237,8 +241,16 @@ mod tests {
         contents.replicas.insert(id("web-b"), record("team/web", Some(5)));
         contents.replicas.insert(id("web-c"), record("no name", Some(5)));
         let address = "10.0.0.1".parse().unwrap();
-        let registration =
-            RegistrationRecord { service: "ext".to_owned(), address, ports: vec![1, 0], weight: 3, lease_ms: 2_500 };
+        let registration = RegistrationRecord {
+            service: "ext".to_owned(),
+            address,
+            ports: vec![1, 0],
+            weight: 3,
+            zone: Some("eu-1".to_owned()),
+            tags: vec!["v1".to_owned()],
+            meta: Default::default(),
+            lease_ms: 2_500,
+        };
         contents.registrations.insert(id("ext-a"), registration);
         contents.ready.insert(id("ext-a"));
         let known = known(&contents);
@@ -249,5 +261,7 @@ mod tests {
         assert_eq!(adopted.iter().map(|adopted| adopted.ready).collect::<Vec<_>>(), [false, true]);
         assert_eq!((adopted[0].registration.source, adopted[0].registration.lease), (Source::Scheduler, None));
         assert_eq!(adopted[1].registration.lease, Some(Duration::from_millis(2_500)));
+        let traits = adopted[1].registration.traits.as_ref().unwrap();
+        assert_eq!((traits.zone.as_deref(), &*traits.tags[0]), (Some("eu-1"), "v1"));
     }
 }

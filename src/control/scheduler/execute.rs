@@ -97,6 +97,7 @@ impl Tools {
             address: started.address,
             ports: started.ports,
             weight: 1,
+            traits: None,
             workload: Some(started.workload),
             revision,
             lease: None,

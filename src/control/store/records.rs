@@ -95,6 +95,15 @@ pub struct RegistrationRecord {
     pub ports: Vec<u16>,
     /// Relative share of traffic.
     pub weight: u32,
+    /// Where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// Its tags.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// What else is said about it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub meta: BTreeMap<String, String>,
     /// Length of its lease in milliseconds.
     pub lease_ms: u64,
 }
