@@ -69,35 +69,25 @@ pub(super) async fn build(
 ) -> anyhow::Result<Parts> {
     let count = worker_count(&loaded);
     let written = loaded.clone();
-    std::fs::create_dir_all(&loaded.control.state)
-        .with_context(|| format!("failed to create the state directory {}", loaded.control.state.display()))?;
+    make_state_directory(&loaded.control.state)?;
     let mut route = loaded.control.service_addresses.map(Route::add).transpose()?;
-    let listening = Sockets::bind(&loaded.listeners, count, options, binder.clone())?;
+    let mut listening = Sockets::bind(&loaded.listeners, count, options, binder.clone())?;
     loaded.listeners = listening.listeners();
     let doors = admin::bind(&loaded.admin, &binder, options.free_ports).context("admin")?;
     let bind_names = |wanted| dns::bind(wanted, &binder, options.free_ports).context("dns");
-    let mut names = loaded.dns.as_ref().map(bind_names).transpose()?;
+    let names = loaded.dns.as_ref().map(bind_names).transpose()?;
     let (trigger, signal) = lifecycle::drain();
     let metrics = Metrics::new();
     let access = access_log(&loaded.log, &metrics)?;
     let (tls, keyring) = keyring(&loaded, &metrics, &binder)?;
-    if let (Some(names), Some(server)) = (&mut names, keyring.names_server()) {
-        names.secure(server);
-    }
-    let zone = loaded.dns.as_ref().map(|dns| Names::new(&dns.zone));
-    let (publisher, table) = table::channel(Snapshot::empty(zone.unwrap_or_default()));
-    let definitions = Definitions {
-        services: loaded.services.clone(),
-        routes: loaded.routes.clone().into(),
-        listeners: loaded.listeners.clone().into(),
-    };
+    let (publisher, table) = table::channel(first_snapshot(&loaded));
     let events = Events::new(EVENTS);
-    let control = Control::start(&loaded.control, definitions, events, publisher, table.clone(), signal.clone())
-        .await
-        .context("failed to start the control plane")?;
+    let control =
+        Control::start(&loaded.control, definitions(&loaded), events, publisher, table.clone(), signal.clone())
+            .await
+            .context("failed to start the control plane")?;
     control.earlier_ranges.iter().copied().for_each(addresses::remove);
     // Before the keeper hears that this process is ready, and closes what it did not ask for.
-    let mut listening = listening;
     listening.serve(&addresses::listeners(&table.load()), count);
     let certificates = obtain::start(&loaded, &control, &keyring, &table).await?;
     control.first_checks(FIRST_CHECKS).await;
@@ -112,11 +102,11 @@ pub(super) async fn build(
     let (close_admin, closes) = lifecycle::drain();
     let answering = state.names.clone();
     let admin = tokio::spawn(admin::serve(doors, loaded.admin.clone(), state, closes));
-    let serve = |(names, wanted)| serve_names(names, wanted, &table, &metrics, &answering, &signal);
+    let serve = |(names, wanted)| serve_names((names, &keyring), wanted, &table, &metrics, &answering, &signal);
     let dns = names.zip(loaded.dns.as_ref()).map(serve).transpose()?;
     show_certificates(&metrics, &certificates)?;
-    let challenges = keyring.challenges().clone();
-    let parts = proxy::Parts { table: table.clone(), metrics: metrics.clone(), access, tls, challenges };
+    let (challenges, shown) = (keyring.challenges().clone(), metrics.clone());
+    let parts = proxy::Parts { table: table.clone(), metrics: shown, access, tls, challenges };
     let workers =
         proxy::start(&loaded.proxy, listening.lend(count)?, parts, &signal).context("failed to start workers")?;
     let live = Live::new(listening, workers);
@@ -144,10 +134,33 @@ pub(super) async fn build(
         tokio::spawn(addresses::follow(live.clone(), table, control.events.clone(), signal.clone()));
     }
     tokio::spawn(reloader.run(signal));
-    if let Some(watch) = origin.watch {
+    follow_file(origin.watch, &configuration);
+    Ok(Parts { route, trigger, live, control, dns, admin, configuration, upgrader, close_admin, metrics })
+}
+
+/// Returns the table before anything is in it.
+fn first_snapshot(loaded: &Loaded) -> Snapshot {
+    let zone = loaded.dns.as_ref().map(|dns| Names::new(&dns.zone));
+    Snapshot::empty(zone.unwrap_or_default())
+}
+
+/// Has the configuration looked at when its file changes.
+fn follow_file(watch: Option<Watch>, configuration: &configuration::Handle) {
+    if let Some(watch) = watch {
         tokio::spawn(watch.run(configuration.clone()));
     }
-    Ok(Parts { route, trigger, live, control, dns, admin, configuration, upgrader, close_admin, metrics })
+}
+
+fn make_state_directory(path: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(path).with_context(|| format!("failed to create the state directory {}", path.display()))
+}
+
+fn definitions(loaded: &Loaded) -> Definitions {
+    Definitions {
+        services: loaded.services.clone(),
+        routes: loaded.routes.clone().into(),
+        listeners: loaded.listeners.clone().into(),
+    }
 }
 
 /// Shows the metrics of certificates that Weir obtains.
@@ -270,13 +283,16 @@ fn autoscaler(table: &Table, control: &Control, metrics: &Metrics) -> anyhow::Re
 }
 
 fn serve_names(
-    sockets: dns::Sockets,
+    (mut sockets, keyring): (dns::Sockets, &Keyring),
     options: &dns::Options,
     table: &Table,
     metrics: &Metrics,
     answering: &NameServer,
     signal: &Signal,
 ) -> anyhow::Result<dns::Server> {
+    if let Some(secure) = keyring.names_server() {
+        sockets.secure(secure);
+    }
     let server = dns::serve(sockets, options, table, signal).context("failed to start the DNS server")?;
     answering.runs(Box::new(Resolver { dns: server.live(), table: table.clone() }));
     let counters = Box::new(server.counters().clone());

@@ -67,7 +67,7 @@ impl Baker {
     pub(crate) fn serve(&mut self, query: &mut Query<'_>, client: Option<IpAddr>) -> bool {
         let (Some(shown), Some(client)) = (query.cookie, client) else { return false };
         // RFC 9018 §4.3: seconds of 32 bits, which wrap.
-        let now_s = (clock::unix_ms() / 1000 & u64::from(u32::MAX)) as u32;
+        let now_s = ((clock::unix_ms() / 1000) & u64::from(u32::MAX)) as u32;
         let Some((reply, good)) = self.answer(shown, client, now_s) else { return false };
         query.reply_cookie = Some(reply);
         good

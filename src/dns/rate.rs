@@ -73,7 +73,7 @@ impl Limiter {
             return Verdict::Send;
         }
         let over = self.over.fetch_add(1, Ordering::Relaxed);
-        if self.options.slip > 0 && over % u64::from(self.options.slip) == 0 {
+        if self.options.slip > 0 && over.is_multiple_of(u64::from(self.options.slip)) {
             limits.count(Limited::Truncated);
             return Verdict::Slip;
         }

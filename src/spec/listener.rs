@@ -228,7 +228,7 @@ mod tests {
         let names = ["db", "admin"];
         let model = tcp.to_model(Some(&names.map(str::to_owned))).unwrap();
         assert!(matches!(&model.protocol, model::ListenerProtocol::Tcp { port: 1, .. }));
-        let ports = names.map(|name| model::PortSpec::tcp(name));
+        let ports = names.map(model::PortSpec::tcp);
         let written = Listener::from_model(&model, &ports);
         assert_eq!((written.service.as_deref(), written.port.as_deref()), (Some("db"), Some("admin")));
         assert_eq!(written.to_model(Some(&names.map(str::to_owned))).unwrap(), model);

@@ -242,7 +242,7 @@ fn spec(service: &str) -> ServiceSpec {
     let second = Duration::from_secs(1);
     ServiceSpec {
         name: name(service),
-        ports: ["http", "metrics"].map(|port| PortSpec::tcp(port)).into(),
+        ports: ["http", "metrics"].map(PortSpec::tcp).into(),
         endpoints: Vec::new(),
         protocol: Default::default(),
         policy: Policy::RoundRobin,

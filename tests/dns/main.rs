@@ -1,4 +1,11 @@
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "tests"
+)]
 //! DNS as its users see it: a server or a whole Weir on a free port, asked by raw sockets and by programs of others.
 //!
 //! `server` is a server in this process with a table of its own, decoded by hickory; `support::process` is Weir as a process,

@@ -56,7 +56,7 @@ impl World {
             backend.address
         );
         let weir = Weir::start(name, &text).await;
-        let world = Self { weir, dot, doh, certificate, folder, backend: backend };
+        let world = Self { weir, dot, doh, certificate, folder, backend };
         let address = world.weir.dns;
         eventually("the endpoint", WAIT, async || {
             let said = blocking(move || dig(address, "+short api.weir.internal A")).await;

@@ -39,7 +39,7 @@ pub(crate) fn check() -> HealthCheck {
 pub(crate) fn spec(service: &str, health: Option<HealthCheck>) -> ServiceSpec {
     ServiceSpec {
         name: name(service),
-        ports: ["http", "metrics"].map(|name| PortSpec::tcp(name)).to_vec(),
+        ports: ["http", "metrics"].map(PortSpec::tcp).to_vec(),
         endpoints: Vec::new(),
         protocol: Default::default(),
         policy: Policy::RoundRobin,
