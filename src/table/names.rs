@@ -4,7 +4,7 @@
 //! every schema of `dns` maps what is asked to that form first. They point to the stable slots of services, so that a
 //! changed endpoint touches no forward name at all: its records are in [`crate::table::Records`] of its service, and
 //! instance names are found through the name of their service. What changes with endpoints are only the reverse names.
-//! Follows RFC 8020 and RFC 4592 §2.2.2 for empty non-terminals; the next file on a query's path is `dns/locate.rs`.
+//! Follows RFC 8020 and RFC 4592 §2.2.2 for empty non-terminals; the next file on a query's path is `dns/locate/mod.rs`.
 
 use crate::dnswire::parse_name;
 use crate::model::{InstanceId, PortSpec, Protocol};

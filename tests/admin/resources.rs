@@ -204,6 +204,7 @@ async fn every_route_is_in_the_openapi_document_and_every_entry_is_served() {
     let served = "GET /v1/services, GET /v1/services/{name}, DELETE /v1/services/{name}, \
         POST /v1/services/{name}/scale, \
         GET /v1/services/{name}/scale, DELETE /v1/services/{name}/scale, GET /v1/explain, \
+        GET /v1/resolve, \
         POST /v1/services/{name}/deploy, POST /v1/deploy, POST /v1/services/{name}/rollback, \
         GET /v1/services/{name}/revisions, GET /v1/services/{name}/rollout, GET /v1/instances, \
         POST /v1/instances, GET /v1/instances/{id}, DELETE /v1/instances/{id}, POST /v1/instances/{id}/renew, \
