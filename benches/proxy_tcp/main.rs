@@ -45,7 +45,7 @@ use weir::clock;
 
 const HELP: &str = "usage: cargo bench --bench proxy_tcp -- [options]
 
-  --peers A,B        of weir, nginx, haproxy (default: all)
+  --peers A,B        of weir, nginx, haproxy (default: all), and own: Weir at services' own addresses (as root)
   --scenarios A,B    of tiny, bulk1, bulk8, idle (default: all)
   --rounds N         quiet rounds for each peer and scenario (default 8; at most three times as many are run)
   --seconds S        length of one measured stretch of round trips (default 0.5)
@@ -158,6 +158,12 @@ fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
                 let costs = report::print(title, &cells, method.max_other);
                 good &= cells.iter().all(|(_, rounds)| rounds.iter().all(|cell| cell.errors == 0));
                 good &= verdict(&costs, &["nginx", "haproxy"], 1.0);
+                if let (Some(own), Some(weir)) = (costs.get("own"), costs.get("weir")) {
+                    let (ratio, bound) = (own / weir, 1.1);
+                    let word = if ratio <= bound { "met" } else { "MISSED" };
+                    println!("  own / weir = {ratio:.3}, wanted at most {bound}: {word}");
+                    good &= ratio <= bound;
+                }
             }
             "bulk1" | "bulk8" => {
                 let count = if scenario == "bulk1" { 1 } else { 8 };

@@ -4,8 +4,14 @@
 use crate::process::{NGINX_STREAM, Peer, free_address, program};
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use weir::control::addresses::Addresses;
+use weir::control::store::Contents;
+use weir::model::ServiceName;
+
+/// Of which `own` gets addresses.
+const RANGE: (Ipv4Addr, u8) = (Ipv4Addr::new(198, 18, 0, 0), 16);
 
 /// HAProxy wants 2.5 descriptors for each connection that it may have, and 20,000 are a usual bound.
 pub(crate) const HAPROXY_CONNECTIONS: usize = 7500;
@@ -23,11 +29,15 @@ pub(crate) struct Setting<'a> {
 pub(crate) fn start(name: &str, setting: &Setting<'_>) -> io::Result<Peer> {
     let folder = setting.folder.join(name);
     fs::create_dir_all(&folder)?;
-    let listen = [free_address()?, free_address()?];
+    let listen = match name {
+        "own" => own_addresses(setting.backends),
+        _ => [free_address()?, free_address()?],
+    };
     let (name, command) = match name {
         "nginx" => ("nginx", nginx(&folder, listen, setting)?),
         "haproxy" => ("haproxy", haproxy(&folder, listen, setting)?),
-        "weir" => ("weir", weir(&folder, listen, setting)?),
+        "weir" => ("weir", weir(&folder, Some(listen), setting)?),
+        "own" => ("own", weir(&folder, None, setting)?),
         other => return Err(io::Error::other(format!("no peer is called {other}"))),
     };
     Peer::spawn(name, (folder, &setting.cpu.to_string()), listen, false, command)
@@ -67,17 +77,36 @@ fn haproxy(folder: &Path, listen: [SocketAddr; 2], setting: &Setting<'_>) -> io:
     Ok(vec![program("haproxy")?, "-db".into(), "-f".into(), file.to_string_lossy().into_owned()])
 }
 
-fn weir(folder: &Path, listen: [SocketAddr; 2], setting: &Setting<'_>) -> io::Result<Vec<String>> {
+/// Where Weir serves the services `s0` and `s1` at their own addresses.
+fn own_addresses(backends: [SocketAddr; 2]) -> [SocketAddr; 2] {
+    let mut addresses = Addresses::new(RANGE, &Contents::default(), 0);
+    let names = ["s0", "s1"].map(|name| ServiceName::parse(name).expect("a label"));
+    for name in &names {
+        addresses.assign(name, 0);
+    }
+    let all = addresses.all();
+    let of = |index: usize| SocketAddr::new(all[&names[index]], backends[index].port());
+    [of(0), of(1)]
+}
+
+/// Weir with a listener for each backend, or with services' own addresses instead (as root).
+fn weir(folder: &Path, listen: Option<[SocketAddr; 2]>, setting: &Setting<'_>) -> io::Result<Vec<String>> {
     let admin = free_address()?;
     let mut text = format!(
         "[node]\nworkers = 1\n\n[store]\npath = \"{}\"\n\n[admin]\nlisten = \"{admin}\"\n",
         folder.join("state").display()
     );
-    for (index, (address, backend)) in listen.iter().zip(setting.backends).enumerate() {
-        text += &format!(
-            "\n[[listener]]\nname = \"l{index}\"\naddress = \"{address}\"\nprotocol = \"tcp\"\nservice = \"s{index}\"\n
-[[service]]\nname = \"s{index}\"\n\n[[service.endpoint]]\naddress = \"{backend}\"\n"
-        );
+    if listen.is_none() {
+        text +=
+            &format!("\n[dns]\nlisten = [\"{}\"]\nservice_addresses = \"{}/{}\"\n", free_address()?, RANGE.0, RANGE.1);
+    }
+    for (index, backend) in setting.backends.iter().enumerate() {
+        if let Some(address) = listen.map(|listen| listen[index]) {
+            text += &format!(
+                "\n[[listener]]\nname = \"l{index}\"\naddress = \"{address}\"\nprotocol = \"tcp\"\nservice = \"s{index}\"\n"
+            );
+        }
+        text += &format!("\n[[service]]\nname = \"s{index}\"\n\n[[service.endpoint]]\naddress = \"{backend}\"\n");
     }
     let file = folder.join("weir.toml");
     fs::write(&file, text)?;

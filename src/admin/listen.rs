@@ -60,7 +60,8 @@ fn bind_tcp(address: SocketAddr, binder: &Binder, free: bool) -> Result<TcpListe
     if !address.ip().is_loopback() {
         return Err(BindError::NotLoopback(address));
     }
-    let mut bound = binder.tcp(&Wanted { address, count: 1, free, label: "admin" }).map_err(BindError::Tcp)?;
+    let mut bound =
+        binder.tcp(&Wanted { address, count: 1, free, ahead: false, label: "admin" }).map_err(BindError::Tcp)?;
     if let Some(taken) = bound.instead_of {
         tracing::warn!("{taken}; taking a free port instead");
     }

@@ -137,7 +137,7 @@ impl Sockets {
             known.wanted == listener.address && (listener.address.port() != 0 || known.spec.name == listener.name)
         });
         let mut sockets = known.map(|known| known.sockets.clone()).unwrap_or_default();
-        let wanted = Wanted { address: listener.address, count: workers, free, label: &listener.name };
+        let wanted = Wanted { address: listener.address, count: workers, free, ahead: false, label: &listener.name };
         let fresh = match known {
             Some(known) => self.binder.more_tcp(&wanted, known.spec.address, sockets.len()),
             None => self.binder.tcp(&wanted).map(|bound| {
@@ -164,7 +164,8 @@ impl Sockets {
     fn close(&self, gone: Listening) {
         let Listening { wanted, spec, sockets, .. } = gone;
         drop(sockets);
-        self.binder.close(Kind::Tcp, &Wanted { address: wanted, count: 0, free: false, label: &spec.name });
+        self.binder
+            .close(Kind::Tcp, &Wanted { address: wanted, count: 0, free: false, ahead: false, label: &spec.name });
     }
 }
 

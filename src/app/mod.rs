@@ -6,6 +6,7 @@
 
 mod addresses;
 mod asks;
+mod containers;
 mod keeper;
 mod keyring;
 mod last_good;

@@ -5,6 +5,7 @@
 
 use crate::admin::{self, NameServer, Rates, State, Upgrader};
 use crate::app::addresses::{self, Route};
+use crate::app::containers;
 use crate::app::keyring::Keyring;
 use crate::app::live::{Live, Sockets};
 use crate::app::names::Resolver;
@@ -104,6 +105,10 @@ pub(super) async fn build(
     let admin = tokio::spawn(admin::serve(doors, loaded.admin.clone(), state, closes));
     let serve = |(names, wanted)| serve_names((names, &keyring), wanted, &table, &metrics, &answering, &signal);
     let dns = names.zip(loaded.dns.as_ref()).map(serve).transpose()?;
+    if let Some((server, port)) = dns.as_ref().zip(loaded.dns.as_ref().and_then(|dns| dns.containers)) {
+        let gateways = server.containers(port, &binder, &table);
+        containers::start(gateways, &loaded.control.docker, signal.clone()).await;
+    }
     show_certificates(&metrics, &certificates)?;
     let (challenges, shown) = (keyring.challenges().clone(), metrics.clone());
     let parts = proxy::Parts { table: table.clone(), metrics: shown, access, tls, challenges };

@@ -1,5 +1,6 @@
 //! The command line: commands, flags, help.
 
+use crate::cli::doctor::DoctorArgs;
 use crate::cli::exec::ExecArgs;
 use crate::cli::global::Global;
 use crate::cli::resolve::ResolveArgs;
@@ -68,6 +69,8 @@ pub(super) enum Command {
     Store(StoreArgs),
     /// Look a name up in Weir's DNS.
     Resolve(ResolveArgs),
+    /// Show who answers a container's questions for names, and what to fix.
+    Doctor(DoctorArgs),
     /// Show what a replica wrote to its standard output and error.
     Logs(LogsArgs),
     /// Run the built-in test backend, which says who it is.

@@ -10,6 +10,7 @@ mod check;
 mod configuration;
 mod deploy;
 mod diff;
+mod doctor;
 mod exec;
 mod explain;
 mod failure;
@@ -87,6 +88,7 @@ fn dispatch(global: &Global, command: Command) -> (Cow<'static, str>, Result<Exi
         Command::Store(args) => ("check the store".into(), store::store(global, &args)),
         Command::Logs(args) => (format!("show the log of {}", args.instance).into(), ask(feeds::logs(global, &args))),
         Command::Resolve(args) => (format!("resolve {}", args.name()).into(), ask(resolve::resolve(global, &args))),
+        Command::Doctor(args) => ("look after names".into(), ask(doctor::doctor(global, &args))),
         Command::Whoami(args) => ("run whoami".into(), whoami::run(args)),
         Command::Completion(args) => ("print the completion script".into(), completion(args.shell)),
         Command::Version => ("print the version".into(), version()),

@@ -151,7 +151,7 @@ fn read_control(
         default_lease: time(p, "control.default_lease", section.default_lease, defaults.default_lease, SECOND..=DAY),
         gone_listed: time(p, "control.gone_listed", section.gone_listed, defaults.gone_listed, Time::ZERO..=DAY),
         max_probes: within(p, "control.max_probes", section.max_probes, defaults.max_probes, &(1..=65_536)),
-        docker: docker::read(p, &file.docker.clone().unwrap_or_default(), environment),
+        docker: docker::read(p, file, environment),
         acme: acme::read(p, file.acme.as_ref(), file.listeners.iter().any(Listener::is_plain_http)),
         service_addresses: addresses::read(p, file.dns.as_ref()),
     }
@@ -255,8 +255,9 @@ fn read_proxy_timeouts(p: &mut Problems, section: &Proxy) -> ProxyTimeouts {
 fn read_dns(p: &mut Problems, section: &Dns) -> DnsOptions {
     let defaults = DnsOptions::default();
     let limits = section.limits.clone().unwrap_or_default();
-    let listed = section.listen.as_ref().map(|list| list.iter().map(|address| address.get()).collect());
-    let listen = listed.unwrap_or(defaults.listen);
+    let listed = section.listen.as_ref();
+    let listen = listed.map_or(defaults.listen, |list| list.iter().filter_map(|place| place.address()).collect());
+    let containers = listed.and_then(|list| list.iter().find_map(|place| place.port()));
     if section.listen.as_ref().is_some_and(Vec::is_empty) {
         p.unknown("dns.listen", "is empty", "write an address, or remove [dns] to run no DNS server");
     }
@@ -269,6 +270,7 @@ fn read_dns(p: &mut Problems, section: &Dns) -> DnsOptions {
         forward: section.forward.as_ref().map(|forward| forward::read(p, forward, &listen)),
         listen,
         zone,
+        containers,
         threads: within(p, "dns.threads", section.threads, defaults.threads, &(1..=64)),
         negative_ttl,
         max_udp_bytes: u16::try_from(answer).unwrap_or(defaults.max_udp_bytes),

@@ -4,11 +4,13 @@ use crate::config::acme::Acme;
 use crate::config::dns_tls::DnsTls;
 use crate::config::forward::DnsForward;
 use crate::config::naming::{DnsAlias, DnsConsul, DnsKubernetes, DnsSchema};
+use crate::config::places::DnsListen;
 use crate::config::rate_limit::DnsRateLimit;
 use crate::config::views::DnsView;
 use crate::spec::{Address, Duration, Listener, Network, Range, Route, Service, Size};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 
 /// The configuration of Weir. A section that is absent does not run, except `admin`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -118,9 +120,10 @@ pub struct AdminLimits {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Dns {
-    /// Addresses for UDP and TCP; default `["127.0.0.1:8600"]`. Variable `WEIR_DNS_LISTEN`, separated by commas.
+    /// Addresses for UDP and TCP; `containers:PORT` stands for the gateway of every bridge of the Docker Engine. Default
+    /// `["127.0.0.1:8600"]`. Variable `WEIR_DNS_LISTEN`, separated by commas.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub listen: Option<Vec<Address>>,
+    pub listen: Option<Vec<DnsListen>>,
     /// Range of which each service gets a stable address of its own, where Weir serves the ports that the service declares,
     /// such as `198.18.0.0/16`; the machine takes the whole range for its own (CAP_NET_ADMIN). Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -404,6 +407,10 @@ pub struct Docker {
     /// Folders of the machine that `run.volumes` may name, also what is below them; default none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub binds: Option<Vec<String>>,
+    /// Resolvers that containers ask when Weir does not answer, beside it where `dns.listen` has `containers:53`. Default
+    /// none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns: Option<Vec<IpAddr>>,
 }
 
 /// An address, or none.

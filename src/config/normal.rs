@@ -10,6 +10,7 @@ use crate::config::file::{
 use crate::config::http2;
 use crate::config::loaded::Loaded;
 use crate::config::naming;
+use crate::config::places::DnsListen;
 use crate::config::views;
 use crate::config::{dns_tls, forward, rate_limit};
 use crate::dns::Options as DnsOptions;
@@ -93,9 +94,10 @@ impl Loaded {
 
 fn write_dns(options: &DnsOptions) -> Dns {
     let (schemas, kubernetes, consul) = naming::write_schemas(options);
+    let addresses = options.listen.iter().map(|address| DnsListen::At(Address::new(*address)));
     Dns {
         service_addresses: None,
-        listen: Some(options.listen.iter().map(|address| Address::new(*address)).collect()),
+        listen: Some(addresses.chain(options.containers.map(DnsListen::Containers)).collect()),
         zone: Some(options.zone.clone()),
         threads: Some(options.threads),
         negative_ttl: Some(options.negative_ttl.into()),

@@ -130,6 +130,9 @@ fn addresses(p: &mut Problems, file: &File, loaded: &Loaded, line_of: LineOf<'_>
     }
     for (i, address) in loaded.dns.iter().flat_map(|dns| dns.listen.iter().enumerate()) {
         let listed = file.dns.as_ref().is_some_and(|dns| dns.listen.is_some());
+        // Between the addresses there may be `containers`.
+        let places = || file.dns.iter().flat_map(|dns| dns.listen.iter().flatten()).enumerate();
+        let i = places().filter(|(_, place)| place.address().is_some()).map(|(at, _)| at).nth(i).unwrap_or(i);
         let key = if listed { root.key("dns.listen").index(i) } else { root.key("dns") };
         claim(p, Taken { address: *address, key, what: "the DNS server".to_owned() });
     }

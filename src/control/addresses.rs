@@ -54,7 +54,7 @@ impl Addresses {
     }
 
     /// Gives a service its address; returns whether that is news. None is given when the range is full.
-    pub(super) fn assign(&mut self, name: &ServiceName, now_unix_ms: u64) -> bool {
+    pub fn assign(&mut self, name: &ServiceName, now_unix_ms: u64) -> bool {
         if let Some(record) = self.held.get_mut(name) {
             if record.freed_ms.take().is_some() {
                 self.journal.write(name, record.clone());

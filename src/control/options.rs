@@ -2,7 +2,7 @@
 
 use crate::model::{AcmeDirectory, Challenge, NodeId, OnExit};
 use crate::net::tls::{BadFile, files};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -129,6 +129,10 @@ pub struct DockerOptions {
     pub call_timeout: Duration,
     /// Folders of the machine that containers may be given; nothing else.
     pub binds: Vec<PathBuf>,
+    /// The zone of the names that containers ask Weir for, at the gateway of their network; `None`: they ask others.
+    pub zone: Option<String>,
+    /// Resolvers that containers ask when Weir does not answer.
+    pub dns: Vec<IpAddr>,
 }
 
 impl DockerOptions {
@@ -145,6 +149,8 @@ impl Default for DockerOptions {
             network: "weir".to_owned(),
             call_timeout: Duration::from_secs(10),
             binds: Vec::new(),
+            zone: None,
+            dns: Vec::new(),
         }
     }
 }

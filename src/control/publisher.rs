@@ -116,14 +116,17 @@ impl Publisher {
             return;
         }
         let services: Vec<Change> = self.pending.services.iter().map(|name| state.change(name)).collect();
+        let previous = self.table.current();
         let changes = Changes {
-            addresses: self.addresses.as_mut().and_then(|addresses| settle(addresses, &services, clock::unix_ms())),
+            addresses: self
+                .addresses
+                .as_mut()
+                .and_then(|addresses| settle(addresses, &previous, &services, clock::unix_ms())),
             services,
             routes: self.pending.routes.take(),
             listeners: self.pending.listeners.take(),
             now_ms: now_ms.max(1),
         };
-        let previous = self.table.current();
         let next = table::build(&previous, changes);
         self.table.publish(next);
         self.last_ms = now_ms;
@@ -155,13 +158,15 @@ impl Publisher {
     }
 }
 
-/// Gives addresses to services that come, and notes which go; returns all when any is new.
+/// Gives addresses to services that come, and notes which go; returns all when the table lacks any.
 fn settle(
     addresses: &mut Addresses,
+    previous: &Snapshot,
     changes: &[Change],
     now_unix_ms: u64,
 ) -> Option<Arc<HashMap<ServiceName, IpAddr>>> {
-    let mut is_news = false;
+    // Those of an earlier Weir are in no table yet.
+    let mut is_news = previous.addresses.is_empty();
     for change in changes {
         match change {
             Change::Set { spec, .. } => is_news |= addresses.assign(&spec.name, now_unix_ms),
@@ -190,13 +195,16 @@ fn draining(snapshot: &Snapshot, service: &ServiceName, id: &InstanceId) -> Opti
 #[cfg(test)]
 mod tests {
     use super::Publisher;
+    use crate::control::addresses::Addresses;
     use crate::control::events::{EventKind, Events};
     use crate::control::registry::tests::{check, registration, spec};
     use crate::control::registry::{Answer, Command, Contribution, RegistryError, Rules, State, Waiter};
-    use crate::model::{InstanceId, Source, Transition, Verdict};
+    use crate::control::store::{AddressRecord, Contents};
+    use crate::model::{InstanceId, ServiceName, Source, Transition, Verdict};
     use crate::rng::Rng;
     use crate::table::names::Names;
     use crate::table::{Snapshot, Table, channel};
+    use std::net::Ipv4Addr;
     use std::sync::Arc;
     use std::time::Duration;
     use tokio::sync::oneshot;
@@ -251,6 +259,21 @@ mod tests {
         fn generation(&self) -> u64 {
             self.table.load().generation
         }
+    }
+
+    #[test]
+    fn an_address_that_the_store_holds_is_in_the_first_table() {
+        let (name, range) = (ServiceName::parse("web").unwrap(), (Ipv4Addr::new(198, 18, 0, 0), 16));
+        let record = AddressRecord { address: Ipv4Addr::new(198, 18, 7, 7), prefix: 16, freed_ms: None };
+        let contents = Contents { addresses: [(name.clone(), record)].into(), ..Contents::default() };
+        let mut world = World::new();
+        world.publisher = world.publisher.with_addresses(Some(Addresses::new(range, &contents, 0)));
+        world.pass_ms(5);
+        drop(world.register("a"));
+        drop(world.report("a", Verdict::Healthy));
+        let snapshot = world.table.load();
+        let address = snapshot.services.get(&name).unwrap().address;
+        assert_eq!(address, Some("198.18.7.7".parse().unwrap()));
     }
 
     #[test]

@@ -7,10 +7,10 @@ use crate::dns::locate::Pick;
 use crate::dns::order::{Fit, Order};
 use crate::dns::schema::{Kind, Schema};
 use crate::dns::view::View;
-use crate::dnswire::{Answer, Section, record, rtype};
+use crate::dnswire::{Answer, Section, record, rtype, skip_label};
 use crate::rng::Rng;
-use crate::table::Service;
 use crate::table::names::Owner;
+use crate::table::{Lead, Service};
 use std::net::IpAddr;
 
 /// Priority of SRV records in Consul's schema, as Consul has it.
@@ -35,7 +35,8 @@ pub(crate) struct Ask<'a, 's> {
     pub(crate) view: &'a View<'s>,
     /// The schema in which the name was found.
     pub(crate) schema: &'s Schema,
-    /// Pointer to the name that the records are of.
+    /// The name that the records are of, lower case, and the pointer to it.
+    pub(crate) name: &'a [u8],
     pub(crate) owner: u16,
     /// The asked type.
     pub(crate) kind: u16,
@@ -98,7 +99,7 @@ pub(crate) fn knows(service: &Service, pick: &Pick<'_>) -> bool {
     pick.tag.is_none_or(|tag| service.endpoints.iter().any(|endpoint| endpoint.has_tag(tag)))
 }
 
-/// Adds the distinct addresses of the asked type that have at least one usable endpoint.
+/// Adds the distinct addresses of the asked type that have at least one usable endpoint, or the service's own.
 pub(crate) fn add_addresses(
     answer: &mut Answer<'_, '_>,
     ask: &Ask<'_, '_>,
@@ -107,10 +108,17 @@ pub(crate) fn add_addresses(
     scratch: &mut Scratch,
 ) -> Fit {
     let records = &service.records;
+    let lead = lead(ask, service);
+    if let Lead::Own(own) = lead {
+        return add_address(answer, ask, own, Ttl::of(ask.view, service).seconds(ask.view.now_ms));
+    }
     if !records.has(ask.kind) {
         return Fit::All;
     }
-    let of_kind = |&index: &usize| records.address(index).is_some_and(|address| record::kind(address) == ask.kind);
+    let of_kind = |&index: &usize| {
+        records.address(index).is_some_and(|address| record::kind(address) == ask.kind)
+            && (lead == Lead::Endpoints || reaches(ask.view, service, index))
+    };
     let ttl = Ttl::of(ask.view, service);
     let Scratch { order, sharing, seen, .. } = scratch;
     order.clear(service.spec.dns.answers);
@@ -163,10 +171,18 @@ pub(crate) fn add_services(
     scratch: &mut Scratch,
 ) -> Fit {
     let (records, Some(port)) = (&service.records, pick.port) else { return Fit::All };
+    if !service.spec.dns.headless
+        && !matches!(ask.schema.kind, Kind::Consul(_))
+        && let Some(own) = service.lead_to_port(port, ask.view.asker.whereabouts())
+    {
+        return add_own_service(answer, ask, service, own);
+    }
     let ttl = Ttl::of(ask.view, service);
     let Scratch { order, targets, .. } = scratch;
     order.clear(service.spec.dns.answers);
-    order.extend(chosen(ask, service, pick).filter(|&index| records.service(index, port).is_some()));
+    let everywhere = service.is_everywhere();
+    let usable = chosen(ask, service, pick).filter(|&index| records.service(index, port).is_some());
+    order.extend(usable.filter(|&index| everywhere || reaches(ask.view, service, index)));
     order.weigh(service, records.differ_in_weight());
     targets.clear();
     let fit = order.each(|index| {
@@ -184,6 +200,37 @@ pub(crate) fn add_services(
         }
     }
     fit
+}
+
+/// Returns where the asker is led: to the endpoints, to those in reach, or to the service's own address.
+fn lead(ask: &Ask<'_, '_>, service: &Service) -> Lead {
+    if service.spec.dns.headless { Lead::Reachable } else { service.lead(ask.view.asker.whereabouts()) }
+}
+
+/// Adds the record of a port at the service's own address: its target is the service, as the question names it.
+fn add_own_service(
+    answer: &mut Answer<'_, '_>,
+    ask: &Ask<'_, '_>,
+    service: &Service,
+    (own, number): (IpAddr, u16),
+) -> Fit {
+    // Behind the labels of port and protocol.
+    let Some(target) = skip_label(ask.name).and_then(skip_label) else { return Fit::All };
+    let mut part = Vec::with_capacity(record::FIXED_BYTES + record::SRV_BYTES);
+    let ttl = Ttl::of(ask.view, service).seconds(ask.view.now_ms);
+    record::push_srv(&mut part, ttl, 1, number, target.len());
+    let Some(at) = answer.add(Section::Answer, ask.owner, &[&part, target]) else { return Fit::Part };
+    if let Some(owner) = Answer::pointer(at + part.len()) {
+        let mut address = Vec::with_capacity(record::FIXED_BYTES + 16);
+        record::push_address(&mut address, own, ttl);
+        let _ = answer.add(Section::Additional, owner, &[&address]);
+    }
+    Fit::All
+}
+
+/// Returns whether the asker reaches an endpoint.
+fn reaches(view: &View<'_>, service: &Service, index: usize) -> bool {
+    service.endpoints.get(index).is_some_and(|endpoint| view.asker.whereabouts().reaches(endpoint.address))
 }
 
 /// Adds one SRV record, its target in the form of the schema; returns the offset of the target.
@@ -214,7 +261,7 @@ fn add_service(
 pub(crate) fn add_instance(answer: &mut Answer<'_, '_>, ask: &Ask<'_, '_>, service: &Service, index: usize) -> Fit {
     let address = service.records.address(index).filter(|address| record::kind(address) == ask.kind);
     let usable = || service.candidates(ask.view.now_ms).any(|usable| usable == index);
-    let Some(address) = address.filter(|_| usable()) else { return Fit::All };
+    let Some(address) = address.filter(|_| usable() && reaches(ask.view, service, index)) else { return Fit::All };
     let ttl = Ttl::of(ask.view, service);
     if put(answer, Section::Answer, ask.owner, address, ttl).is_none() {
         return Fit::Part;

@@ -4,8 +4,8 @@ use crate::dns::handler::Transport;
 use crate::dnswire::{rcode, rtype};
 use prometheus::core::{Collector, Desc};
 use prometheus::{IntCounterVec, IntGauge, Opts, proto::MetricFamily};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 const NAME: &str = "weir_dns_queries_total";
 const HELP: &str = "DNS queries by type, response code, transport and path";
@@ -214,6 +214,8 @@ pub(crate) struct Shard {
 #[derive(Debug, Clone)]
 pub struct Counters {
     shards: Arc<[Arc<Shard>]>,
+    /// Of threads that come and go; those of threads that are gone are used again.
+    spares: Arc<Mutex<Vec<Arc<Shard>>>>,
     forwards: Forwards,
     limits: Limits,
     descs: [Desc; 2],
@@ -235,6 +237,10 @@ pub struct Count {
 }
 
 impl Shard {
+    fn new() -> Self {
+        Self { cells: std::array::from_fn(|_| AtomicU64::new(0)) }
+    }
+
     /// Counts one answered question.
     pub(crate) fn count(&self, kind: u16, code: u16, transport: Transport, path: Path) {
         let kind = TYPES.iter().position(|(known, _)| *known == kind).unwrap_or(TYPES.len());
@@ -251,15 +257,14 @@ impl Shard {
 impl Counters {
     /// Makes counters for so many threads.
     pub(crate) fn new(threads: usize) -> Self {
-        let shard = || Arc::new(Shard { cells: std::array::from_fn(|_| AtomicU64::new(0)) });
         #[expect(clippy::expect_used, reason = "names and labels are constants that a test registers")]
         let desc = |name: &str, help: &str, labels: &[&str]| {
             let labels = labels.iter().map(ToString::to_string).collect();
             Desc::new(name.to_owned(), help.to_owned(), labels, Default::default()).expect("valid metric name")
         };
         let descs = [desc(NAME, HELP, &LABELS), desc(LIMITED, LIMITED_HELP, &["action"])];
-        let shards = (0..threads).map(|_| shard()).collect();
-        Self { shards, forwards: Forwards::new(), limits: Limits::new(), descs }
+        let shards = (0..threads).map(|_| Arc::new(Shard::new())).collect();
+        Self { shards, spares: Arc::default(), forwards: Forwards::new(), limits: Limits::new(), descs }
     }
 
     /// Returns what the forwarder counts.
@@ -277,11 +282,24 @@ impl Counters {
         self.shards.get(index).cloned()
     }
 
+    /// Returns counters for a thread that may end before the others.
+    pub(crate) fn spare(&self) -> Arc<Shard> {
+        let mut spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(free) = spares.iter().find(|spare| Arc::strong_count(spare) == 1) {
+            return free.clone();
+        }
+        let spare = Arc::new(Shard::new());
+        spares.push(spare.clone());
+        spare
+    }
+
     /// Returns every counter that is not zero.
     pub fn counts(&self) -> Vec<Count> {
         let name = |list: &[(u16, &'static str)], at: usize| list.get(at).map_or(OTHER, |(_, name)| *name);
+        let spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
         let sum = |cell: usize| {
-            self.shards.iter().filter_map(|s| s.cells.get(cell)).map(|c| c.load(Ordering::Relaxed)).sum::<u64>()
+            let shards = self.shards.iter().chain(&*spares);
+            shards.filter_map(|s| s.cells.get(cell)).map(|c| c.load(Ordering::Relaxed)).sum::<u64>()
         };
         let counts = (0..CELLS).map(|cell| Count {
             rtype: name(&TYPES, cell / PATHS.len() / TRANSPORTS.len() / (RCODES.len() + 1)),

@@ -140,7 +140,7 @@ impl<'s> Turn<'_, 's, '_> {
             Some(zone) if schema.kind != Kind::Docker => self.soa(zone, true, &schema.zone),
             _ => self.soa(owner, false, &schema.zone),
         };
-        let ask = Ask { view: self.view, schema, owner, kind: self.query.rtype };
+        let ask = Ask { view: self.view, schema, name, owner, kind: self.query.rtype };
         if let Located::Alias(alias) = place.located {
             return self.alias(alias, &ask, soa);
         }
@@ -304,7 +304,7 @@ impl<'s> Turn<'_, 's, '_> {
     fn reverse(&mut self, owners: &[Owner], owner: u16) -> End<'s> {
         let Self { view, answer, .. } = self;
         let schema: &'s Schema = view.schemas.first();
-        let ask = Ask { view, schema, owner, kind: self.query.rtype };
+        let ask = Ask { view, schema, name: &[], owner, kind: self.query.rtype };
         let soa = Soa { owner, is_zone: false, zone: view.snapshot.names.zone(), generation: view.snapshot.generation };
         let mut fit = Fit::All;
         match ask.kind {

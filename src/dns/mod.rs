@@ -8,6 +8,7 @@
 mod alias;
 mod answer;
 mod authority;
+mod containers;
 mod cookies;
 mod counters;
 mod explain;
@@ -31,6 +32,7 @@ mod view;
 pub use alias::Aliases;
 pub use answer::Scratch;
 pub use authority::Authority;
+pub use containers::{Containers, Gateway};
 pub use counters::{Count, Counters, Forwarded, Forwards, Limited, Limits, Path};
 pub use explain::{Candidacy, Explanation, Line, Riddle};
 pub use handler::{Reply, Transport, answer};

@@ -13,6 +13,8 @@ pub(crate) type Networks = Vec<(IpAddr, u8)>;
 pub struct Options {
     /// Addresses for UDP and TCP.
     pub listen: Vec<SocketAddr>,
+    /// Port at the gateway of each network of containers; `None`: nobody listens there.
+    pub containers: Option<u16>,
     /// The zone, lower case, without the final dot.
     pub zone: String,
     /// UDP threads.
@@ -166,6 +168,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 8600))],
+            containers: None,
             zone: "weir.internal".to_owned(),
             threads: 1,
             negative_ttl: Duration::from_secs(5),

@@ -7,7 +7,7 @@ use crate::dns::responder::Tools;
 use crate::dns::settings::{Settings, Shared};
 use crate::dns::tcp::{Door, Plan, Speech};
 use crate::dns::udp::{RECEIVE_TIMEOUT, Worker};
-use crate::dns::{Options, Scratch, tcp, udp};
+use crate::dns::{Containers, Options, Scratch, tcp, udp};
 use crate::dnswire::parse_name;
 use crate::lifecycle::Signal;
 use crate::net::{BindError, Binder, Kind, Wanted, tls};
@@ -15,6 +15,7 @@ use crate::rng::Rng;
 use crate::table::{Snapshot, Table};
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use tokio::runtime::LocalRuntime;
 use tokio::sync::mpsc;
 
 /// Unusual questions that may wait; further ones get SERVFAIL. At some 10 us each this is 10 ms of work.
-const MAX_SLOW_JOBS: usize = 1024;
+pub(crate) const MAX_SLOW_JOBS: usize = 1024;
 /// Ports that are tried when any will do: the one that TCP got may be taken for UDP.
 const PORT_TRIES: usize = 16;
 
@@ -97,7 +98,7 @@ pub fn bind(options: &Options, binder: &Binder, free: bool) -> Result<Sockets, S
         Sockets { addresses: Vec::new(), udp: Vec::new(), tcp: Vec::new(), tls: Default::default(), secure: None };
     for (index, &address) in options.listen.iter().enumerate() {
         let label = format!("dns-{index}");
-        let wanted = Wanted { address, count: options.threads.max(1), free, label: &label };
+        let wanted = Wanted { address, count: options.threads.max(1), free, ahead: false, label: &label };
         let (bound, udp, tcp) = bind_pair(&wanted, binder)?;
         if address.port() != 0 && bound.port() != address.port() {
             tracing::warn!("{address} is taken; taking {bound} instead");
@@ -111,7 +112,7 @@ pub fn bind(options: &Options, binder: &Binder, free: bool) -> Result<Sockets, S
     for (place, (what, addresses)) in wanted {
         for (index, &address) in addresses.iter().enumerate() {
             let label = format!("dns-{what}-{index}");
-            let bound = binder.tcp(&Wanted { address, count: 1, free, label: &label })?;
+            let bound = binder.tcp(&Wanted { address, count: 1, free, ahead: false, label: &label })?;
             if let Some(taken) = bound.instead_of {
                 tracing::warn!("{taken}");
             }
@@ -242,7 +243,7 @@ pub fn serve(mut sockets: Sockets, options: &Options, table: &Table, signal: &Si
     Ok(Server { addresses: sockets.addresses, tls_addresses, counters, settings, threads })
 }
 
-fn run_streams(plan: Plan, signal: Signal) {
+pub(crate) fn run_streams(plan: Plan, signal: Signal) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
     let result = runtime.and_then(|runtime: LocalRuntime| runtime.block_on(tcp::run(plan, signal)));
     if let Err(error) = result {
@@ -264,6 +265,20 @@ impl Server {
     /// Returns the counters; a Prometheus collector.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Returns what listens on the gateways of containers' networks, at this port; on none yet.
+    pub fn containers(&self, port: u16, binder: &Binder, table: &Table) -> Containers {
+        Containers {
+            port,
+            binder: binder.clone(),
+            table: table.clone(),
+            settings: self.settings.clone(),
+            counters: self.counters.clone(),
+            baker: Baker::from_os(),
+            open: Vec::new(),
+            told: BTreeSet::new(),
+        }
     }
 
     /// Returns what changes the server while it runs.

@@ -5,7 +5,7 @@
 use crate::dns::forward::Forwarder;
 use crate::dns::rate::Limiter;
 use crate::dns::view::{Asker, Scopes, View};
-use crate::dns::{Aliases, Authority, Options, Schemas};
+use crate::dns::{Aliases, Authority, Gateway, Options, Schemas};
 use crate::dnswire::rcode;
 use crate::rng::Rng;
 use crate::table::Snapshot;
@@ -18,7 +18,7 @@ use std::time::Duration;
 pub(crate) type Shared = Arc<ArcSwap<Settings>>;
 
 /// Settings of one moment.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Settings {
     /// Records of the server itself.
     pub(crate) authority: Authority,
@@ -32,6 +32,8 @@ pub(crate) struct Settings {
     pub(crate) forwarder: Option<Arc<Forwarder>>,
     /// How many answers over UDP a source network gets.
     pub(crate) limiter: Arc<Limiter>,
+    /// Where containers ask.
+    pub(crate) gateways: Arc<[Gateway]>,
     /// TCP connections at a time.
     pub(crate) tcp_connections: usize,
     /// Those of one client.
@@ -60,14 +62,26 @@ impl Settings {
             scopes: Scopes::new(&options.views),
             forwarder,
             limiter,
+            gateways: before.map_or_else(|| Arc::new([]) as Arc<[Gateway]>, |before| before.gateways.clone()),
             tcp_connections: options.tcp_connections,
             tcp_connections_per_client: options.tcp_connections_per_client,
             tcp_idle: options.tcp_idle,
         }
     }
 
+    /// Takes up where containers ask; nothing else changes.
+    pub(crate) fn set_gateways(shared: &Shared, gateways: &[Gateway]) {
+        // A reload may come between the look and the change.
+        shared.rcu(|before| Self { gateways: gateways.into(), ..Self::clone(before) });
+    }
+
     /// Returns what the answer to this asker depends on.
     pub(crate) fn view<'s>(&'s self, snapshot: &'s Snapshot, now_ms: u64, asker: Asker) -> View<'s> {
+        let at = |gateway: &&Gateway| asker.listener.is_some_and(|listener| listener.ip() == gateway.address);
+        let asker = match self.gateways.iter().find(at) {
+            Some(gateway) => Asker { containers: true, network: Some(gateway.network), ..asker },
+            None => asker,
+        };
         View {
             snapshot,
             authority: &self.authority,

@@ -9,7 +9,7 @@ use crate::dns::alias::Aliases;
 use crate::dns::options::{ListenOptions, ViewOptions};
 use crate::dns::schema::Schemas;
 use crate::dnswire::{parse_name, skip_label};
-use crate::table::{Service, Snapshot};
+use crate::table::{Service, Snapshot, Whereabouts};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -46,6 +46,8 @@ pub struct Asker {
     pub listener: Option<SocketAddr>,
     /// Whether that is a listener for containers: the gateway of one of their networks.
     pub containers: bool,
+    /// The network of containers whose gateway was asked: network and prefix length.
+    pub network: Option<(IpAddr, u8)>,
 }
 
 /// A view of the configuration, ready for lookups.
@@ -75,7 +77,20 @@ pub struct Scopes {
 impl Asker {
     /// Makes the asker of a question from `client` that came in at `listener`.
     pub fn new(client: Option<IpAddr>, listener: Option<SocketAddr>) -> Self {
-        Self { client: client.map(|client| client.to_canonical()), listener, containers: false }
+        Self { client: client.map(|client| client.to_canonical()), listener, containers: false, network: None }
+    }
+}
+
+impl Asker {
+    /// Returns where the asker is, as far as that decides what it reaches.
+    pub fn whereabouts(&self) -> Whereabouts {
+        let Some(client) = self.client else { return Whereabouts::Here };
+        let own = self.listener.is_some_and(|listener| listener.ip().to_canonical() == client);
+        match self.network {
+            _ if own || client.is_loopback() => Whereabouts::Here,
+            Some(network) if contains(network, client) => Whereabouts::Inside(network),
+            _ => Whereabouts::Elsewhere,
+        }
     }
 }
 

@@ -53,6 +53,8 @@ pub struct Wanted<'a> {
     pub count: usize,
     /// Where it is taken, take a free port instead.
     pub free: bool,
+    /// The address need not be there yet (IP_FREEBIND).
+    pub ahead: bool,
     /// Tells several addresses with port 0 apart; one word.
     pub label: &'a str,
 }
@@ -115,7 +117,7 @@ impl Binder {
     /// [`BindError`] with the holder's name and pid where `/proc` tells.
     pub fn tcp(&self, wanted: &Wanted<'_>) -> Result<Bound<TcpListener>, BindError> {
         match self.link() {
-            None => or_free(wanted, |address| bind(address, wanted.count)),
+            None => or_free(wanted, |address| bind(address, wanted.count, wanted.ahead)),
             Some(link) => lent(link, Kind::Tcp, wanted),
         }
     }
@@ -129,7 +131,7 @@ impl Binder {
             return Ok(Vec::new());
         }
         match self.link() {
-            None => bind_more(bound, wanted.count - have),
+            None => bind_more(bound, wanted.count - have, wanted.ahead),
             Some(link) => {
                 let all: Bound<TcpListener> = lent(link, Kind::Tcp, wanted)?;
                 Ok(all.sockets.into_iter().skip(have).collect())
@@ -143,7 +145,7 @@ impl Binder {
     /// As of [`Binder::tcp`].
     pub fn udp(&self, wanted: &Wanted<'_>, receive_timeout: Duration) -> Result<Bound<UdpSocket>, BindError> {
         match self.link() {
-            None => or_free(wanted, |address| bind_datagrams(address, wanted.count, receive_timeout)),
+            None => or_free(wanted, |address| bind_datagrams(address, wanted.count, wanted.ahead, receive_timeout)),
             Some(link) => {
                 let bound: Bound<UdpSocket> = lent(link, Kind::Udp, wanted)?;
                 for socket in &bound.sockets {
@@ -219,8 +221,13 @@ pub fn or_free<S>(
 
 /// Asks the keeper for sockets.
 fn lent<S: From<OwnedFd>>(link: &Link, kind: Kind, wanted: &Wanted<'_>) -> Result<Bound<S>, BindError> {
-    let Wanted { address, count, free, label } = wanted;
-    let line = format!("bind {kind} {count} {} {label}", if *free { "free" } else { "no" });
+    let Wanted { address, count, free, ahead, label } = wanted;
+    let how = match (free, ahead) {
+        (true, _) => "free",
+        (false, true) => "ahead",
+        (false, false) => "no",
+    };
+    let line = format!("bind {kind} {count} {how} {label}");
     let failed = |holder, source| BindError { address: *address, holder, source };
     let answer: Message = link.ask(&line, address.to_string().as_bytes()).map_err(|error| failed(None, error))?;
     let instead_of = Some(answer.text()).filter(|text| !text.is_empty());
@@ -251,7 +258,7 @@ mod tests {
 
     /// A listener that no process has open: it is on its way between the two ends of a socket pair.
     fn nobodys() -> (SocketAddr, (UnixStream, UnixStream)) {
-        let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 1).unwrap().remove(0);
+        let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 1, false).unwrap().remove(0);
         let address = listener.local_addr().unwrap();
         let pair = UnixStream::pair().unwrap();
         message::send(&pair.0, "held", b"", &[listener.as_fd()]).unwrap();
@@ -259,18 +266,18 @@ mod tests {
     }
 
     fn wanted(address: SocketAddr) -> Wanted<'static> {
-        Wanted { address, count: 1, free: false, label: "x" }
+        Wanted { address, count: 1, free: false, ahead: false, label: "x" }
     }
 
     #[test]
     fn an_address_that_nobody_seems_to_hold_is_waited_for() {
         let (address, pair) = nobodys();
-        assert!(bind(address, 1).unwrap_err().holder.is_none());
+        assert!(bind(address, 1, false).unwrap_err().holder.is_none());
         let closer = std::thread::spawn(move || {
             std::thread::park_timeout(Duration::from_millis(150));
             drop(pair);
         });
-        let bound = or_free(&wanted(address), |address| bind(address, 1)).unwrap();
+        let bound = or_free(&wanted(address), |address| bind(address, 1, false)).unwrap();
         assert_eq!(bound.sockets[0].local_addr().unwrap(), address);
         closer.join().unwrap();
     }
@@ -280,12 +287,12 @@ mod tests {
         let tries = std::cell::Cell::new(0);
         let counted = |address| {
             tries.set(tries.get() + 1);
-            bind(address, 1)
+            bind(address, 1, false)
         };
         let (address, _pair) = nobodys();
         assert_eq!(or_free(&wanted(address), counted).unwrap_err().source.kind(), std::io::ErrorKind::AddrInUse);
         assert_eq!(tries.replace(0), 1 + super::PASSING_TRIES);
-        let open = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 1).unwrap();
+        let open = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 1, false).unwrap();
         assert!(or_free(&wanted(open[0].local_addr().unwrap()), counted).unwrap_err().holder.is_some());
         assert_eq!(tries.get(), 1);
     }

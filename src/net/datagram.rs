@@ -1,7 +1,7 @@
 //! UDP sockets: several that share an address, and replies from the address that was asked.
 
 use crate::net::BindError;
-use crate::net::listener::{UDP, holder};
+use crate::net::listener::{UDP, bind_ahead, holder};
 use crate::sys::datagram::report_destination;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
@@ -11,7 +11,8 @@ use std::time::Duration;
 /// Room for bursts: some 10,000 small queries; the kernel lowers it to `net.core.rmem_max`.
 const BUFFER_BYTES: usize = 4 << 20;
 
-/// Binds `count` blocking UDP sockets to one address; `receive_timeout` bounds each wait.
+/// Binds `count` blocking UDP sockets to one address; `receive_timeout` bounds each wait. With `ahead` the
+/// address need not be there yet (IP_FREEBIND).
 ///
 /// As for listeners, the address is first tried without SO_REUSEPORT. One socket alone stays without it, so that nobody
 /// can join it later. A wildcard socket reports the local address of each datagram.
@@ -21,17 +22,18 @@ const BUFFER_BYTES: usize = 4 << 20;
 pub fn bind_datagrams(
     address: SocketAddr,
     count: usize,
+    ahead: bool,
     receive_timeout: Duration,
 ) -> Result<Vec<UdpSocket>, BindError> {
-    bind_all(address, count, receive_timeout).map_err(|source| BindError {
+    bind_all(address, count, (ahead, receive_timeout)).map_err(|source| BindError {
         address,
         holder: holder(address, &source, &UDP),
         source,
     })
 }
 
-fn bind_all(address: SocketAddr, count: usize, receive_timeout: Duration) -> io::Result<Vec<UdpSocket>> {
-    let alone = socket(address, receive_timeout)?;
+fn bind_all(address: SocketAddr, count: usize, how: (bool, Duration)) -> io::Result<Vec<UdpSocket>> {
+    let alone = socket(address, how)?;
     alone.bind(&address.into())?;
     if count <= 1 {
         return Ok(vec![alone.into()]);
@@ -40,7 +42,7 @@ fn bind_all(address: SocketAddr, count: usize, receive_timeout: Duration) -> io:
     drop(alone);
     let mut sockets = Vec::with_capacity(count);
     for _ in 0..count {
-        let socket = socket(taken, receive_timeout)?;
+        let socket = socket(taken, how)?;
         socket.set_reuse_port(true)?;
         socket.bind(&taken.into())?;
         sockets.push(socket.into());
@@ -48,8 +50,11 @@ fn bind_all(address: SocketAddr, count: usize, receive_timeout: Duration) -> io:
     Ok(sockets)
 }
 
-fn socket(address: SocketAddr, receive_timeout: Duration) -> io::Result<Socket> {
+fn socket(address: SocketAddr, (ahead, receive_timeout): (bool, Duration)) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if ahead {
+        bind_ahead(&socket, address)?;
+    }
     // Best effort: smaller buffers only lose more of a burst.
     let _ = socket.set_recv_buffer_size(BUFFER_BYTES);
     let _ = socket.set_send_buffer_size(BUFFER_BYTES);
@@ -76,10 +81,10 @@ mod tests {
     fn a_taken_address_is_refused_by_the_name_of_its_holder() {
         let free = SocketAddr::from(([127, 0, 0, 1], 0));
         for count in [1, 2] {
-            let first = bind_datagrams(free, count, WAIT).unwrap();
+            let first = bind_datagrams(free, count, false, WAIT).unwrap();
             let address = first[0].local_addr().unwrap();
             assert_eq!(first.len(), count);
-            let text = bind_datagrams(address, 2, WAIT).unwrap_err().to_string();
+            let text = bind_datagrams(address, 2, false, WAIT).unwrap_err().to_string();
             assert!(text.contains(&format!("(pid {})", std::process::id())), "{text}");
         }
     }
@@ -87,7 +92,7 @@ mod tests {
     #[test]
     fn a_reply_leaves_from_the_address_that_was_asked() {
         for wildcard in ["0.0.0.0:0", "[::]:0"] {
-            let socket = bind_datagrams(wildcard.parse().unwrap(), 1, WAIT).unwrap().remove(0);
+            let socket = bind_datagrams(wildcard.parse().unwrap(), 1, false, WAIT).unwrap().remove(0);
             let asked = SocketAddr::from(([127, 0, 0, 9], socket.local_addr().unwrap().port()));
             let client = UdpSocket::bind("127.0.0.1:0").unwrap();
             client.set_read_timeout(Some(WAIT)).unwrap();
@@ -109,7 +114,8 @@ mod tests {
 
     #[test]
     fn a_batch_takes_all_that_is_there_and_answers_each_its_own() {
-        let socket = bind_datagrams("127.0.0.1:0".parse().unwrap(), 1, Duration::from_millis(20)).unwrap().remove(0);
+        let socket =
+            bind_datagrams("127.0.0.1:0".parse().unwrap(), 1, false, Duration::from_millis(20)).unwrap().remove(0);
         let mut batch = Batch::new(64, 64);
         assert_eq!(batch.receive(&socket).unwrap(), 0, "the timeout passed");
         let clients: Vec<UdpSocket> = (0..5).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();

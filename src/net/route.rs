@@ -17,8 +17,10 @@ const DELETE_ROUTE: u16 = 25;
 const ERROR: u16 = 2;
 /// NLM_F_REQUEST and NLM_F_ACK.
 const ASK: u16 = 1 | 4;
-/// NLM_F_EXCL and NLM_F_CREATE.
-const MAKE: u16 = 0x200 | 0x400;
+/// NLM_F_EXCL.
+const EXCLUSIVE: u16 = 0x200;
+/// NLM_F_CREATE.
+const CREATE: u16 = 0x400;
 const TABLE_LOCAL: u8 = 255;
 const SCOPE_HOST: u8 = 254;
 const TYPE_LOCAL: u8 = 2;
@@ -61,19 +63,21 @@ pub enum Routed {
 pub fn add_local_route(network: Ipv4Addr, prefix: u8) -> Result<Routed, RouteError> {
     let failed = |error: io::Error| match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => RouteError::Forbidden(network, prefix),
-        Some(libc::EEXIST) => RouteError::Taken(network, prefix),
         _ => RouteError::System(network, prefix, error),
     };
-    match change(NEW_ROUTE, MAKE, network, prefix) {
-        Ok(()) => Ok(Routed::Made),
-        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
-            // Only one with our number goes.
-            match change(DELETE_ROUTE, 0, network, prefix) {
-                Ok(()) => change(NEW_ROUTE, MAKE, network, prefix).map(|()| Routed::Found).map_err(failed),
-                Err(_) => Err(failed(error)),
-            }
-        }
+    match change(NEW_ROUTE, EXCLUSIVE | CREATE, network, prefix) {
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
+        made => return made.map(|()| Routed::Made).map_err(failed),
+    }
+    // The same once more exists only if it has our number too; nothing is taken away meanwhile, for somebody may use it.
+    match change(NEW_ROUTE, CREATE, network, prefix) {
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(Routed::Found),
         Err(error) => Err(failed(error)),
+        Ok(()) => {
+            // It stands beside another's now.
+            change(DELETE_ROUTE, 0, network, prefix).map_err(failed)?;
+            Err(RouteError::Taken(network, prefix))
+        }
     }
 }
 
@@ -138,12 +142,12 @@ fn read_answer(answer: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{MAKE, NEW_ROUTE, message, read_answer};
+    use super::{CREATE, EXCLUSIVE, NEW_ROUTE, message, read_answer};
     use std::net::Ipv4Addr;
 
     #[test]
     fn a_request_is_what_the_kernel_reads() {
-        let octets = message(NEW_ROUTE, MAKE, (Ipv4Addr::new(198, 18, 0, 0), 16), 1);
+        let octets = message(NEW_ROUTE, EXCLUSIVE | CREATE, (Ipv4Addr::new(198, 18, 0, 0), 16), 1);
         assert_eq!(octets.len(), 16 + 12 + 8 + 8);
         assert_eq!(octets[..4], 44u32.to_ne_bytes());
         assert_eq!(octets[4..8], [24u16.to_ne_bytes(), 0x605u16.to_ne_bytes()].concat());

@@ -13,7 +13,7 @@ pub(crate) struct Entry {
     pub(crate) name: Arc<str>,
     address: SocketAddr,
     /// The service and the index of its port where every request goes: at the service's own address.
-    pub(crate) only: Option<(ServiceName, usize)>,
+    pub(crate) only: RefCell<Option<(ServiceName, usize)>>,
     /// As of now: a reload may change all but name and address.
     spec: RefCell<Arc<ListenerSpec>>,
     /// Whether requests are sent to https; copied, for it is asked with each.
@@ -28,10 +28,7 @@ impl Entry {
         Self {
             name: listener.name.clone(),
             address: listener.address,
-            only: match &listener.protocol {
-                ListenerProtocol::Service { service, port } => Some((service.clone(), *port)),
-                ListenerProtocol::Http | ListenerProtocol::Tcp { .. } => None,
-            },
+            only: RefCell::new(only(&listener)),
             redirect_https: Cell::new(listener.redirect_https),
             spec: RefCell::new(listener),
             removed_ms: Cell::new(0),
@@ -47,6 +44,7 @@ impl Entry {
     /// Takes what a reload changed; connections that are open keep what they began with.
     pub(crate) fn update(&self, listener: Arc<ListenerSpec>) {
         self.redirect_https.set(listener.redirect_https);
+        self.only.replace(only(&listener));
         self.spec.replace(listener);
     }
 
@@ -76,5 +74,12 @@ impl Entry {
         while self.removed_since().is_none() {
             self.removed.notified().await;
         }
+    }
+}
+
+fn only(listener: &ListenerSpec) -> Option<(ServiceName, usize)> {
+    match &listener.protocol {
+        ListenerProtocol::Service { service, port } => Some((service.clone(), *port)),
+        ListenerProtocol::Http | ListenerProtocol::Tcp { .. } => None,
     }
 }

@@ -93,7 +93,7 @@ fn apply(next: &mut Snapshot, change: Change, now_ms: u64) -> ServiceChange {
                 }
             };
             let mut new = service(slot, spec, &instances, old.as_deref(), next.names.zone());
-            new.address = next.addresses.get(new.name()).copied();
+            new.settle(next.addresses.get(new.name()).copied());
             if let Some(old) = &old {
                 // The first endpoints of a service make no answer wrong that somebody has.
                 let same = old.endpoints.is_empty() || same_endpoints(old, &new);
@@ -206,6 +206,8 @@ fn service(slot: usize, spec: Arc<ServiceSpec>, instances: &[Instance], old: Opt
         slot,
         spec,
         address: None,
+        is_direct: false,
+        is_plain: false,
         endpoints: endpoints.into(),
         candidates: candidates.into(),
         draining: draining.into(),

@@ -11,6 +11,7 @@ pub mod certificates;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod names;
+mod reach;
 mod records;
 mod route;
 mod shards;
@@ -20,6 +21,7 @@ mod tests;
 
 pub use build::{Change, Changes, ServiceChange, build};
 pub use cell::{Acknowledger, AcknowledgerStatus, Publisher, Reader, Table, channel};
+pub use reach::{Lead, Whereabouts};
 pub use records::Records;
 pub use route::{Route, Routes};
 pub use snapshot::{Endpoint, Service, Services, Snapshot};

@@ -54,6 +54,10 @@ pub struct Service {
     pub spec: Arc<ServiceSpec>,
     /// Its own address, where Weir serves its declared ports; `None` where services have none.
     pub address: Option<IpAddr>,
+    /// Whether every endpoint listens on each port that the service declares.
+    pub(crate) is_direct: bool,
+    /// Whether its endpoints are told to everybody, or, with an address of its own, to whoever reaches them all.
+    pub(crate) is_plain: bool,
     /// Endpoints that may be picked; ready instances whatever their verdict.
     pub endpoints: Box<[Endpoint]>,
     /// What policies see of them, in the same order.

@@ -4,6 +4,7 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::print_stdout,
+    clippy::disallowed_methods,
     reason = "tests"
 )]
 //! DNS as its users see it: a server or a whole Weir on a free port, asked by raw sockets and by programs of others.
@@ -19,6 +20,7 @@ mod support;
 #[allow(dead_code, reason = "shared by the parts; each uses some")]
 mod tools;
 
+mod addresses;
 mod clients;
 mod conformance;
 mod consistency;

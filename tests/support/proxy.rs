@@ -147,7 +147,7 @@ impl Setup {
     /// Starts it on a free port, with as many workers as its options say.
     pub fn start(self) -> Proxy {
         let count = self.options.workers.unwrap_or(1);
-        let sockets = weir::net::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), count).unwrap();
+        let sockets = weir::net::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), count, false).unwrap();
         let address = sockets[0].local_addr().unwrap();
         let spec = Arc::new(self.spec);
         let listener = ListenerSpec {

@@ -26,6 +26,8 @@ struct Held {
     place: Place,
     label: String,
     sockets: Vec<OwnedFd>,
+    /// Whether the address need not be there.
+    ahead: bool,
     /// The process that asked last.
     asked_by: u32,
     _file: Option<SocketFile>,
@@ -95,10 +97,18 @@ impl Holdings {
         let index = match self.held.iter().position(|held| held.is_at(kind, &place, label)) {
             Some(index) => index,
             None => {
-                let (sockets, taken, file) = make(kind, &place, count, *free == "free")?;
+                let (sockets, taken, file) = make(kind, &place, count, free)?;
                 instead_of = taken;
                 let label = (*label).to_owned();
-                self.held.push(Held { kind, place, label, sockets, asked_by: pid, _file: file });
+                self.held.push(Held {
+                    kind,
+                    place,
+                    label,
+                    sockets,
+                    ahead: *free == "ahead",
+                    asked_by: pid,
+                    _file: file,
+                });
                 self.held.len() - 1
             }
         };
@@ -124,7 +134,8 @@ impl Held {
         }
         let first = self.sockets.first().and_then(|socket| socket.try_clone().ok());
         if let Some(bound) = first.and_then(|socket| TcpListener::from(socket).local_addr().ok()) {
-            self.sockets.extend(bind_more(bound, count - self.sockets.len())?.into_iter().map(OwnedFd::from));
+            self.sockets
+                .extend(bind_more(bound, count - self.sockets.len(), self.ahead)?.into_iter().map(OwnedFd::from));
         }
         Ok(())
     }
@@ -132,17 +143,18 @@ impl Held {
 
 type Made = (Vec<OwnedFd>, String, Option<SocketFile>);
 
-fn make(kind: Kind, place: &Place, count: usize, free: bool) -> Result<Made, Refusal> {
+fn make(kind: Kind, place: &Place, count: usize, how: &str) -> Result<Made, Refusal> {
+    let (free, ahead) = (how == "free", how == "ahead");
     let owned = |bound: (Vec<OwnedFd>, Option<String>)| (bound.0, bound.1.unwrap_or_default(), None);
     let made = match (kind, place) {
         (Kind::Tcp, Place::Address(address)) => {
-            let wanted = Wanted { address: *address, count, free, label: "" };
-            or_free(&wanted, |address| bind(address, count))
+            let wanted = Wanted { address: *address, count, free, ahead, label: "" };
+            or_free(&wanted, |address| bind(address, count, ahead))
                 .map(|bound| owned((bound.sockets.into_iter().map(OwnedFd::from).collect(), bound.instead_of)))
         }
         (Kind::Udp, Place::Address(address)) => {
-            let wanted = Wanted { address: *address, count, free, label: "" };
-            or_free(&wanted, |address| bind_datagrams(address, count, RECEIVE_TIMEOUT))
+            let wanted = Wanted { address: *address, count, free, ahead, label: "" };
+            or_free(&wanted, |address| bind_datagrams(address, count, ahead, RECEIVE_TIMEOUT))
                 .map(|bound| owned((bound.sockets.into_iter().map(OwnedFd::from).collect(), bound.instead_of)))
         }
         (Kind::Unix, Place::Path(path)) => {

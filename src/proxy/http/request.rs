@@ -415,7 +415,7 @@ impl Building<'_> {
         let host = lower_host(host, &mut lower);
         let path = target.split_once('?').map_or(target, |(path, _)| path);
         let path = if path.is_empty() { "/" } else { path };
-        if let Some((service, port)) = &self.down.entry.only {
+        if let Some((service, port)) = &*self.down.entry.only.borrow() {
             let service = snapshot.services.get(service).ok_or(ProxyError::NoService)?;
             return Ok((Target { slot: service.slot, identity: identity(service), port: *port }, policy(service)));
         }

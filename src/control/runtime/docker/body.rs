@@ -1,6 +1,8 @@
 //! What the engine is asked to make, and what it says of what it made.
 
+use crate::control::DockerOptions;
 use crate::control::runtime::command::{Expanded, expand};
+use crate::control::runtime::docker::networks::Bridge;
 use crate::control::runtime::{Running, RuntimeError, StartRequest, Started};
 use crate::model::{ContainerAddress, ContainerSpec, InstanceId, ServiceName, Volume, Workload};
 use bollard::models::{
@@ -38,6 +40,25 @@ pub(super) struct Order<'a> {
     pub(super) ports: &'a [u16],
     /// What [`binds`] said.
     pub(super) binds: &'a [String],
+    /// Whom it asks for names.
+    pub(super) names: &'a Names,
+}
+
+/// Whom a container asks for names, and where it looks for short ones; empty: what the engine says.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Names {
+    servers: Vec<String>,
+    search: Vec<String>,
+}
+
+impl Names {
+    /// Asks Weir at the gateways of the container's network, and others where it does not answer.
+    pub(super) fn new(options: &DockerOptions, gateways: &[Bridge], service: &ServiceName) -> Self {
+        let others = options.dns.iter().map(ToString::to_string);
+        let Some(zone) = &options.zone else { return Self { servers: others.collect(), search: Vec::new() } };
+        let servers = gateways.iter().map(|bridge| bridge.gateway.to_string()).chain(others).collect();
+        Self { servers, search: vec![format!("{}.{zone}", service.namespace()), zone.clone()] }
+    }
 }
 
 impl Order<'_> {
@@ -62,7 +83,7 @@ impl Order<'_> {
     }
 
     fn host(&self) -> HostConfig {
-        let container = self.container;
+        let (container, names) = (self.container, self.names);
         let network = match container.address {
             ContainerAddress::Host => "host",
             ContainerAddress::Container | ContainerAddress::Published => self.network,
@@ -89,6 +110,10 @@ impl Order<'_> {
             pids_limit: Some(container.pids.into()),
             restart_policy: Some(RestartPolicy { name: Some(RestartPolicyNameEnum::NO), maximum_retry_count: None }),
             cap_drop: Some(vec!["ALL".to_owned()]),
+            dns: (!names.servers.is_empty()).then(|| names.servers.clone()),
+            dns_search: (!names.search.is_empty()).then(|| names.search.clone()),
+            // The engine would have names without a dot never be searched for.
+            dns_options: (!names.search.is_empty()).then(|| vec!["ndots:1".to_owned()]),
             security_opt: Some(vec!["no-new-privileges".to_owned()]),
             log_config: Some(log),
             ..HostConfig::default()
@@ -198,8 +223,10 @@ fn resolved(source: &str, folders: &[PathBuf]) -> Result<String, RuntimeError> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Order, binds, running, whole_seconds};
+    use super::{Names, Order, binds, running, whole_seconds};
+    use crate::control::DockerOptions;
     use crate::control::runtime::StartRequest;
+    use crate::control::runtime::docker::Bridge;
     use crate::model::{ContainerAddress, InstanceId, ServiceName, Workload};
     use crate::spec::{Run, Service};
     use bollard::models::{ContainerInspectResponse, RestartPolicyNameEnum};
@@ -234,8 +261,16 @@ mod tests {
         };
         let request = request(run);
         let container = request.run.container.as_ref().unwrap();
-        let body =
-            Order { request: &request, container, owner: "me", network: "weir", ports: &[8080], binds: &[] }.body();
+        let body = Order {
+            request: &request,
+            container,
+            owner: "me",
+            network: "weir",
+            ports: &[8080],
+            binds: &[],
+            names: &Names::default(),
+        }
+        .body();
         assert_eq!(body.cmd, None, "the image says");
         assert!(body.env.unwrap().contains(&"PORT=8080".to_owned()));
         let host = body.host_config.unwrap();
@@ -254,8 +289,16 @@ mod tests {
     fn what_a_container_is_stands_in_its_labels() {
         let request = request(image());
         let container = request.run.container.as_ref().unwrap();
-        let body =
-            Order { request: &request, container, owner: "me", network: "weir", ports: &[8080], binds: &[] }.body();
+        let body = Order {
+            request: &request,
+            container,
+            owner: "me",
+            network: "weir",
+            ports: &[8080],
+            binds: &[],
+            names: &Names::default(),
+        }
+        .body();
         let found = |running: bool| {
             let state = serde_json::json!({ "Running": running });
             let networks = serde_json::json!({ "Networks": { "weir": { "IPAddress": "172.18.0.2" } } });
@@ -277,8 +320,16 @@ mod tests {
         let mut request = request(image());
         request.run.container.as_mut().unwrap().address = ContainerAddress::Published;
         let container = request.run.container.as_ref().unwrap();
-        let body =
-            Order { request: &request, container, owner: "me", network: "weir", ports: &[8080], binds: &[] }.body();
+        let body = Order {
+            request: &request,
+            container,
+            owner: "me",
+            network: "weir",
+            ports: &[8080],
+            binds: &[],
+            names: &Names::default(),
+        }
+        .body();
         let bindings = body.host_config.unwrap().port_bindings.unwrap();
         assert_eq!(bindings["8080/tcp"].as_ref().unwrap()[0].host_ip.as_deref(), Some("127.0.0.1"));
         let all = serde_json::json!({
@@ -287,6 +338,34 @@ mod tests {
         });
         let known = running(&serde_json::from_value(all).unwrap()).unwrap();
         assert_eq!((known.started.address.is_loopback(), &known.started.ports[..]), (true, &[49_153][..]));
+    }
+
+    #[test]
+    fn short_names_are_asked_of_weir_at_the_gateway_and_of_others_when_it_is_away() {
+        let bridge = |gateway: &str| Bridge {
+            gateway: gateway.parse().unwrap(),
+            network: ("172.18.0.0".parse().unwrap(), 16),
+            name: "weir".into(),
+        };
+        let service = ServiceName::parse("shop/web").unwrap();
+        let options = DockerOptions {
+            zone: Some("weir.internal".to_owned()),
+            dns: vec!["10.0.0.2".parse().unwrap()],
+            ..DockerOptions::default()
+        };
+        let names = Names::new(&options, &[bridge("172.18.0.1")], &service);
+        let request = request(image());
+        let container = request.run.container.as_ref().unwrap();
+        let order =
+            Order { request: &request, container, owner: "me", network: "weir", ports: &[], binds: &[], names: &names };
+        let body = order.body();
+        let host = body.host_config.unwrap();
+        assert_eq!(host.dns.unwrap(), ["172.18.0.1", "10.0.0.2"]);
+        assert_eq!(host.dns_search.unwrap(), ["shop.weir.internal", "weir.internal"]);
+        assert_eq!(host.dns_options.unwrap(), ["ndots:1"]);
+        assert!(body.networking_config.is_none(), "an alias would be answered by the engine's own resolver");
+        let none = Names::new(&DockerOptions::default(), &[bridge("172.18.0.1")], &service);
+        assert_eq!(none, Names::default());
     }
 
     #[test]

@@ -11,7 +11,7 @@
 //! removed; the scheduler starts a new one. An engine that is away or stuck stops nothing that runs: traffic goes on, and
 //! what was missed is found out when it answers again.
 
-use crate::control::runtime::docker::body::{Order, binds, whole_seconds};
+use crate::control::runtime::docker::body::{Names, Order, binds, whole_seconds};
 use crate::control::runtime::docker::containers::{Check, Containers, Stage, remembered};
 use crate::control::runtime::docker::link::{CallError, Link};
 use crate::control::runtime::logs::{self, Logs};
@@ -40,8 +40,11 @@ mod body;
 mod containers;
 mod follow;
 mod link;
+mod networks;
 mod output;
 mod prepare;
+
+pub use networks::{Bridge, follow as follow_bridges};
 
 /// Longest wait of a start for an engine that is away, such as one that is restarted.
 const ENGINE_WAIT: Duration = Duration::from_secs(20);
@@ -285,12 +288,19 @@ impl Shared {
         self.link.wait(ENGINE_WAIT).await;
         prepare::image(&self.link, &container.image).await?;
         let network = container.network.as_deref().unwrap_or(&self.options.docker.network);
+        let mut gateways = Vec::new();
         if container.address != ContainerAddress::Host {
             let _one_at_a_time = self.networks.lock().await;
-            prepare::network(&self.link, network).await?;
+            gateways = prepare::network(&self.link, network).await?;
         }
+        let names = match container.address {
+            // It has the machine's own resolver.
+            ContainerAddress::Host => Names::default(),
+            _ => Names::new(&self.options.docker, &gateways, &request.service),
+        };
         let ports = self.ports(request, container)?;
-        let order = Order { request, container, owner: &self.options.owner, network, ports: &ports, binds: &binds };
+        let owner = &self.options.owner;
+        let order = Order { request, container, owner, network, ports: &ports, binds: &binds, names: &names };
         let name = request.id.as_str();
         let body = order.body();
         let options = CreateContainerOptionsBuilder::new().name(name).build();

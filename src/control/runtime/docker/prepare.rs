@@ -2,7 +2,8 @@
 
 use crate::control::runtime::RuntimeError;
 use crate::control::runtime::docker::link::{CallError, Link};
-use bollard::models::{ImageInspect, NetworkCreateRequest};
+use crate::control::runtime::docker::networks::{Bridge, bridges};
+use bollard::models::{ImageInspect, NetworkCreateRequest, NetworkInspect};
 use bollard::query_parameters::CreateImageOptionsBuilder;
 use futures_core::Stream;
 use std::io;
@@ -56,14 +57,14 @@ async fn pull(link: &Link, name: &str) -> Result<(), CallError> {
     .await
 }
 
-/// Makes the network, a bridge, when there is none.
+/// Makes the network, a bridge, when there is none; returns its ranges.
 ///
 /// # Errors
 /// What the engine said.
-pub(super) async fn network(link: &Link, name: &str) -> Result<(), RuntimeError> {
+pub(super) async fn network(link: &Link, name: &str) -> Result<Vec<Bridge>, RuntimeError> {
     let inspect = || link.call("look for a network", |client| async move { client.inspect_network(name, None).await });
     match inspect().await {
-        Ok(_) => return Ok(()),
+        Ok(found) => return Ok(ranges(&found)),
         Err(error) if error.is_missing() => {}
         Err(error) => return Err(error.into_runtime()),
     }
@@ -73,12 +74,14 @@ pub(super) async fn network(link: &Link, name: &str) -> Result<(), RuntimeError>
         ..NetworkCreateRequest::default()
     };
     match link.call("make a network", |client| async move { client.create_network(request).await }).await {
-        Ok(_) => {
-            tracing::info!(network = name, "made a network of the engine");
-            Ok(())
-        }
+        Ok(_) => tracing::info!(network = name, "made a network of the engine"),
         // Another start was faster.
-        Err(CallError::Refused { status: 409, .. }) => Ok(()),
-        Err(error) => Err(error.into_runtime()),
+        Err(CallError::Refused { status: 409, .. }) => {}
+        Err(error) => return Err(error.into_runtime()),
     }
+    inspect().await.map(|found| ranges(&found)).map_err(CallError::into_runtime)
+}
+
+fn ranges(found: &NetworkInspect) -> Vec<Bridge> {
+    bridges(found.name.as_deref(), found.driver.as_deref(), found.ipam.as_ref())
 }

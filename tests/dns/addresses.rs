@@ -1,0 +1,311 @@
+//! Services' own addresses, each test in a network namespace of its own: needs root and `ip`; `tests/run` installs it.
+
+use crate::support::process::{Folder, WEIR};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+const SETTLED: Duration = Duration::from_secs(30);
+
+/// A network namespace with nothing but loopback; it lasts as long as this and what runs in it.
+#[derive(Clone)]
+struct Space(Arc<File>);
+
+impl Space {
+    fn new() -> Self {
+        let mut holder = Command::new("unshare")
+            .args(["--net", "sh", "-c", "ip link set lo up && echo up && exec sleep 600"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("unshare is installed and this runs as root");
+        let mut line = String::new();
+        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line.trim(), "up", "needs root and `ip` (Debian: iproute2)");
+        let file = File::open(format!("/proc/{}/ns/net", holder.id())).unwrap();
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        Self(Arc::new(file))
+    }
+
+    /// Does something inside, on a thread of its own; what it starts is inside too.
+    fn inside<T: Send + 'static>(&self, body: impl FnOnce() -> T + Send + 'static) -> T {
+        let file = self.0.clone();
+        let thread = std::thread::spawn(move || {
+            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            body()
+        });
+        thread.join().unwrap()
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) -> Output {
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::null());
+        self.inside(move || command.output().unwrap())
+    }
+
+    fn said(&self, program: &str, arguments: &[&str]) -> String {
+        let output = self.run(program, arguments);
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    fn routes(&self) -> String {
+        let all = self.said("ip", &["route", "show", "table", "local"]);
+        all.lines().filter(|line| line.contains("198.18.")).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Resolves a name by Weir.
+    fn resolve(&self, name: &str) -> String {
+        let name = format!("{name}.weir.internal");
+        self.said("dig", &["@127.0.0.1", "-p", "8600", "+short", "+tries=1", "+time=2", &name, "A"])
+    }
+}
+
+/// Weir in a namespace, on its usual ports.
+struct Weir {
+    space: Space,
+    folder: Folder,
+    child: Child,
+}
+
+impl Weir {
+    fn start(space: &Space, services: &str) -> Self {
+        let folder = Folder::new("own-addresses");
+        let state = folder.0.join("state");
+        let text = format!(
+            "[node]\nworkloads_on_exit = \"stop\"\n\n[store]\npath = \"{}\"\n\n[dns]\nservice_addresses = \"198.18.0.0/16\"\n\n{services}",
+            state.display()
+        );
+        folder.write("weir.toml", &text);
+        let child = spawn(space, &folder);
+        let weir = Self { space: space.clone(), folder, child };
+        weir.ready();
+        weir
+    }
+
+    fn restart(&mut self) {
+        self.child = spawn(&self.space, &self.folder);
+        self.ready();
+    }
+
+    fn ready(&self) {
+        let deadline = Instant::now() + SETTLED;
+        while self.space.said("curl", &["-s", "-o", "/dev/null", "-w", "%{http_code}", "http://127.0.0.1:9600/readyz"])
+            != "200"
+        {
+            assert!(Instant::now() < deadline, "weir is not ready:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.0.join("log")).unwrap_or_default()
+    }
+
+    fn cli(&self, arguments: &[&str]) -> Output {
+        self.space.run(WEIR, &[&["--addr", "127.0.0.1:9600"], arguments].concat())
+    }
+
+    /// Waits until a service has so many usable endpoints.
+    fn settled(&self, service: &str, replicas: usize) {
+        let deadline = Instant::now() + SETTLED;
+        loop {
+            let listed = String::from_utf8(self.cli(&["ps", service, "-o", "json"]).stdout).unwrap();
+            let listed: serde_json::Value = serde_json::from_str(&listed).unwrap_or_default();
+            let ready =
+                listed["instances"].as_array().map_or(0, |all| all.iter().filter(|i| i["state"] == "ready").count());
+            if ready == replicas {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{service} does not settle:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
+    }
+}
+
+impl Drop for Weir {
+    fn drop(&mut self) {
+        if self.child.try_wait().unwrap().is_none() {
+            self.signal("TERM");
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn spawn(space: &Space, folder: &Folder) -> Child {
+    let log = File::options().create(true).append(true).open(folder.0.join("log")).unwrap();
+    let mut command = Command::new(WEIR);
+    command.arg("run").arg("--config").arg(folder.0.join("weir.toml")).stdin(Stdio::null());
+    command.stdout(log.try_clone().unwrap()).stderr(log);
+    space.inside(move || command.spawn().unwrap())
+}
+
+fn service(name: &str, port: &str) -> String {
+    format!(
+        "[[service]]\nname = \"{name}\"\nreplicas = 2\ndns_ttl = \"0s\"\n\
+         [service.run]\ncommand = [\"${{WEIR}}\", \"whoami\", \"--listen\", \"127.0.0.1:${{PORT}}\"]\nstop_grace = \"2s\"\n\
+         [service.rollout]\nmin_healthy = \"100ms\"\n[[service.port]]\nname = \"main\"\n{port}\n\n"
+    )
+}
+
+/// Two services that declare the same port, and one that declares HTTP.
+fn services() -> String {
+    [service("db", "serve = 5432"), service("log", "serve = 5432"), service("web", "serve = 80\nprotocol = \"http\"")]
+        .concat()
+}
+
+/// Asks on a new connection; returns the service that answers.
+fn ask(address: SocketAddr) -> Result<String, String> {
+    let mut stream =
+        TcpStream::connect_timeout(&address, Duration::from_secs(5)).map_err(|e| format!("connect: {e}"))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let request = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    stream.write_all(request).map_err(|e| format!("write: {e}"))?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).map_err(|e| format!("read: {e}"))?;
+    let service = answer.lines().find_map(|line| line.strip_prefix("Service: "));
+    match service {
+        Some(service) if answer.starts_with("HTTP/1.1 200") => Ok(service.to_owned()),
+        _ => Err(format!("answer {answer:?}")),
+    }
+}
+
+/// Clients that resolve once and make a new connection for each request, while every replica is replaced so often.
+fn replaced_under_load(deploys: usize) {
+    let space = Space::new();
+    let weir = Weir::start(&space, &services());
+    assert!(space.routes().starts_with("local 198.18.0.0/16 dev lo"), "{}", space.routes());
+    let names = [("db", 5432u16), ("log", 5432), ("web", 80)];
+    for (name, _) in names {
+        weir.settled(name, 2);
+    }
+    let addresses = names.map(|(name, _)| space.resolve(name));
+    assert!(addresses.iter().all(|address| address.starts_with("198.18.")), "{addresses:?}");
+    let distinct: std::collections::BTreeSet<_> = addresses.iter().collect();
+    assert_eq!(distinct.len(), 3, "{addresses:?}");
+    assert_eq!(space.said("dig", &["@127.0.0.1", "-p", "8600", "+short", "db.weir.internal", "AAAA"]), "");
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = Arc::new(AtomicUsize::new(0));
+    let clients: Vec<_> = names
+        .iter()
+        .zip(&addresses)
+        .map(|((name, port), address)| {
+            let address: SocketAddr = format!("{address}:{port}").parse().unwrap();
+            let (space, stop, asked, name) = (space.clone(), stop.clone(), asked.clone(), (*name).to_owned());
+            std::thread::spawn(move || {
+                space.inside(move || {
+                    let mut failed = Vec::new();
+                    while !stop.load(Ordering::Relaxed) {
+                        match ask(address) {
+                            Ok(service) if service == name => {}
+                            other => failed.push(format!("{name}: {other:?}")),
+                        }
+                        asked.fetch_add(1, Ordering::Relaxed);
+                    }
+                    failed
+                })
+            })
+        })
+        .collect();
+    for round in 0..deploys {
+        for (name, _) in names {
+            let done = weir.cli(&["deploy", name, "--env", &format!("ROUND={round}"), "--wait"]);
+            assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    let failed: Vec<String> = clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
+    let asked = asked.load(Ordering::Relaxed);
+    println!("{} replacements of each service, {asked} new connections, {} failed", 2 * deploys, failed.len());
+    assert!(failed.is_empty() && asked > 100, "{asked} asked; {failed:?}\n{}", weir.log());
+    assert_eq!(names.map(|(name, _)| space.resolve(name)), addresses);
+    drop(weir);
+    assert_eq!(space.routes(), "", "removed on stop");
+}
+
+#[test]
+fn who_resolves_once_reaches_a_service_through_every_replacement() {
+    replaced_under_load(2);
+}
+
+#[test]
+#[ignore = "long: 20 replacements of each of three services"]
+fn who_resolves_once_reaches_a_service_through_20_replacements() {
+    replaced_under_load(10);
+}
+
+#[test]
+fn what_a_killed_weir_left_is_taken_up_and_services_have_the_same_addresses() {
+    let space = Space::new();
+    let mut weir = Weir::start(&space, &services());
+    weir.settled("db", 2);
+    let before = space.resolve("db");
+    let children = Command::new("pgrep").args(["-P", &weir.child.id().to_string()]).output().unwrap();
+    weir.signal("KILL");
+    weir.child.wait().unwrap();
+    // The process that serves carries on without its keeper: that one too.
+    for pid in String::from_utf8(children.stdout).unwrap().lines() {
+        assert!(Command::new("kill").args(["-KILL", pid]).status().unwrap().success());
+    }
+    assert!(space.routes().contains("198.18.0.0/16"), "left behind");
+    weir.restart();
+    weir.settled("db", 2);
+    assert!(weir.log().contains("the route was there"), "{}", weir.log());
+    assert_eq!((space.resolve("db"), before.starts_with("198.18.")), (before.clone(), true));
+    let address = format!("{before}:5432").parse().unwrap();
+    assert_eq!(space.inside(move || ask(address)).unwrap(), "db");
+    weir.signal("TERM");
+    weir.child.wait().unwrap();
+    assert_eq!(space.routes(), "");
+}
+
+#[test]
+fn a_service_that_comes_is_served_and_one_that_goes_is_not() {
+    let space = Space::new();
+    let weir = Weir::start(&space, &service("db", "serve = 5432"));
+    weir.settled("db", 2);
+    let more = weir.folder.write("more.toml", &service("cache", "serve = 6379"));
+    let done = weir.cli(&["deploy", "-f", more.to_str().unwrap(), "--wait"]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    weir.settled("cache", 2);
+    let address: SocketAddr = format!("{}:6379", space.resolve("cache")).parse().unwrap();
+    let deadline = Instant::now() + SETTLED;
+    while space.inside(move || ask(address)) != Ok("cache".to_owned()) {
+        assert!(Instant::now() < deadline, "{}", weir.log());
+    }
+    assert!(weir.cli(&["remove", "cache"]).status.success());
+    while space.inside(move || TcpStream::connect(address)).is_ok() {
+        assert!(Instant::now() < deadline, "{}", weir.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn without_the_right_to_route_or_beside_anothers_route_weir_says_so() {
+    let space = Space::new();
+    let folder = Folder::new("no-route");
+    let text = format!(
+        "[store]\npath = \"{}\"\n\n[dns]\nservice_addresses = \"198.18.0.0/16\"\n",
+        folder.0.join("state").display()
+    );
+    let file = folder.write("weir.toml", &text);
+    let run = ["run", "--no-keeper", "--config", file.to_str().unwrap()];
+    let bare = space.run("setpriv", &[&["--bounding-set=-net_admin", WEIR], &run[..]].concat());
+    let said = String::from_utf8_lossy(&bare.stderr).into_owned();
+    assert!(!bare.status.success() && said.contains("CAP_NET_ADMIN"), "{said}");
+    space.said("ip", &["route", "add", "local", "198.18.0.0/16", "dev", "lo"]);
+    let taken = space.run(WEIR, &run);
+    let said = String::from_utf8_lossy(&taken.stderr).into_owned();
+    assert!(!taken.status.success() && said.contains("is routed by something else"), "{said}");
+    assert!(space.routes().contains("198.18.0.0/16"), "it is not ours");
+}
