@@ -7,7 +7,7 @@
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::{Resource, getrlimit};
 use std::cell::Cell;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 /// One in so many is left: a connection to an endpoint for some of the clients, where few share one.
@@ -30,7 +30,7 @@ pub(crate) struct Shortage {
 
 impl Shortage {
     pub(crate) fn new() -> Self {
-        Self { first_kept: Cell::new(first_kept()), pause: Cell::new(FIRST_PAUSE), since: Cell::new(None) }
+        Self { first_kept: Cell::new(kept_of(limit())), pause: Cell::new(FIRST_PAUSE), since: Cell::new(None) }
     }
 
     /// Returns whether what was accepted has one of the last numbers.
@@ -38,10 +38,13 @@ impl Shortage {
         u64::try_from(accepted.as_raw_fd()).is_ok_and(|number| number >= self.first_kept.get())
     }
 
-    /// Returns whether so many are free again that accepting may go on. The limit may have been changed meanwhile.
+    /// Returns whether so many are free again that accepting may go on: half as many more than are left, so that it does not
+    /// begin and end with each one that is closed. The limit may have been changed meanwhile.
     pub(crate) fn has_passed(&self, any: BorrowedFd<'_>) -> bool {
-        self.first_kept.set(first_kept());
-        fcntl_dupfd_cloexec(any, 0).is_ok_and(|probe| !self.is_near(&probe.as_fd()))
+        let limit = limit();
+        self.first_kept.set(kept_of(limit));
+        let free = |number: u64| number < resumed_below(limit);
+        fcntl_dupfd_cloexec(any, 0).is_ok_and(|probe| u64::try_from(probe.as_raw_fd()).is_ok_and(free))
     }
 
     /// Returns how long to pause now; `true`: it is the first pause of this shortage.
@@ -63,18 +66,27 @@ impl Shortage {
     }
 }
 
-fn first_kept() -> u64 {
-    getrlimit(Resource::Nofile).current.map_or(u64::MAX, kept_of)
+fn limit() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+fn left_of(limit: u64) -> u64 {
+    (limit / SHARE).clamp(*LEFT.start(), *LEFT.end())
 }
 
 /// Returns the first number that is kept, of a limit.
 fn kept_of(limit: u64) -> u64 {
-    limit.saturating_sub((limit / SHARE).clamp(*LEFT.start(), *LEFT.end()))
+    limit.saturating_sub(left_of(limit))
+}
+
+/// Returns the number that says, where a lower one is free, that a shortage is over.
+fn resumed_below(limit: u64) -> u64 {
+    kept_of(limit).saturating_sub(left_of(limit) / 2)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Shortage, kept_of};
+    use super::{Shortage, kept_of, resumed_below};
     use crate::clock;
     use std::os::fd::AsFd;
     use std::time::Duration;
@@ -82,6 +94,7 @@ mod tests {
     #[test]
     fn some_are_left_of_any_limit() {
         assert_eq!([0, 8, 64, 256, 1024, 1 << 20].map(kept_of), [0, 0, 56, 240, 960, (1 << 20) - 1024]);
+        assert_eq!([64, 256, 1024, 1 << 20].map(resumed_below), [52, 232, 928, (1 << 20) - 1536]);
     }
 
     #[test]
