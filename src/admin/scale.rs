@@ -2,7 +2,7 @@
 
 use crate::admin::endpoints::find;
 use crate::admin::{Problem, State, extract, refusal};
-use crate::control::autoscale::{Decision, Recommendation};
+use crate::control::autoscale::{Decision, Decisions, Recommendation};
 use crate::control::scheduler::SchedulerError;
 use crate::model::{ScalePolicy, ScaleSpec};
 use crate::spec;
@@ -42,6 +42,10 @@ pub struct Autoscaler {
     pub min: u32,
     /// Most replicas.
     pub max: u32,
+    /// Longest time that a request or stream is held until a replica serves, milliseconds; null: it always has one.
+    pub wake_timeout_ms: Option<u64>,
+    /// How often a replica was ordered because something waited while there was none.
+    pub wakes: u64,
     /// The newest decision; null in the first seconds.
     pub newest: Option<ScaleDecision>,
     /// The newest decision that changed what is wanted.
@@ -57,7 +61,7 @@ pub struct ScaleDecision {
     pub wanted: u32,
     /// Replicas that are recommended.
     pub recommended: u32,
-    /// The term that decided: `forecast`, `target`, `backlog`, `window`, `min`, `max` or `hold`.
+    /// The term that decided: `forecast`, `target`, `backlog`, `window`, `min`, `max`, `idle`, `wake`, `expected` or `hold`.
     pub because: String,
     /// Whether it changed what is wanted.
     pub applied: bool,
@@ -93,6 +97,10 @@ pub struct ScaleDecision {
     pub window_s: f64,
     /// Share of the last half hour's requests that were late for want of replicas.
     pub late_ratio: f64,
+    /// For how long nobody has used it, seconds.
+    pub idle_s: f64,
+    /// After so long the last replica goes, seconds; null: it never does.
+    pub zero_after_s: Option<f64>,
 }
 
 /// Shows how a service is scaled, with the inputs of the newest decision.
@@ -112,10 +120,7 @@ pub(super) async fn show(
         return Err(refusal::scheduler(SchedulerError::NotRun(name)));
     };
     let decisions = state.autoscaler.of(&name);
-    let autoscaler = service.spec.scale.as_ref().map(|scale| {
-        let changed = decisions.as_ref().and_then(|decisions| decisions.changed.as_ref());
-        describe(scale, decisions.as_ref().map(|decisions| &decisions.newest), changed)
-    });
+    let autoscaler = service.spec.scale.as_ref().map(|scale| describe(scale, decisions.as_ref()));
     Ok(Json(ScaleState {
         service: name.name().to_owned(),
         namespace: name.namespace().to_owned(),
@@ -142,7 +147,7 @@ pub(super) async fn undo(
     Ok(StatusCode::ACCEPTED)
 }
 
-fn describe(scale: &ScaleSpec, newest: Option<&Decision>, changed: Option<&Decision>) -> Autoscaler {
+fn describe(scale: &ScaleSpec, decisions: Option<&Decisions>) -> Autoscaler {
     let (policy, target) = match scale.policy {
         ScalePolicy::Objective => ("objective", None),
         ScalePolicy::Concurrency { target } => ("concurrency", Some(target)),
@@ -154,8 +159,10 @@ fn describe(scale: &ScaleSpec, newest: Option<&Decision>, changed: Option<&Decis
         target,
         min: scale.min,
         max: scale.max,
-        newest: newest.map(row),
-        changed: changed.map(row),
+        wake_timeout_ms: (scale.min == 0).then(|| u64::try_from(scale.wake_timeout.as_millis()).unwrap_or(u64::MAX)),
+        wakes: decisions.map_or(0, |decisions| decisions.wakes),
+        newest: decisions.map(|decisions| row(&decisions.newest)),
+        changed: decisions.and_then(|decisions| decisions.changed.as_ref()).map(row),
     }
 }
 
@@ -184,6 +191,8 @@ fn row(decision: &Decision) -> ScaleDecision {
         by_backlog,
         by_window,
         window_s: short(decision.made.window_s),
+        idle_s: short(decision.made.idle_s),
+        zero_after_s: decision.made.zero_after_s.map(short),
         late_ratio: (decision.made.late_share * 1e6).round() / 1e6,
     }
 }

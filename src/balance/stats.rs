@@ -200,6 +200,16 @@ impl ServiceStats {
         self.waiting.load(Ordering::Acquire)
     }
 
+    /// Returns how many of them are still there: those that left count until somebody looks.
+    pub fn still_waiting(&self) -> u32 {
+        if self.waiting() > 0 {
+            let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            queue.retain(|waiter| !waiter.is_closed());
+            self.waiting.store(u32::try_from(queue.len()).unwrap_or(u32::MAX), Ordering::Release);
+        }
+        self.waiting()
+    }
+
     /// Joins the wait queue; `None` when `limit` requests wait already. The receiver ends when a replica may be free.
     pub fn try_wait(&self, limit: u32) -> Option<oneshot::Receiver<()>> {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
@@ -275,6 +285,7 @@ mod tests {
         let mut second = stats.try_wait(2).unwrap();
         assert!(stats.try_wait(2).is_none());
         drop(first);
+        assert_eq!((stats.waiting(), stats.still_waiting()), (2, 1), "the first has left");
         stats.release();
         assert!(second.try_recv().is_ok());
         assert_eq!(stats.waiting(), 0);

@@ -72,7 +72,8 @@ fn scale(found: &ScaleState) -> String {
     let name = output::service(&found.namespace, &found.service);
     let mut text = format!("{name}: {} replicas wanted, {} ready\n", found.replicas, found.ready);
     if found.pinned {
-        let _ = writeln!(text, "set by hand; `weir scale {name} auto` gives it back");
+        let off = if found.replicas == 0 { ", so that it is off" } else { "" };
+        let _ = writeln!(text, "set by hand{off}; `weir scale {name} auto` gives it back");
     }
     match &found.autoscaler {
         None => text.push_str("not scaled automatically: it has no [service.scale]\n"),
@@ -88,6 +89,13 @@ fn policy(text: &mut String, autoscaler: &Autoscaler) {
         None => objective.clone(),
     };
     let _ = writeln!(text, "follows      {follows}, {min} to {max} replicas");
+    if let Some(timeout_ms) = autoscaler.wake_timeout_ms {
+        let (held_s, wakes) = (timeout_ms as f64 / 1000.0, autoscaler.wakes);
+        let _ = writeln!(
+            text,
+            "at zero      a request or stream is held up to {held_s} s for a replica; woken {wakes} times"
+        );
+    }
     let Some(newest) = &autoscaler.newest else {
         text.push_str("no decision yet\n");
         return;
@@ -113,4 +121,7 @@ fn decision(text: &mut String, made: &ScaleDecision) {
          cold start   {cold_start_s:.1} s; late for want of replicas {late:.2} % of the last half hour\n",
         made.recommended, made.because,
     );
+    if let Some(after_s) = made.zero_after_s {
+        let _ = writeln!(text, "idle         for {:.1} s; the last replica goes after {after_s:.1} s", made.idle_s);
+    }
 }

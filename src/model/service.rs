@@ -203,9 +203,9 @@ pub enum ScalePolicy {
 /// How the autoscaler sizes a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScaleSpec {
-    /// Fewest replicas, at least 1.
+    /// Fewest replicas; 0: none while nobody uses it.
     pub min: u32,
-    /// Most replicas, at least `min`.
+    /// Most replicas, at least `min`, from 1.
     pub max: u32,
     /// What the number follows.
     pub policy: ScalePolicy,
@@ -215,6 +215,10 @@ pub struct ScaleSpec {
     pub stabilization_window: Duration,
     /// Longest such time.
     pub max_stabilization_window: Duration,
+    /// With `min` 0, time without use after which the last replica goes; `None`: learned from the pauses that there were.
+    pub zero_after: Option<Duration>,
+    /// With `min` 0, longest time that a request or stream is held until a replica serves.
+    pub wake_timeout: Duration,
 }
 
 /// A service: a named group of endpoints with one policy.
@@ -282,6 +286,17 @@ impl ServiceSpec {
     pub fn served(&self) -> impl Iterator<Item = (usize, u16)> + '_ {
         let tcp = self.ports.iter().enumerate().filter(|(_, port)| port.protocol == Protocol::Tcp);
         tcp.filter_map(|(index, _)| Some((index, self.declared(index)?)))
+    }
+
+    /// Returns how long a request or stream waits for a first replica, where Weir runs them.
+    pub fn wake_timeout(&self) -> Duration {
+        let zero = self.scale.as_ref().filter(|scale| scale.min == 0);
+        zero.map_or(self.limits.queue_timeout, |scale| scale.wake_timeout)
+    }
+
+    /// Returns whether it may have no replica while nobody uses it.
+    pub fn scales_to_zero(&self) -> bool {
+        self.scale.as_ref().is_some_and(|scale| scale.min == 0)
     }
 }
 

@@ -32,6 +32,10 @@ pub(crate) enum ProxyError {
     NoService,
     /// The service has no endpoint.
     NoEndpoint,
+    /// The service has no endpoint, and nobody wants replicas of it.
+    ServiceOff,
+    /// The service had no replica, and none served in time.
+    WakeTimeout,
     /// Every endpoint was tried.
     Exhausted,
     /// The wait queue is full.
@@ -90,6 +94,8 @@ impl ProxyError {
             Self::NoRoute => 404,
             Self::NoService
             | Self::NoEndpoint
+            | Self::ServiceOff
+            | Self::WakeTimeout
             | Self::QueueFull
             | Self::QueueTimeout
             | Self::LocalLimit
@@ -123,6 +129,8 @@ impl ProxyError {
             Self::NoRoute => "no_route",
             Self::NoService => "no_service",
             Self::NoEndpoint => "no_endpoint",
+            Self::ServiceOff => "service_off",
+            Self::WakeTimeout => "wake_timeout",
             Self::Exhausted => "endpoints_exhausted",
             Self::QueueFull => "queue_full",
             Self::QueueTimeout => "queue_timeout",
@@ -156,6 +164,8 @@ impl ProxyError {
             Self::NoRoute => "no route matches this host and path",
             Self::NoService => "the service of this route does not exist",
             Self::NoEndpoint => "the service has no ready endpoint; try again",
+            Self::ServiceOff => "the service is scaled to 0",
+            Self::WakeTimeout => "the service had no replica, and none was ready in time; try again",
             Self::Exhausted => "every endpoint of the service failed; try again",
             Self::QueueFull => "the service is saturated and its queue is full; try again",
             Self::QueueTimeout => "the service is saturated; try again",

@@ -31,6 +31,7 @@ mod streams;
 mod tcp;
 mod timer;
 mod tls;
+mod wait;
 mod worker;
 
 pub use accept::Lent;

@@ -7,7 +7,7 @@ use crate::balance::{EndpointStats, InFlight, ServiceStats, Tried, observe};
 use crate::proxy::error::ProxyError;
 use crate::proxy::pool::Key;
 use crate::proxy::state::Worker;
-use crate::table::Service;
+use crate::table::{Service, Wake};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -73,8 +73,8 @@ pub(crate) enum Traffic {
 pub(crate) enum Refused {
     /// Every replica that is left is at its limit.
     Saturated(Arc<ServiceStats>),
-    /// There is none now, but Weir runs the service's replicas: one is on its way.
-    Absent(Arc<ServiceStats>),
+    /// There is none now, but Weir runs the service's replicas: one is on its way, or starts when the bell rings.
+    Absent(Arc<ServiceStats>, Arc<Wake>),
     /// There is none.
     Error(ProxyError),
 }
@@ -123,9 +123,10 @@ pub(crate) fn choose(
         });
     }
     Err(if service.candidates.is_empty() {
-        match service.spec.run {
-            Some(_) if service.spec.replicas > 0 => Refused::Absent(service.stats.clone()),
-            _ => Refused::Error(ProxyError::NoEndpoint),
+        match service.may_wake() {
+            true => Refused::Absent(service.stats.clone(), service.wake.clone()),
+            false if service.spec.run.is_some() => Refused::Error(ProxyError::ServiceOff),
+            false => Refused::Error(ProxyError::NoEndpoint),
         }
     } else if concurrency.is_some() && service.candidates.iter().any(|c| !tried.contains(c.stats.serial())) {
         Refused::Saturated(service.stats.clone())

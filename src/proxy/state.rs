@@ -203,6 +203,13 @@ impl Worker {
         }
     }
 
+    /// Counts a request or stream that waits for a first replica.
+    pub(crate) fn counted_held(&self, slot: usize) {
+        if let Some(local) = self.locals.borrow_mut().at(slot) {
+            local.counters.held.add(1);
+        }
+    }
+
     /// Returns when the drain began, if it did.
     pub(crate) fn draining_since(&self) -> Option<u64> {
         Some(self.draining_ms.get()).filter(|&at| at != 0)

@@ -2,9 +2,11 @@
 //!
 //! Picked as a request is, from the snapshot of that moment and with the in-flight guard in the same step; another
 //! endpoint is tried when no connection can be made. The guard is held until both directions have closed, so a drain
-//! waits for it. A client that cannot be served gets a reset: an orderly end would look like an empty answer.
+//! waits for it. A client that cannot be served gets a reset: an orderly end would look like an empty answer. While a
+//! service that Weir runs has no replica the connection is held as a request is: nothing is read from it, so that what the
+//! client sends, its end included, waits in the kernel for the endpoint.
 
-use crate::balance::Tried;
+use crate::balance::{ServiceStats, Tried};
 use crate::clock;
 use crate::model::{ListenerProtocol, ListenerSpec};
 use crate::net::Stream;
@@ -15,11 +17,14 @@ use crate::proxy::observe::{StreamSummary, record_stream};
 use crate::proxy::pick::{Picked, Refused, Traffic, choose, failed};
 use crate::proxy::state::{Open, Worker};
 use crate::proxy::timer::{Deadline, ms};
-use std::future::poll_fn;
+use crate::proxy::wait::{pass_on, woken};
+use crate::table::Wake;
+use std::future::{pending, poll_fn};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
+use tokio::io::Interest;
 
 /// A connection to an endpoint.
 struct Established {
@@ -43,7 +48,7 @@ pub(crate) fn forward(
     async move {
         let _open = open;
         // Boxed: it is over soon, and an idle stream must stay small.
-        match Box::pin(establish(&worker, &deadline, &listener)).await {
+        match Box::pin(establish(&worker, &deadline, &listener, &mut down)).await {
             Ok(Established { mut stream, picked, attempts }) => {
                 let connected = clock::now();
                 let watch = Watch::new(&worker, &deadline, &picked, idle_ms(&worker, &picked));
@@ -91,10 +96,15 @@ async fn establish(
     worker: &Worker,
     deadline: &Deadline,
     listener: &ListenerSpec,
+    down: &mut Stream,
 ) -> Result<Established, (ProxyError, u8)> {
     let (mut tried, mut attempts, mut last) = (Tried::default(), 0u8, None);
     loop {
-        let (picked, connect_ms) = match pick(worker, listener, &tried) {
+        let picked = match pick(worker, listener, &tried) {
+            Err(Unpicked::Absent(absent)) => hold(worker, deadline, (listener, &tried), down, absent).await,
+            result => result.map_err(Unpicked::error),
+        };
+        let (picked, connect_ms) = match picked {
             Ok(picked) => picked,
             // What the last attempt met says more than that nobody is left.
             Err(ProxyError::Exhausted) => return Err((last.unwrap_or(ProxyError::Exhausted), attempts)),
@@ -120,19 +130,96 @@ async fn establish(
     }
 }
 
+/// Holds a connection in the service's bounded queue until a replica serves.
+async fn hold(
+    worker: &Worker,
+    deadline: &Deadline,
+    (listener, tried): (&ListenerSpec, &Tried),
+    down: &mut Stream,
+    absent: Absent,
+) -> Result<(Picked, u64), ProxyError> {
+    let until_ms = worker.timers.now_ms() + absent.wait_ms;
+    worker.counted_held(absent.slot);
+    down.watch().map_err(|_| ProxyError::LocalLimit)?;
+    let mut place = absent.stats.try_wait(absent.queue).ok_or(ProxyError::QueueFull)?;
+    loop {
+        match pick(worker, listener, tried) {
+            // It counts as waiting by now, so whoever hears it knows what for.
+            Err(Unpicked::Absent(again)) => again.wake.ring(),
+            result => {
+                pass_on(&mut place, &absent.stats);
+                return result.map_err(Unpicked::error);
+            }
+        }
+        deadline.set_at(until_ms);
+        let woken = tokio::select! {
+            biased;
+            woken = woken(&mut place, deadline) => if woken { Ok(()) } else { Err(ProxyError::WakeTimeout) },
+            () = reset(down) => Err(ProxyError::ClientGone),
+        };
+        if let Err(error) = woken {
+            pass_on(&mut place, &absent.stats);
+            return Err(error);
+        }
+        // A stream takes no place of a request: the wake-up is for the next one too.
+        absent.stats.release();
+        // Where the replica is gone again, it joins again whatever the bound.
+        place = absent.stats.try_wait(u32::MAX).ok_or(ProxyError::QueueFull)?;
+    }
+}
+
+/// Waits until the client resets its connection. Its orderly end is none: it may wait for the answer.
+async fn reset(down: &Stream) {
+    match down.socket() {
+        // An error says that the socket is no longer watched: then nothing is told any more.
+        Some(socket) if socket.ready(Interest::ERROR).await.is_ok() => {}
+        _ => pending().await,
+    }
+}
+
+/// What a connection to a service without a replica waits with.
+struct Absent {
+    stats: Arc<ServiceStats>,
+    wake: Arc<Wake>,
+    slot: usize,
+    /// How many may wait.
+    queue: u32,
+    /// For how long.
+    wait_ms: u64,
+}
+
+/// Why nothing was picked.
+enum Unpicked {
+    Absent(Absent),
+    Error(ProxyError),
+}
+
+impl Unpicked {
+    fn error(self) -> ProxyError {
+        match self {
+            Self::Absent(_) => ProxyError::WakeTimeout,
+            Self::Error(error) => error,
+        }
+    }
+}
+
 /// Loads the current snapshot and picks; returns the time for the connection with it.
-fn pick(worker: &Worker, listener: &ListenerSpec, tried: &Tried) -> Result<(Picked, u64), ProxyError> {
-    let ListenerProtocol::Tcp { service, port } = &listener.protocol else { return Err(ProxyError::NoService) };
+fn pick(worker: &Worker, listener: &ListenerSpec, tried: &Tried) -> Result<(Picked, u64), Unpicked> {
+    let none = Unpicked::Error(ProxyError::NoService);
+    let ListenerProtocol::Tcp { service, port } = &listener.protocol else { return Err(none) };
     let mut reader = worker.reader.borrow_mut();
     let snapshot = reader.load();
-    let service = snapshot.services.get(service).ok_or(ProxyError::NoService)?;
+    let service = snapshot.services.get(service).ok_or(none)?;
     let connect_ms = ms(service.spec.timeouts.connect);
     match choose(worker, service, *port, tried, Traffic::Stream) {
         Ok(picked) => Ok((picked, connect_ms)),
-        Err(Refused::Error(error)) => Err(error),
-        Err(Refused::Absent(_)) => Err(ProxyError::NoEndpoint),
+        Err(Refused::Error(error)) => Err(Unpicked::Error(error)),
+        Err(Refused::Absent(stats, wake)) => {
+            let (queue, wait_ms) = (service.spec.limits.queue, ms(service.spec.wake_timeout()));
+            Err(Unpicked::Absent(Absent { stats, wake, slot: service.slot, queue, wait_ms }))
+        }
         // A stream is outside the limit that saturates.
-        Err(Refused::Saturated(_)) => Err(ProxyError::Exhausted),
+        Err(Refused::Saturated(_)) => Err(Unpicked::Error(ProxyError::Exhausted)),
     }
 }
 

@@ -63,7 +63,7 @@ impl Service {
         let outliers = self.read_outliers(p);
         let run = self.run.as_ref().map(|run| run.read(p, self));
         let scale = self.read_scale(p);
-        let replicas = self.read_replicas(p, scale.as_ref().map_or(1, |scale| scale.min));
+        let replicas = self.read_replicas(p, scale.as_ref().map_or(1, |scale| scale.min.max(1)));
         let rollout = self.read_rollout(p);
         let tls = self.tls.as_ref().map(|tls| Arc::new(tls.read(p)));
         match name {

@@ -12,8 +12,10 @@ use utoipa::ToSchema;
 /// Requests that a replica of a scaled service serves at once when nothing is written: without a bound there is no queue,
 /// and without a queue service time and waiting cannot be told apart.
 pub(super) const CONCURRENCY: u32 = 16;
-/// Bound of `min` and `max`: what the scheduler runs of one service on one node.
+/// Bound of `max`: what the scheduler runs of one service on one node.
 const REPLICAS: RangeInclusive<u32> = 1..=1000;
+/// Bound of `min`: a service that nobody uses may have none.
+const FEWEST: RangeInclusive<u32> = 0..=1000;
 /// Bound of `target`.
 const TARGET: RangeInclusive<u32> = 1..=1_000_000;
 /// Default of `max`.
@@ -24,15 +26,20 @@ const WINDOW: Time = Time::from_secs(20);
 const MAX_WINDOW: Time = Time::from_secs(300);
 /// Longest window; beyond a day nothing scales down.
 const LONGEST_WINDOW: Time = Time::from_secs(24 * 3600);
+/// Default of `wake_timeout`.
+const WAKE: Time = Time::from_secs(30);
+/// Longest `wake_timeout`: what is held holds a connection.
+const LONGEST_WAKE: Time = Time::from_secs(600);
 
 /// How the autoscaler sizes a service. Needs `run`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = ScaleDefinition)]
 pub struct Scale {
-    /// Fewest replicas, 1 to 1000; default 1.
+    /// Fewest replicas, 0 to 1000; default 1. With 0 a service that nobody uses has none; the next request or stream is
+    /// held while one starts.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1000))]
+    #[schemars(range(min = 0, max = 1000))]
     pub min: Option<u32>,
     /// Most replicas, at least `min`, up to 1000; default 10.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -56,6 +63,14 @@ pub struct Scale {
     /// Longest such time: it grows when queues follow soon after replicas were taken away; default `5m`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_stabilization_window: Option<Duration>,
+    /// Only with `min = 0`: time without use after which the last replica goes. When absent it is learned from the pauses
+    /// that there were: at least the stabilization window, at most ten minutes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zero_after: Option<Duration>,
+    /// Only with `min = 0`: longest time that a request or stream is held until a replica serves; then 503, or a reset;
+    /// default `30s`, up to `10m`. How many are held at a time is `limits.queue`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wake_timeout: Option<Duration>,
 }
 
 /// What the number of replicas follows.
@@ -77,20 +92,18 @@ impl Service {
         if self.run.is_none() {
             p.add("scale", "needs [service.run]", "add how replicas are run, or remove [service.scale]");
         }
-        if scale.min == Some(0) {
-            let hint = "this version does not scale to zero, which needs requests to be held: write 1 or more";
-            p.add("scale.min", "is 0", hint);
-        }
-        let min = if scale.min == Some(0) { 1 } else { bounded(p, "scale.min", scale.min, 1, &REPLICAS) };
+        let min = bounded(p, "scale.min", scale.min, 1, &FEWEST);
         let max = bounded(p, "scale.max", scale.max, MAX.max(min), &REPLICAS);
         if min > max && REPLICAS.contains(&max) {
             p.add("scale.max", format!("{max} is below min {min}"), "raise max or lower min");
         }
         if let Some(replicas) = self.replicas.filter(|replicas| max >= min && !(min..=max).contains(replicas)) {
-            let hint = format!("it is the number to begin with: write {min} to {max}, or leave it out for {min}");
+            let first = min.max(1);
+            let hint = format!("it is the number to begin with: write {min} to {max}, or leave it out for {first}");
             p.add("replicas", format!("{replicas} is outside scale.min {min} to scale.max {max}"), hint);
         }
         let (window, max_window) = read_windows(p, scale);
+        let (zero_after, wake_timeout) = self.read_zero(p, scale, min);
         Some(model::ScaleSpec {
             min,
             max,
@@ -98,7 +111,32 @@ impl Service {
             objective: read_objective(scale.objective.unwrap_or_default()),
             stabilization_window: window,
             max_stabilization_window: max_window,
+            zero_after,
+            wake_timeout,
         })
+    }
+
+    /// Reads what only a service that may have no replica needs.
+    fn read_zero(&self, p: &mut Problems, scale: &Scale, min: u32) -> (Option<Time>, Time) {
+        for (key, value) in [("scale.zero_after", scale.zero_after), ("scale.wake_timeout", scale.wake_timeout)] {
+            if min > 0 && value.is_some() {
+                p.add(key, format!("has no meaning with min {min}"), "remove it, or write min = 0");
+            }
+        }
+        if min == 0 && self.limits.as_ref().is_some_and(|limits| limits.queue == Some(0)) {
+            let hint = "a request that comes while there is no replica waits there: write 1 or more, or scale.min = 1";
+            p.add("limits.queue", "is 0 with scale.min 0", hint);
+        }
+        if scale.zero_after.is_some_and(|after| after.get() > LONGEST_WINDOW) {
+            p.add("scale.zero_after", "is longer than 1d", "write scale.min = 1 to keep a replica");
+        }
+        if scale.wake_timeout.is_some_and(|timeout| timeout.get() > LONGEST_WAKE) {
+            p.add("scale.wake_timeout", "is longer than 10m", "who waits for so long has left");
+        }
+        if scale.zero_after.is_some_and(|after| after.get().is_zero()) {
+            p.add("scale.zero_after", "is zero", "write a time above zero, or leave it out: then it is learned");
+        }
+        (scale.zero_after.map(Duration::get), positive(p, "scale.wake_timeout", scale.wake_timeout, WAKE))
     }
 
     fn read_scale_policy(&self, p: &mut Problems, scale: &Scale) -> model::ScalePolicy {
@@ -173,6 +211,8 @@ pub(super) fn write_scale(scale: &model::ScaleSpec) -> Scale {
         target,
         stabilization_window: Some(scale.stabilization_window.into()),
         max_stabilization_window: Some(scale.max_stabilization_window.into()),
+        zero_after: scale.zero_after.filter(|_| scale.min == 0).map(Into::into),
+        wake_timeout: (scale.min == 0).then(|| scale.wake_timeout.into()),
     }
 }
 
@@ -218,7 +258,6 @@ mod tests {
         let bounds = |min, max| said(&scaled(Scale { min, max, ..Scale::default() }));
         assert_eq!(bounds(Some(5), Some(3)), ["scale.max: 3 is below min 5"]);
         assert_eq!(bounds(None, Some(0)), ["scale.max: is 0"]);
-        assert_eq!(bounds(Some(0), None), ["scale.min: is 0"]);
         assert_eq!(bounds(Some(2000), Some(3000)), ["scale.min: is 2000", "scale.max: is 3000"]);
         let service = Service { run: None, ..scaled(Scale::default()) };
         assert_eq!(said(&service), ["scale: needs [service.run]"]);
@@ -231,6 +270,42 @@ mod tests {
         );
         assert!(scaled(windows(text("10m"), None)).to_model().is_ok(), "the longest follows");
         assert!(scaled(windows(None, text("5s"))).to_model().is_ok(), "the shortest follows");
+    }
+
+    #[test]
+    fn a_service_that_may_have_none_begins_with_one() {
+        let zero = |scale: Scale| scaled(Scale { min: Some(0), ..scale });
+        let spec = zero(Scale::default()).to_model().unwrap();
+        let scale = spec.scale.clone().unwrap();
+        assert!(spec.scales_to_zero());
+        assert_eq!((spec.replicas, scale.min, scale.max), (1, 0, 10));
+        assert_eq!((scale.zero_after, scale.wake_timeout), (None, Duration::from_secs(30)));
+        assert_eq!(Service::from_model(&spec).to_model().unwrap(), spec);
+        let text = |text: &str| Some(text.parse().unwrap());
+        let written = zero(Scale { zero_after: text("5m"), wake_timeout: text("1m"), ..Scale::default() });
+        let spec = Service { replicas: Some(0), ..written }.to_model().unwrap();
+        let scale = spec.scale.clone().unwrap();
+        let expected = (0, Some(Duration::from_secs(300)), Duration::from_secs(60));
+        assert_eq!((spec.replicas, scale.zero_after, scale.wake_timeout), expected);
+        assert_eq!(Service::from_model(&spec).to_model().unwrap(), spec);
+    }
+
+    #[test]
+    fn what_belongs_to_zero_is_refused_elsewhere() {
+        let text = |text: &str| Some(text.parse().unwrap());
+        let written = Scale { zero_after: text("5m"), wake_timeout: text("1m"), ..Scale::default() };
+        let expected = ["scale.zero_after: has no meaning with min 1", "scale.wake_timeout: has no meaning with min 1"];
+        assert_eq!(said(&scaled(written)), expected);
+        let long = Scale { min: Some(0), zero_after: text("25h"), wake_timeout: text("11m"), ..Scale::default() };
+        assert_eq!(
+            said(&scaled(long)),
+            ["scale.zero_after: is longer than 1d", "scale.wake_timeout: is longer than 10m"]
+        );
+        let zero = Scale { min: Some(0), zero_after: text("0s"), wake_timeout: text("0s"), ..Scale::default() };
+        assert_eq!(said(&scaled(zero)), ["scale.zero_after: is zero", "scale.wake_timeout: is zero"]);
+        let limits = Limits { queue: Some(0), ..Limits::default() };
+        let deaf = Service { limits: Some(limits), ..scaled(Scale { min: Some(0), ..Scale::default() }) };
+        assert_eq!(said(&deaf), ["limits.queue: is 0 with scale.min 0"]);
     }
 
     #[test]

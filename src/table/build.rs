@@ -8,7 +8,7 @@ use crate::model::{
     Instance, InstanceId, InstanceState, ListenerProtocol, ListenerSpec, RouteSpec, ServiceName, ServiceSpec, Verdict,
 };
 use crate::table::snapshot::SHARDS;
-use crate::table::{Endpoint, Records, Routes, Service, Snapshot};
+use crate::table::{Endpoint, Records, Routes, Service, Snapshot, Wake};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -200,6 +200,9 @@ fn service(slot: usize, spec: Arc<ServiceSpec>, instances: &[Instance], old: Opt
         }
     }
     let stats = old.map_or_else(|| Arc::new(ServiceStats::default()), |s| s.stats.clone());
+    // What is wanted in the end only the scheduler knows; until it says so, the definition does.
+    let off = spec.replicas == 0 && spec.scale.is_none();
+    let wake = old.map_or_else(|| Arc::new(Wake::new(off)), |s| s.wake.clone());
     let picker = Picker::new(spec.policy, spec.slow_start, spec.limits.concurrency);
     let records = Records::encode(zone, &spec, &endpoints, &candidates);
     Service {
@@ -213,6 +216,7 @@ fn service(slot: usize, spec: Arc<ServiceSpec>, instances: &[Instance], old: Opt
         draining: draining.into(),
         records,
         stats,
+        wake,
         picker,
         changed_ms: 0,
     }

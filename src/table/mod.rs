@@ -18,6 +18,7 @@ mod shards;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod wake;
 
 pub use build::{Change, Changes, ServiceChange, build};
 pub use cell::{Acknowledger, AcknowledgerStatus, Publisher, Reader, Table, channel};
@@ -25,3 +26,4 @@ pub use reach::{Lead, Whereabouts};
 pub use records::Records;
 pub use route::{Route, Routes};
 pub use snapshot::{Endpoint, Service, Services, Snapshot};
+pub use wake::Wake;

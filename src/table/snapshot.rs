@@ -4,7 +4,7 @@ use crate::balance::{Candidate, Local, Picker, ServiceStats, Tried, usable};
 use crate::model::{InstanceId, ListenerSpec, ServiceName, ServiceSpec, Traits};
 use crate::rng::Rng;
 use crate::table::names::Names;
-use crate::table::{Records, Routes};
+use crate::table::{Records, Routes, Wake};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -68,6 +68,8 @@ pub struct Service {
     pub records: Records,
     /// Shared counters and wait queue.
     pub stats: Arc<ServiceStats>,
+    /// Where a first replica is asked for.
+    pub wake: Arc<Wake>,
     /// The policy.
     pub picker: Picker,
     /// When its endpoints last changed, in milliseconds of the publisher's clock; 0: not since it is in the table.
@@ -88,6 +90,11 @@ impl Service {
     /// Picks one endpoint by the service's policy; see [`Picker::pick`].
     pub fn pick(&self, local: &mut Local, tried: &Tried, now_ms: u64, rng: &mut Rng) -> Option<usize> {
         self.picker.pick(&self.candidates, local, tried, now_ms, rng)
+    }
+
+    /// Returns whether it is worth waiting for a first replica: Weir runs them, and some are wanted or would be at once.
+    pub fn may_wake(&self) -> bool {
+        self.spec.run.is_some() && !self.wake.is_off()
     }
 
     /// Returns the service's name.

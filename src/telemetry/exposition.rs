@@ -16,7 +16,7 @@ pub(crate) struct ShardCollector {
 }
 
 /// Name, help and labels of each family of the data plane; the one list, also for the documentation.
-const FAMILIES: [(&str, &str, &[&str]); 18] = [
+const FAMILIES: [(&str, &str, &[&str]); 19] = [
     ("weir_connections_total", "Connections accepted.", &[]),
     ("weir_connections_open", "Connections open now.", &[]),
     ("weir_panics_total", "Panics caught at a connection's boundary.", &[]),
@@ -39,10 +39,11 @@ const FAMILIES: [(&str, &str, &[&str]); 18] = [
         &["worker"],
     ),
     ("weir_accept_pauses_total", "Pauses in accepting for want of descriptors.", &[]),
+    ("weir_held_total", "Requests and streams that were held because there was no replica.", &["service"]),
 ];
 
 /// Counters of a service that are summed as they are.
-const PLAIN: usize = 9;
+const PLAIN: usize = 10;
 
 /// The sums of one service.
 #[derive(Default)]
@@ -127,6 +128,7 @@ impl Sums {
             &from.streams,
             &from.streams_open,
             &from.streams_cut,
+            &from.held,
         ];
         for (sum, counter) in self.plain.iter_mut().zip(plain) {
             *sum = sum.wrapping_add(counter.value());
@@ -162,6 +164,7 @@ fn service_families(services: &BTreeMap<Arc<str>, Sums>) -> Vec<MetricFamily> {
         family(11, per_service(6)),
         family(12, services.iter().map(|(name, s)| gauge(&[("service", name)], value(&s.plain, 7))).collect()),
         family(13, per_service(8)),
+        family(18, per_service(9)),
     ]
 }
 

@@ -52,6 +52,10 @@ pub struct ServiceTotals {
     pub service_us2: u64,
     /// Requests that were late for want of replicas.
     pub late: u64,
+    /// TCP streams and tunnels begun.
+    pub streams: u64,
+    /// Of them those that are open.
+    pub streams_open: u64,
 }
 
 /// What one worker counts for one service.
@@ -73,6 +77,8 @@ pub struct ServiceCounters {
     pub ejections: Counter,
     /// Requests that waited for a free replica.
     pub queued: Counter,
+    /// Requests and streams that were held because there was no replica.
+    pub held: Counter,
     /// Requests that an endpoint served well, of services that are scaled: how many, and the sums of their times in service
     /// and of the squares of those.
     pub(crate) served: Counter,
@@ -219,6 +225,8 @@ impl Shard {
         totals.service_us = totals.service_us.wrapping_add(counters.service_us.value());
         totals.service_us2 = totals.service_us2.wrapping_add(counters.service_us2.value());
         totals.late = totals.late.wrapping_add(counters.late.value());
+        totals.streams = totals.streams.wrapping_add(counters.streams.value());
+        totals.streams_open = totals.streams_open.wrapping_add(counters.streams_open.value());
     }
 
     pub(crate) fn each_service(&self, mut visit: impl FnMut(&Arc<str>, &ServiceCounters)) {

@@ -1,7 +1,8 @@
 //! The loop: once a second it looks at each scaled service and hands its recommendation to the scheduler.
 //!
-//! One task owns the state of all services. While no service is scaled it waits for the registry to change and does
-//! nothing else. It never waits longer than for the scheduler's answer.
+//! A service that has no replica is looked at as soon as the proxy rings for one. One task owns the state of all services.
+//! While no service is scaled it waits for the registry to change and does nothing else. It never waits longer than for
+//! the scheduler's answer.
 
 use crate::clock;
 use crate::control::autoscale::cold_start::ColdStart;
@@ -13,10 +14,12 @@ use crate::control::events::{Event, EventKind, Events};
 use crate::control::registry;
 use crate::control::scheduler::{self, ServiceStatus};
 use crate::model::{InstanceId, ScaleSpec, ServiceName, ServiceSpec};
-use crate::table::{Service, Snapshot, Table};
+use crate::table::{Service, Snapshot, Table, Wake};
 use crate::telemetry::Metrics;
 use std::collections::{BTreeMap, HashMap};
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
@@ -24,6 +27,8 @@ use tokio::time::MissedTickBehavior;
 
 /// Time between two looks: an order follows a step of load within one and a half of it.
 const TICK: Duration = Duration::from_secs(1);
+/// After a ring it looks again so soon: a burst brings more than its first request.
+const GATHER: Duration = Duration::from_millis(100);
 /// Replicas whose start is being timed; beyond that the rest is not measured.
 const MAX_TIMED: usize = 1024;
 
@@ -67,6 +72,9 @@ struct Scaled {
     cold_start: ColdStart,
     before: Option<Reading>,
     spec: Arc<ServiceSpec>,
+    wake: Arc<Wake>,
+    /// Whether it has no replica, so that a ring is listened for.
+    is_asleep: bool,
 }
 
 struct Autoscaler {
@@ -96,12 +104,35 @@ impl Autoscaler {
             let mut ticks = tokio::time::interval(TICK);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             while self.follow() {
-                ticks.tick().await;
-                if !self.tick().await {
+                let names = tokio::select! {
+                    biased;
+                    _ = ticks.tick() => self.services.keys().cloned().collect(),
+                    rung = self.rung() => {
+                        ticks.reset_after(GATHER);
+                        rung
+                    }
+                };
+                if !self.look_at(names).await {
                     return;
                 }
             }
         }
+    }
+
+    /// Waits until a replica is asked for of services that have none; returns which.
+    async fn rung(&self) -> Vec<ServiceName> {
+        let asleep = self.services.iter().filter(|(_, scaled)| scaled.is_asleep);
+        let mut bells: Vec<_> = asleep.map(|(name, scaled)| (name, Box::pin(scaled.wake.rung()))).collect();
+        poll_fn(|cx| {
+            let mut rung = Vec::new();
+            for (name, bell) in &mut bells {
+                if bell.as_mut().poll(cx).is_ready() {
+                    rung.push((*name).clone());
+                }
+            }
+            if rung.is_empty() { Poll::Pending } else { Poll::Ready(rung) }
+        })
+        .await
     }
 
     /// Follows the table: which services are scaled; returns whether any is.
@@ -118,21 +149,26 @@ impl Autoscaler {
             let Some(scale) = &service.spec.scale else { continue };
             let scaler = Scaler::new(scale, service.spec.replicas, clock::now_ms());
             let (spec, cold_start) = (service.spec.clone(), ColdStart::default());
-            self.services.insert(service.name().clone(), Scaled { scaler, cold_start, before: None, spec });
+            let scaled =
+                Scaled { scaler, cold_start, before: None, spec, wake: service.wake.clone(), is_asleep: false };
+            self.services.insert(service.name().clone(), scaled);
         }
         !self.services.is_empty()
     }
 
-    /// Looks at each service once; false when the scheduler has ended.
-    async fn tick(&mut self) -> bool {
+    /// Looks at services once; false when the scheduler has ended.
+    async fn look_at(&mut self, names: Vec<ServiceName>) -> bool {
         self.time_starts();
         let snapshot = self.parts.table.load();
         let statuses = self.parts.scheduler.status().await;
-        let names: Vec<ServiceName> = self.services.keys().cloned().collect();
         for name in names {
             let Some(status) = statuses.iter().find(|status| status.name == name) else { continue };
             let Some((spec, made, fleet)) = self.decide(&snapshot, &name, status) else { continue };
             let Ok(applied) = self.apply(&name, &made, status).await else { return false };
+            if let Some(scaled) = self.services.get_mut(&name) {
+                // One that stays at zero all the same is looked at with the others.
+                scaled.is_asleep = made.replicas == 0 && !status.pinned;
+            }
             if applied {
                 let message = describe(&name, &spec, status.wanted, &made);
                 self.parts.events.emit(snapshot.generation, EventKind::Scaled, Some(name.clone()), None, message);
@@ -226,6 +262,7 @@ impl Autoscaler {
 fn describe(name: &ServiceName, spec: &ScaleSpec, before: u32, made: &Recommendation) -> String {
     let Recommendation { replicas, because, rate, forecast, sigma, z, service_s, cv, .. } = made;
     let Recommendation { queued, cold_start_s, by_forecast, by_backlog, by_window, window_s, late_share, .. } = made;
+    let idle = made.zero_after_s.map(|after_s| format!(", idle for {:.1} of {after_s:.0} s", made.idle_s));
     let of = match spec.policy {
         crate::model::ScalePolicy::Objective => "forecast",
         _ => "target",
@@ -233,11 +270,12 @@ fn describe(name: &ServiceName, spec: &ScaleSpec, before: u32, made: &Recommenda
     format!(
         "{name} scales from {before} to {replicas} replicas by {}: {of} {by_forecast}, backlog {by_backlog}, window \
          {by_window} of {window_s:.0} s, bounds {} to {}; arrivals {rate:.1}/s, forecast {forecast:.1}/s + {z:.2} x \
-         {sigma:.1}, {:.1} ms in service (cv {cv:.2}), {queued} waiting, cold start {cold_start_s:.1} s, late {:.2} %",
+         {sigma:.1}, {:.1} ms in service (cv {cv:.2}), {queued} waiting, cold start {cold_start_s:.1} s, late {:.2} %{}",
         because.as_str(),
         spec.min,
         spec.max,
         1000.0 * service_s,
         100.0 * late_share,
+        idle.unwrap_or_default(),
     )
 }

@@ -1,6 +1,6 @@
 //! What others see of the autoscaler: the newest decision for each service.
 
-use crate::control::autoscale::policy::Recommendation;
+use crate::control::autoscale::policy::{Because, Recommendation};
 use crate::model::ServiceName;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,6 +31,8 @@ pub struct Decisions {
     pub newest: Decision,
     /// The newest that changed what is wanted.
     pub changed: Option<Decision>,
+    /// How often a replica was ordered because something waited while there was none.
+    pub wakes: u64,
 }
 
 /// Reads decisions; clones share them.
@@ -46,17 +48,18 @@ impl Handle {
         self.decisions.lock().unwrap_or_else(PoisonError::into_inner).get(service).cloned()
     }
 
-    /// Returns the newest decision for each service.
-    pub fn all(&self) -> Vec<(ServiceName, Decision)> {
+    /// Returns the decisions for each service.
+    pub fn all(&self) -> Vec<(ServiceName, Decisions)> {
         let decisions = self.decisions.lock().unwrap_or_else(PoisonError::into_inner);
-        decisions.iter().map(|(name, decisions)| (name.clone(), decisions.newest.clone())).collect()
+        decisions.iter().map(|(name, decisions)| (name.clone(), decisions.clone())).collect()
     }
 
     pub(super) fn note(&self, service: &ServiceName, decision: Decision) {
         let mut all = self.decisions.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = all.get(service).and_then(|decisions| decisions.changed.clone());
+        let (before, wakes) = all.get(service).map_or((None, 0), |known| (known.changed.clone(), known.wakes));
+        let wakes = wakes + u64::from(decision.applied && decision.made.because == Because::Wake);
         let changed = if decision.applied { Some(decision.clone()) } else { before };
-        all.insert(service.clone(), Decisions { newest: decision, changed });
+        all.insert(service.clone(), Decisions { newest: decision, changed, wakes });
     }
 
     pub(super) fn retain(&self, stays: impl Fn(&ServiceName) -> bool) {

@@ -19,8 +19,17 @@ pub struct Load {
     pub late: f64,
     /// Requests in service now, tunnels left out.
     pub in_service: u32,
-    /// Requests that wait for a free replica now.
+    /// Requests that wait for a free replica now; streams that wait for a first one too.
     pub queued: u32,
+    /// Whether something else used it since: streams or tunnels, or a DNS answer that names a replica and may still be cached.
+    pub in_use: bool,
+}
+
+impl Load {
+    /// Returns whether anybody used the service since the sample before.
+    pub fn is_used(&self) -> bool {
+        self.in_use || self.arrivals > 0.0 || self.ended > 0.0 || self.in_service > 0 || self.queued > 0
+    }
 }
 
 /// What serves.

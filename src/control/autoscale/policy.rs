@@ -7,6 +7,7 @@
 use crate::control::autoscale::budget::Budget;
 use crate::control::autoscale::forecast::Forecast;
 use crate::control::autoscale::held::Falls;
+use crate::control::autoscale::idle::{Idle, Keep};
 use crate::control::autoscale::load::{Fleet, Load};
 use crate::control::autoscale::service_time::ServiceTime;
 use crate::control::autoscale::stabilize::Stabilizer;
@@ -73,6 +74,12 @@ pub enum Because {
     Min,
     /// `scale.max`.
     Max,
+    /// Nobody has used it for long enough.
+    Idle,
+    /// Something waits while there is no replica.
+    Wake,
+    /// Nobody waits yet, but pauses usually end about now.
+    Expected,
     /// Too little is known: nothing was served yet, or samples stayed away.
     Hold,
 }
@@ -87,6 +94,9 @@ impl Because {
             Self::Target => "target",
             Self::Min => "min",
             Self::Max => "max",
+            Self::Idle => "idle",
+            Self::Wake => "wake",
+            Self::Expected => "expected",
             Self::Hold => "hold",
         }
     }
@@ -129,6 +139,10 @@ pub struct Recommendation {
     pub window_s: f64,
     /// Share of the requests of the last half hour that were late.
     pub late_share: f64,
+    /// For how long nobody has used it, seconds.
+    pub idle_s: f64,
+    /// After so long the last replica goes, seconds; `None`: it never does.
+    pub zero_after_s: Option<f64>,
 }
 
 /// The state of one service.
@@ -141,6 +155,7 @@ pub struct Scaler {
     budget: Budget,
     /// Averages for the plain policies: steady, quick.
     averages: Option<(f64, f64)>,
+    idle: Idle,
     /// What experience made of the window, seconds; at least that of the definition.
     window_s: Option<f64>,
     z_extra: f64,
@@ -154,7 +169,7 @@ pub struct Scaler {
 }
 
 impl Scaler {
-    /// Begins with what is wanted now, which holds for a window.
+    /// Begins with what is wanted now, which holds for a window; a service that may have none counts as used now.
     pub fn new(spec: &ScaleSpec, wanted: u32, now_ms: u64) -> Self {
         let wanted = wanted.clamp(spec.min, spec.max);
         let longest_ms = u64::try_from(spec.max_stabilization_window.as_millis()).unwrap_or(u64::MAX);
@@ -167,6 +182,7 @@ impl Scaler {
             falls: Falls::default(),
             budget: Budget::default(),
             averages: None,
+            idle: Idle::new(now_ms),
             window_s: None,
             z_extra: 0.0,
             fell: None,
@@ -213,11 +229,16 @@ impl Scaler {
             by_window: self.last,
             window_s: self.window(spec, fleet),
             late_share: self.budget.late_share(),
+            idle_s: 0.0,
+            zero_after_s: None,
         };
+        let keep = self.keep(spec, load, &mut made, now_ms);
         if known {
             self.size(spec, load, fleet, &mut made);
             self.settle(spec, &mut made, now_ms);
         }
+        self.rest(load, keep, &mut made);
+        self.fall(made.replicas, now_ms);
         made
     }
 
@@ -311,11 +332,52 @@ impl Scaler {
         } else {
             (replicas, because)
         };
-        if made.replicas < self.last {
+    }
+
+    /// Notes the number, and a fall.
+    fn fall(&mut self, replicas: u32, now_ms: u64) {
+        if replicas < self.last {
             let recent = self.fell.filter(|(at, _)| now_ms.saturating_sub(*at) as f64 <= BLAME_S * 1000.0);
             self.fell = Some((now_ms, recent.map_or(self.last, |(_, from)| from.max(self.last))));
         }
-        self.last = made.replicas;
+        self.last = replicas;
+    }
+
+    /// Notes whether a service that may have no replica is used, and returns how long one is kept; `None` for others.
+    fn keep(&mut self, spec: &ScaleSpec, load: &Load, made: &mut Recommendation, now_ms: u64) -> Option<Keep> {
+        if spec.min > 0 {
+            return None;
+        }
+        if load.is_used() {
+            self.idle.used(made.window_s, now_ms);
+        }
+        let ahead_s = AHEAD_FACTOR * made.cold_start_s + AHEAD_S;
+        let keep = match spec.zero_after {
+            Some(after) => Keep { for_s: after.as_secs_f64(), again_s: None },
+            None => self.idle.keep(made.window_s, ahead_s),
+        };
+        (made.idle_s, made.zero_after_s) = (self.idle.idle_s(now_ms), Some(keep.for_s));
+        Some(keep)
+    }
+
+    /// Takes the last replica away from a service that rests, and gives one back to it when something waits or is expected.
+    fn rest(&self, load: &Load, keep: Option<Keep>, made: &mut Recommendation) {
+        let Some(keep) = keep else { return };
+        if self.last == 0 && load.queued > 0 {
+            // Even while nothing else is known.
+            (made.replicas, made.because) = (made.replicas.max(1), Because::Wake);
+            return;
+        }
+        // All but the last go by forecast and window before.
+        if made.because == Because::Hold || made.replicas > 1 {
+            return;
+        }
+        if keep.rests(made.idle_s) {
+            (made.replicas, made.because) = (0, Because::Idle);
+        } else if made.replicas == 0 || self.last == 0 {
+            let because = if made.idle_s >= keep.for_s { Because::Expected } else { Because::Window };
+            (made.replicas, made.because) = (1, because);
+        }
     }
 
     /// The window in force, seconds.

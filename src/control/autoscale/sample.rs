@@ -13,6 +13,8 @@ pub(crate) struct Reading {
     pub(crate) in_service: u32,
     /// Requests that wait.
     pub(crate) queued: u32,
+    /// Whether a DNS answer that names a replica may still be cached.
+    pub(crate) named: bool,
     /// When, in milliseconds of the process's clock.
     pub(crate) at_ms: u64,
 }
@@ -22,7 +24,8 @@ impl Reading {
     pub(crate) fn new(service: &Service, totals: ServiceTotals, at_ms: u64) -> Self {
         let draining = service.draining.iter().map(|(_, candidate)| candidate);
         let in_service = service.candidates.iter().chain(draining).map(|candidate| candidate.stats.active()).sum();
-        Self { totals, in_service, queued: service.stats.waiting(), at_ms }
+        let named = service.candidates.iter().any(|candidate| candidate.stats.named_until_ms() > at_ms);
+        Self { totals, in_service, queued: service.stats.still_waiting(), named, at_ms }
     }
 
     /// Returns what happened since an earlier reading.
@@ -45,6 +48,7 @@ impl Reading {
             late: difference(now.late, then.late),
             in_service: self.in_service,
             queued: self.queued,
+            in_use: self.named || now.streams_open > 0 || now.streams != then.streams,
         }
     }
 }
@@ -63,9 +67,11 @@ mod tests {
                 service_us: 9_000_000,
                 service_us2: u64::MAX - 10,
                 late: 1,
+                ..ServiceTotals::default()
             },
             in_service: 4,
             queued: 0,
+            named: false,
             at_ms: 1000,
         };
         let after = Reading {
@@ -75,9 +81,11 @@ mod tests {
                 service_us: 14_000_000,
                 service_us2: 499_999_999_989,
                 late: 3,
+                ..ServiceTotals::default()
             },
             in_service: 10,
             queued: 6,
+            named: false,
             at_ms: 3000,
         };
         let load = after.since(&before);

@@ -2,7 +2,7 @@
 
 use crate::control::autoscale::cold_start::ColdStart;
 use crate::control::autoscale::load::{Fleet, Load};
-use crate::control::autoscale::policy::{Because, Scaler};
+use crate::control::autoscale::policy::{Because, Recommendation, Scaler};
 use crate::control::autoscale::sample::Reading;
 use crate::model::{Objective, ScalePolicy, ScaleSpec};
 use std::time::Duration;
@@ -17,6 +17,8 @@ fn spec(min: u32, max: u32, policy: ScalePolicy) -> ScaleSpec {
         objective: Objective { quantile_ppm: 990_000, latency: Duration::from_millis(500) },
         stabilization_window: Duration::from_secs(20),
         max_stabilization_window: Duration::from_secs(300),
+        zero_after: None,
+        wake_timeout: Duration::from_secs(30),
     }
 }
 
@@ -147,4 +149,206 @@ fn a_service_takes_little_memory_and_a_decision_little_time() {
     println!("{bytes} bytes of state for a service, {each:?} for a decision");
     // Tests are built without optimization: the promise is 50 us.
     assert!(each <= Duration::from_micros(50), "{each:?}");
+}
+
+/// Feeds a service that may have no replica, as the loop does: what was recommended is wanted a moment later.
+struct Resting {
+    spec: ScaleSpec,
+    scaler: Scaler,
+    now_ms: u64,
+    wanted: u32,
+}
+
+impl Resting {
+    fn new(spec: ScaleSpec) -> Self {
+        let scaler = Scaler::new(&spec, 1, START_MS);
+        Self { spec, scaler, now_ms: START_MS, wanted: 1 }
+    }
+
+    fn feed(&mut self, load: Load) -> Recommendation {
+        self.now_ms += (load.elapsed_s * 1000.0) as u64;
+        let made = self.scaler.recommend(&self.spec, &load, &fleet(self.wanted, 4), self.now_ms);
+        assert!(made.replicas <= self.spec.max, "{made:?}");
+        self.wanted = made.replicas;
+        made
+    }
+
+    /// Feeds so many seconds of the same; returns after how many it first had no replica.
+    fn until_zero(&mut self, load: Load, seconds: u32) -> Option<u32> {
+        let mut zero = None;
+        for second in 1..=seconds {
+            let made = self.feed(load);
+            if made.replicas == 0 {
+                assert_eq!(made.because, Because::Idle);
+                zero = zero.or(Some(second));
+            } else {
+                assert_eq!(zero, None, "back without a reason: {made:?}");
+            }
+        }
+        zero
+    }
+}
+
+fn to_zero(zero_after: Option<Duration>, policy: ScalePolicy) -> ScaleSpec {
+    ScaleSpec { zero_after, ..spec(0, 10, policy) }
+}
+
+/// One second in which so many came, and found nobody to serve them.
+fn held(arrivals: f64, queued: u32) -> Load {
+    Load { elapsed_s: 1.0, arrivals, queued, ..Load::default() }
+}
+
+const POLICIES: [ScalePolicy; 3] =
+    [ScalePolicy::Objective, ScalePolicy::Concurrency { target: 2 }, ScalePolicy::RequestsPerSecond { target: 10 }];
+
+#[test]
+fn the_last_replica_goes_after_the_window_and_one_comes_for_the_first_request() {
+    for policy in POLICIES {
+        let mut service = Resting::new(to_zero(None, policy));
+        assert_eq!(service.until_zero(second(0.0), 60), Some(20), "{policy:?}: nobody ever came");
+        let made = service.feed(held(1.0, 1));
+        assert_eq!((made.replicas, made.because), (1, Because::Wake), "{policy:?}");
+        assert!(made.idle_s.abs() < 1e-9 && made.zero_after_s.is_some());
+        for _ in 0..60 {
+            assert!(service.feed(second(5.0)).replicas >= 1);
+        }
+        assert_eq!(service.until_zero(second(0.0), 120), Some(20), "{policy:?}: after a load that one replica serves");
+    }
+}
+
+#[test]
+fn all_but_the_last_replica_go_by_forecast_and_window() {
+    let mut service = Resting::new(to_zero(None, ScalePolicy::Objective));
+    for _ in 0..60 {
+        service.feed(second(200.0));
+    }
+    assert!(service.wanted >= 5, "{}", service.wanted);
+    let mut before = service.wanted;
+    for idle in 1..=200 {
+        let made = service.feed(second(0.0));
+        assert!(made.replicas > 0 || before <= 2 && idle >= 20, "{idle} s: from {before} to none: {made:?}");
+        before = made.replicas;
+    }
+    assert_eq!(before, 0);
+}
+
+#[test]
+fn what_is_written_is_waited_for_and_anything_that_uses_it_counts() {
+    let uses = [
+        Load { in_use: true, ..second(0.0) },
+        Load { in_service: 1, ..second(0.0) },
+        Load { ended: 1.0, ..second(0.0) },
+        Load { arrivals: 1.0, ..second(0.0) },
+        held(0.0, 1),
+    ];
+    for load in uses {
+        let mut service = Resting::new(to_zero(Some(Duration::from_secs(50)), ScalePolicy::Objective));
+        for _ in 0..100 {
+            assert!(service.feed(load).replicas > 0, "{load:?}");
+        }
+        assert_eq!(service.until_zero(second(0.0), 100), Some(50), "{load:?}");
+    }
+}
+
+#[test]
+fn a_request_at_zero_starts_as_many_as_its_burst_needs() {
+    for (queued, known, expected) in [(1, false, 1), (4, false, 1), (5, false, 2), (100, false, 10), (100, true, 2)] {
+        let mut service = Resting::new(to_zero(None, ScalePolicy::Objective));
+        if known {
+            // 100 ms each: what waits is worked off in three seconds by two replicas of four slots.
+            for _ in 0..10 {
+                service.feed(second(10.0));
+            }
+        }
+        service.until_zero(second(0.0), 100);
+        assert_eq!(service.wanted, 0);
+        let made = service.feed(Load { elapsed_s: 0.3, ..held(f64::from(queued), queued) });
+        assert!(made.because == Because::Wake && made.replicas >= 1, "{made:?}");
+        let close = made.replicas.abs_diff(expected) <= u32::from(known);
+        assert!(close, "{queued} waiting, known {known}: {} instead of {expected}", made.replicas);
+    }
+}
+
+#[test]
+fn a_request_at_zero_is_heard_though_nothing_else_is_known() {
+    for elapsed_s in [0.0, 7.0, 3600.0] {
+        let mut service = Resting::new(to_zero(None, ScalePolicy::Objective));
+        service.until_zero(second(0.0), 100);
+        let made = service.feed(Load { elapsed_s, ..held(1.0, 1) });
+        assert_eq!((made.replicas, made.because), (1, Because::Wake), "{elapsed_s}");
+    }
+    let mut service = Resting::new(to_zero(None, ScalePolicy::Objective));
+    let made = service.feed(Load { elapsed_s: 3600.0, ..Load::default() });
+    assert_eq!((made.replicas, made.because), (1, Because::Hold), "silence takes nothing away");
+}
+
+/// Somebody comes each so often: after four pauses their length is known, and there is no start for each of them.
+#[test]
+fn regular_pauses_are_learned_and_not_flapped_through() {
+    for pause in [25, 60, 180, 400] {
+        let mut service = Resting::new(to_zero(None, ScalePolicy::Objective));
+        let mut wakes = Vec::new();
+        for visit in 0..20 {
+            let at_zero = service.wanted == 0;
+            let made = service.feed(Load { in_use: true, ..held(1.0, 1) });
+            if at_zero {
+                assert_eq!(made.because, Because::Wake);
+                wakes.push(visit);
+            }
+            for _ in 1..pause {
+                service.feed(second(0.0));
+            }
+        }
+        println!("every {pause} s: woken at visits {wakes:?}");
+        assert!(wakes.len() <= 5, "every {pause} s: {wakes:?}");
+    }
+}
+
+/// Somebody comes each half hour: the replica rests meanwhile and is there when he comes.
+#[test]
+fn a_replica_is_there_before_the_end_of_long_regular_pauses() {
+    let mut service = Resting::new(to_zero(None, ScalePolicy::Objective));
+    let (mut wakes, mut up_s) = (0, 0);
+    for visit in 0..20 {
+        wakes += u32::from(service.wanted == 0);
+        service.feed(Load { in_use: true, ..held(1.0, 1) });
+        for _ in 1..1800 {
+            let made = service.feed(second(0.0));
+            assert!(made.because != Because::Expected || (visit >= 4 && made.idle_s > 1000.0), "{made:?}");
+            up_s += u32::from(visit >= 10 && made.replicas > 0);
+        }
+    }
+    println!("every half hour: woken {wakes} times by 20 visits, up {up_s} of 18000 s");
+    assert!(wakes <= 4, "{wakes}");
+    assert!(up_s <= 18_000 / 3, "{up_s}");
+}
+
+/// Whatever comes: never above the bounds, never without a replica while it is used or something waits, and always without
+/// one after the longest time that anybody is waited for.
+#[test]
+fn whatever_comes_it_is_there_when_used_and_gone_in_the_end() {
+    for seed in 1..=30 {
+        let mut rng = crate::rng::Rng::from_seed(seed);
+        let policy = POLICIES[(rng.next_u64() % 3) as usize];
+        let mut service = Resting::new(to_zero(None, policy));
+        for _ in 0..20 {
+            let (busy, idle) = (1 + rng.next_u64() % 60, rng.next_u64() % 700);
+            let rate = (rng.next_u64() % 50) as f64;
+            for _ in 0..busy {
+                let at_zero = service.wanted == 0;
+                let load = if at_zero { held(rate.max(1.0), rate.max(1.0) as u32) } else { second(rate.max(1.0)) };
+                let made = service.feed(load);
+                assert!(made.replicas > 0, "seed {seed}: {made:?}");
+                assert_eq!(at_zero, made.because == Because::Wake, "seed {seed}: {made:?}");
+            }
+            for _ in 0..idle {
+                let made = service.feed(second(0.0));
+                assert!(made.replicas > 0 || made.idle_s >= 20.0, "seed {seed}: {made:?}");
+            }
+        }
+        for _ in 0..10_000 {
+            service.feed(second(0.0));
+        }
+        assert_eq!(service.wanted, 0, "seed {seed}");
+    }
 }

@@ -16,6 +16,7 @@ mod plan;
 mod reconcile;
 mod restarts;
 mod service;
+mod tell;
 
 #[cfg(test)]
 mod tests;

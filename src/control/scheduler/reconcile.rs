@@ -11,13 +11,13 @@ use crate::control::runtime::{Exit, RuntimeEvent, StartRequest};
 use crate::control::scheduler::execute::{Done, StopRequest, Tools};
 use crate::control::scheduler::handle::{MAX_REPLICAS, Owner, Request};
 use crate::control::scheduler::service::{Base, Ended, Service};
+use crate::control::scheduler::tell;
 use crate::control::scheduler::{
     Action, Inheritance, Next, Parts, Phase, Resume, Rollouts, SchedulerError, Start, Stop,
 };
 use crate::model::{InstanceId, ServiceName, Source};
 use crate::rng::Rng;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
@@ -199,24 +199,12 @@ impl Reconciler {
                     }
                 }
             }
+            if let Some(service) = self.services.get(&name) {
+                tell::proxy(&self.tools.table.load(), service);
+            }
             self.drop_if_removed(&name);
-            self.tell_progress(&name);
+            tell::progress(&self.progress, &name, self.services.get(&name));
         }
-    }
-
-    /// Publishes how a service's rollout stands, when that changed.
-    fn tell_progress(&self, name: &ServiceName) {
-        let progress = self.services.get(name).filter(|service| service.is_run()).map(Service::progress);
-        self.progress.send_if_modified(|all| {
-            if all.get(name) == progress.as_ref() {
-                return false;
-            }
-            match progress {
-                Some(progress) => drop(Arc::make_mut(all).insert(name.clone(), progress)),
-                None => drop(Arc::make_mut(all).remove(name)),
-            }
-            true
-        });
     }
 
     fn start(&mut self, name: &ServiceName, by: By, (slot, why): (u32, Start), now_ms: u64) {

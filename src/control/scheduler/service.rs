@@ -129,6 +129,8 @@ impl Service {
         self.rollout = Rollout::new(spec.revision, spec.rollout, is_trusted, now_ms);
         let is_resized = before.spec.replicas != spec.replicas || before.spec.scale != spec.scale;
         self.frozen = if is_resized { self.target } else { frozen };
+        // What rests must prove itself all the same; afterwards it rests again.
+        self.frozen = self.frozen.max(u32::from(spec.scales_to_zero()));
         self.slots.remove(&self.base.fingerprint);
         let stable = self.stable.as_ref().map(|stable| stable.fingerprint);
         self.slots.retain(|fingerprint, _| Some(*fingerprint) == stable);
@@ -155,6 +157,8 @@ impl Service {
         let takes = self.pin.is_none() && self.base.spec.scale.is_some() && self.target != target && !self.is_removed;
         if takes {
             self.target = target;
+            // What rests is woken whatever goes on.
+            self.frozen = if self.frozen == 0 { target } else { self.frozen };
         }
         takes
     }
@@ -466,6 +470,11 @@ impl Service {
     /// Returns how many replicas are wanted now.
     fn wanted(&self) -> u32 {
         if self.is_removed || !self.is_run() { 0 } else { self.pin.unwrap_or_else(|| self.target()) }
+    }
+
+    /// Returns whether no replica is wanted, and asking for one changes nothing.
+    pub(super) fn is_off(&self) -> bool {
+        self.wanted() == 0 && (self.pin.is_some() || !self.base.spec.scales_to_zero())
     }
 
     fn target(&self) -> u32 {

@@ -1,7 +1,8 @@
 //! Picking an endpoint for a request: load the current snapshot and choose in one step, or wait for a free replica.
 //!
 //! A request also waits, in the same bounded queue, while a service whose replicas Weir runs has none: after an engine's
-//! restart, between the old and the new replica of a service that must not run twice, or before the first is ready.
+//! restart, between the old and the new replica of a service that must not run twice, before the first is ready, or after a
+//! pause in which nobody used it. Then it rings for one.
 
 use crate::balance::{ServiceStats, Tried};
 use crate::proxy::error::ProxyError;
@@ -9,10 +10,8 @@ use crate::proxy::http::request::{Request, identity};
 use crate::proxy::pick::{Picked, Refused, Traffic, choose};
 use crate::proxy::state::Worker;
 use crate::proxy::timer::Deadline;
-use std::future::poll_fn;
+use crate::proxy::wait::{pass_on, woken};
 use std::sync::Arc;
-use std::task::Poll;
-use tokio::sync::oneshot;
 
 /// Picks an endpoint, waiting in the service's bounded queue while every replica is at its limit or none is
 /// there yet.
@@ -25,12 +24,16 @@ pub(crate) async fn pick(
     tried: &Tried,
     deadline: &Deadline,
 ) -> Result<Picked, ProxyError> {
-    let stats = match try_pick(worker, request, tried) {
-        Err(Refused::Saturated(stats) | Refused::Absent(stats)) => stats,
+    let (stats, wait_ms) = match try_pick(worker, request, tried) {
+        Err(Refused::Saturated(stats)) => (stats, request.policy.queue_timeout_ms),
+        Err(Refused::Absent(stats, _)) => {
+            worker.counted_held(request.target.slot);
+            (stats, request.policy.wake_timeout_ms)
+        }
         Err(Refused::Error(error)) => return Err(error),
         Ok(picked) => return Ok(picked),
     };
-    wait(worker, request, tried, deadline, stats).await
+    wait(worker, request, tried, (deadline, wait_ms), stats).await
 }
 
 /// Waits for a free replica; the oldest waiter is woken first.
@@ -38,17 +41,21 @@ async fn wait(
     worker: &Worker,
     request: &Request,
     tried: &Tried,
-    deadline: &Deadline,
+    (deadline, wait_ms): (&Deadline, u64),
     stats: Arc<ServiceStats>,
 ) -> Result<Picked, ProxyError> {
-    let until_ms = worker.timers.now_ms() + request.policy.queue_timeout_ms;
+    let until_ms = worker.timers.now_ms() + wait_ms;
     let mut place = stats.try_wait(request.policy.queue).ok_or(ProxyError::QueueFull)?;
     worker.counted_queued(request.target.slot);
     loop {
         // A replica may have become free before the place in the queue was taken.
         let late = match try_pick(worker, request, tried) {
             Err(Refused::Saturated(_)) => ProxyError::QueueTimeout,
-            Err(Refused::Absent(_)) => ProxyError::NoEndpoint,
+            Err(Refused::Absent(_, wake)) => {
+                // It counts as waiting by now, so whoever hears it knows what for.
+                wake.ring();
+                ProxyError::WakeTimeout
+            }
             result => {
                 pass_on(&mut place, &stats);
                 return result.map_err(Refused::error);
@@ -60,7 +67,7 @@ async fn wait(
             return Err(late);
         }
         match try_pick(worker, request, tried) {
-            Err(Refused::Saturated(_) | Refused::Absent(_)) => {}
+            Err(Refused::Saturated(_) | Refused::Absent(..)) => {}
             result => return result.map_err(Refused::error),
         }
         // Another took the replica, which is no reason to refuse who waited: it joins again whatever the bound.
@@ -86,29 +93,11 @@ pub(crate) async fn changed(worker: &Worker, request: &Request, deadline: &Deadl
     Some(woken)
 }
 
-/// Waits for a wake-up until the deadline; returns whether it came.
-async fn woken(place: &mut oneshot::Receiver<()>, deadline: &Deadline) -> bool {
-    poll_fn(|cx| match std::pin::Pin::new(&mut *place).poll(cx) {
-        Poll::Ready(_) => Poll::Ready(true),
-        Poll::Pending if deadline.poll_expired(cx) => Poll::Ready(false),
-        Poll::Pending => Poll::Pending,
-    })
-    .await
-}
-
-/// Gives a wake-up that came too late to the next in the queue.
-fn pass_on(place: &mut oneshot::Receiver<()>, stats: &ServiceStats) {
-    place.close();
-    if place.try_recv().is_ok() {
-        stats.release();
-    }
-}
-
 impl Refused {
     fn error(self) -> ProxyError {
         match self {
             Self::Saturated(_) => ProxyError::QueueTimeout,
-            Self::Absent(_) => ProxyError::NoEndpoint,
+            Self::Absent(..) => ProxyError::WakeTimeout,
             Self::Error(error) => error,
         }
     }

@@ -38,6 +38,8 @@ pub(crate) struct Policy {
     pub(crate) idle_ms: u64,
     pub(crate) tunnel_idle_ms: u64,
     pub(crate) queue_timeout_ms: u64,
+    /// Longest wait for a first replica.
+    pub(crate) wake_timeout_ms: u64,
     pub(crate) queue: u32,
     pub(crate) retries: u8,
     /// The endpoints speak HTTP/2.
@@ -438,6 +440,7 @@ fn policy(service: &Service) -> Policy {
         idle_ms: ms(spec.timeouts.idle),
         tunnel_idle_ms: ms(spec.timeouts.tunnel_idle),
         queue_timeout_ms: ms(spec.limits.queue_timeout),
+        wake_timeout_ms: ms(spec.wake_timeout()),
         queue: spec.limits.queue,
         retries: u8::try_from(spec.retries.min(5)).unwrap_or(5),
         http2: spec.protocol == EndpointProtocol::Http2,

@@ -188,6 +188,7 @@ fn nothing_winds_up_while_replicas_start() {
             late: if queued > 0.0 { served } else { 0.0 },
             in_service: (served * model.service_s) as u32,
             queued: queued as u32,
+            in_use: false,
         };
         let fleet = Fleet { wanted, ready: ready as u32, slots: model.slots, cold_start_s: model.cold_start_s };
         wanted = scaler.recommend(&spec, &load, &fleet, 1_000_000 + second * 1000).replicas;

@@ -20,6 +20,8 @@ pub(crate) fn defaults(model: &Model) -> ScaleSpec {
         objective: Objective { quantile_ppm: 990_000, latency: Duration::from_secs_f64(model.objective_s) },
         stabilization_window: Duration::from_secs(20),
         max_stabilization_window: Duration::from_secs(300),
+        zero_after: None,
+        wake_timeout: Duration::from_secs(30),
     }
 }
 

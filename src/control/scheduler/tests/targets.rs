@@ -13,6 +13,8 @@ pub(super) fn bounds(min: u32, max: u32) -> Option<ScaleSpec> {
         objective: Objective { quantile_ppm: 990_000, latency: Duration::from_millis(500) },
         stabilization_window: Duration::from_secs(20),
         max_stabilization_window: Duration::from_secs(300),
+        zero_after: None,
+        wake_timeout: Duration::from_secs(30),
     })
 }
 

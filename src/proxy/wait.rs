@@ -1,0 +1,25 @@
+//! Waiting in a service's bounded queue: for a free replica, or for a first one.
+
+use crate::balance::ServiceStats;
+use crate::proxy::timer::Deadline;
+use std::future::poll_fn;
+use std::task::Poll;
+use tokio::sync::oneshot;
+
+/// Waits for a wake-up until the deadline; returns whether it came.
+pub(crate) async fn woken(place: &mut oneshot::Receiver<()>, deadline: &Deadline) -> bool {
+    poll_fn(|cx| match std::pin::Pin::new(&mut *place).poll(cx) {
+        Poll::Ready(_) => Poll::Ready(true),
+        Poll::Pending if deadline.poll_expired(cx) => Poll::Ready(false),
+        Poll::Pending => Poll::Pending,
+    })
+    .await
+}
+
+/// Gives a wake-up that came too late to the next in the queue.
+pub(crate) fn pass_on(place: &mut oneshot::Receiver<()>, stats: &ServiceStats) {
+    place.close();
+    if place.try_recv().is_ok() {
+        stats.release();
+    }
+}
