@@ -8,6 +8,7 @@ use crate::balance::Candidate;
 use crate::clock;
 use crate::control::history::History;
 use crate::model::{ListenerProtocol, ListenerSpec};
+use crate::spec;
 use crate::table::{self, Endpoint, Route, Snapshot};
 use axum::Json;
 use axum::http::{Method, Uri};
@@ -53,8 +54,8 @@ pub struct Explanation {
     pub waiting: u32,
     /// Endpoints of the service, candidates first.
     pub endpoints: Vec<Candidacy>,
-    /// `forwarded`, `queued`, or the reason by which it would be refused: `no_listener`, `no_route`, `no_service`,
-    /// `no_endpoint`, `tcp`.
+    /// `forwarded`, `queued`, `held` until there is a replica, or the reason by which it would be refused: `no_listener`,
+    /// `no_route`, `no_service`, `no_endpoint`, `service_off`, `tcp`.
     pub outcome: String,
     /// The outcome as a sentence.
     pub because: String,
@@ -225,7 +226,7 @@ fn picked(
     let count = |word: &str| endpoints.iter().filter(|endpoint| endpoint.state == word).count();
     let (free, full) = (count("candidate"), count("full"));
     let (outcome, because) = match (free, full) {
-        (0, 0) => ("no_endpoint", format!("service {} has no endpoint: no replica of it is ready", service.name())),
+        (0, 0) => absent(service),
         (0, full) => ("queued", format!("each of {full} endpoints serves as many requests as it may: it would wait")),
         (free, _) if fails_open => {
             ("forwarded", format!("no endpoint is usable, so that all {free} are used: one of them would be picked"))
@@ -242,11 +243,24 @@ fn picked(
         port: service.spec.ports.get(route.port).map(|port| port.name.to_string()),
         retries: if IDEMPOTENT.contains(method) { service.spec.retries } else { 0 },
         concurrency,
-        waiting: service.stats.waiting(),
+        waiting: service.stats.still_waiting(),
         endpoints,
         outcome: outcome.to_owned(),
         because,
         ..made
+    }
+}
+
+/// What becomes of a request for a service without endpoints.
+fn absent(service: &table::Service) -> (&'static str, String) {
+    let name = service.name();
+    if service.may_wake() {
+        let limit = spec::Duration::new(service.spec.wake_timeout());
+        return ("held", format!("service {name} has no replica: it would wait up to {limit} for one, and ask for it"));
+    }
+    match service.spec.run {
+        Some(_) => ("service_off", format!("service {name} is scaled to 0")),
+        None => ("no_endpoint", format!("service {name} has no endpoint: no replica of it is ready")),
     }
 }
 

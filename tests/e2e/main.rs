@@ -28,3 +28,4 @@ mod sick;
 mod tunnels;
 mod user;
 mod web;
+mod zero;
