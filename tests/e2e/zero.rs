@@ -214,7 +214,9 @@ async fn reset(target: SocketAddr) -> bool {
         let mut stream = TcpStream::connect(target).await?;
         stream.read(&mut [0; 1]).await
     };
-    within("the end of a stream", LIMIT, read).await.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
+    within("the end of a stream", LIMIT, read)
+        .await
+        .is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
 }
 
 async fn get_held(target: SocketAddr) -> (u16, String, Option<String>) {

@@ -15,6 +15,7 @@ mod support;
 
 mod endpoints;
 mod forwarding;
+mod held;
 mod limits;
 mod refusals;
 mod tcp;

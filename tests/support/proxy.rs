@@ -229,6 +229,11 @@ impl Proxy {
         service.candidates.iter().map(|candidate| candidate.stats.in_flight()).sum()
     }
 
+    /// Wakes so many of those that wait, as the control plane does after it published more endpoints.
+    pub fn wake(&self, count: usize) {
+        self.table.load().services.get(&service()).unwrap().stats.wake(count);
+    }
+
     /// Returns the requests in the wait queue.
     pub fn waiting(&self) -> u32 {
         self.table.load().services.get(&service()).unwrap().stats.waiting()
