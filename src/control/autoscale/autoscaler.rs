@@ -108,8 +108,12 @@ impl Autoscaler {
                     biased;
                     _ = ticks.tick() => self.services.keys().cloned().collect(),
                     rung = self.rung() => {
+                        let waited_for = self.waited_for(rung);
+                        if waited_for.is_empty() {
+                            continue;
+                        }
                         ticks.reset_after(GATHER);
-                        rung
+                        waited_for
                     }
                 };
                 if !self.look_at(names).await {
@@ -117,6 +121,13 @@ impl Autoscaler {
                 }
             }
         }
+    }
+
+    /// Leaves out services for which nothing waits: the ring is an old one, of a time when they had a replica on its way.
+    fn waited_for(&self, mut rung: Vec<ServiceName>) -> Vec<ServiceName> {
+        let snapshot = self.parts.table.load();
+        rung.retain(|name| snapshot.services.get(name).is_some_and(|service| service.stats.still_waiting() > 0));
+        rung
     }
 
     /// Waits until a replica is asked for of services that have none; returns which.
