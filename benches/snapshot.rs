@@ -75,6 +75,7 @@ impl World {
             address,
             trusted_proxies: Vec::new(),
             protocol: Default::default(),
+            resolve: None,
             tls: None,
             redirect_https: false,
         };

@@ -67,7 +67,9 @@ fn the_example_shows_the_default_of_every_key() {
     let acme = Some(control::AcmeOptions::default());
     assert_eq!(loaded.control, control::Options { state: state.clone(), acme, ..control::Options::default() });
     assert_eq!(loaded.proxy, proxy::Options::default());
-    let forward = Some(dns::ForwardOptions::default());
+    let zones = loaded.dns.as_ref().and_then(|dns| dns.forward.as_ref()).unwrap().zones.clone();
+    assert_eq!(zones.len(), 1);
+    let forward = Some(dns::ForwardOptions { zones, ..dns::ForwardOptions::default() });
     let alias = |name: &str, to| dns::AliasOptions {
         name: name.to_owned(),
         namespace: "default".into(),

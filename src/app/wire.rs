@@ -302,6 +302,8 @@ fn serve_names(
     answering.runs(Box::new(Resolver { dns: server.live(), table: table.clone() }));
     let counters = Box::new(server.counters().clone());
     metrics.registry().register(counters).context("failed to register the metrics of DNS")?;
+    let gauges = Box::new(server.gauges());
+    metrics.registry().register(gauges).context("failed to register the metrics of forwarding")?;
     tracing::info!(addresses = ?server.addresses(), zone = options.zone, "answering DNS");
     let [tls, https] = server.tls_addresses();
     if options.tls.is_some() {

@@ -267,7 +267,7 @@ fn read_dns(p: &mut Problems, section: &Dns) -> DnsOptions {
     let sections = (section.kubernetes.as_ref(), section.consul.as_ref());
     let schemas = naming::read_schemas(p, section.schemas.as_deref(), sections, &zone);
     DnsOptions {
-        forward: section.forward.as_ref().map(|forward| forward::read(p, forward, &listen)),
+        forward: section.forward.as_ref().map(|forward| forward::read(p, forward, &listen, &zone)),
         listen,
         zone,
         containers,

@@ -41,7 +41,7 @@ pub use file::{
     Admin, AdminLimits, Control, Dns, DnsLimits, Docker, File, Level, Listen, Log, LogFormat, Node, OnExit,
 };
 pub use file::{Proxy, ProxyLimits, ProxyTimeouts, Store};
-pub use forward::{DnsForward, Upstream, UpstreamError};
+pub use forward::{DnsForward, DnsForwardZone, Resolver, ResolverError};
 pub use load::{Source, load};
 pub use loaded::Loaded;
 pub use naming::{DnsAlias, DnsConsul, DnsKubernetes, DnsSchema};

@@ -8,11 +8,15 @@
 use crate::control::events::Events;
 use crate::control::leaving::Leaving;
 use crate::control::registry::{Contribution, Handle, Registration, RegistryError};
+use crate::control::resolve::{Known, Resolving};
 use crate::control::scheduler;
-use crate::model::{InstanceId, ListenerSpec, NodeId, RouteSpec, ServiceName, ServiceSpec, Source, StaticEndpoint};
+use crate::model::{
+    InstanceId, ListenerSpec, NodeId, ResolveSpec, RouteSpec, ServiceName, ServiceSpec, Source, StaticEndpoint,
+};
 use crate::table::Table;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
+use tokio::task::JoinHandle;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// What a configuration defines.
@@ -31,14 +35,32 @@ pub struct Definitions {
 pub struct Discovery {
     leaving: Leaving,
     node: NodeId,
+    events: Events,
     /// What was contributed last; `None` before the first.
     last: Option<Definitions>,
+    /// Services whose endpoints DNS names.
+    resolved: HashMap<ServiceName, Resolved>,
+}
+
+/// A service whose endpoints DNS names.
+#[derive(Debug)]
+struct Resolved {
+    spec: Arc<ResolveSpec>,
+    known: Known,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Resolved {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 impl Discovery {
     /// Makes a discovery that has contributed nothing; `node` is the machine that static endpoints are counted to.
     pub fn new(registry: Handle, table: Table, events: Events, node: NodeId) -> Self {
-        Self { leaving: Leaving::new(registry, table, events), node, last: None }
+        let leaving = Leaving::new(registry, table, events.clone());
+        Self { leaving, node, events, last: None, resolved: HashMap::new() }
     }
 
     /// Tells who stops the replicas of services that are removed.
@@ -52,13 +74,52 @@ impl Discovery {
     /// # Errors
     /// The registry's first refusal; everything else is carried out.
     pub async fn apply(&mut self, definitions: Definitions) -> Result<u64, RegistryError> {
-        let difference = difference(self.last.as_ref(), &definitions, &self.node);
+        let mut difference = difference(self.last.as_ref(), &definitions, &self.node);
+        difference.contribution.withdraw.extend(self.no_longer_resolved(&definitions));
         self.last = Some(definitions);
         let back = self.leaving.call_back(&difference.contribution);
         let generation = self.leaving.registry().contribute(difference.contribution.clone()).await;
         self.leaving.restore(back).await;
         self.leaving.see_off(difference.contribution.withdraw, difference.removed);
+        self.resolve();
         generation
+    }
+
+    /// Ends the tasks of services that are no longer resolved; returns the endpoints of those that stay.
+    fn no_longer_resolved(&mut self, definitions: &Definitions) -> Vec<InstanceId> {
+        let wanted: HashMap<&ServiceName, bool> =
+            definitions.services.iter().map(|spec| (&spec.name, spec.resolve.is_some())).collect();
+        let mut ids = Vec::new();
+        self.resolved.retain(|name, resolved| {
+            if wanted.get(name) == Some(&false) {
+                ids.extend(resolved.known.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned());
+            }
+            wanted.get(name) == Some(&true)
+        });
+        ids
+    }
+
+    /// Starts the tasks of services that are resolved from now on, or in another way; what is known is kept until then.
+    fn resolve(&mut self) {
+        let services = self.last.iter().flat_map(|last| &last.services);
+        for service in services {
+            let Some(spec) = &service.resolve else { continue };
+            let before = self.resolved.get(&service.name);
+            if before.is_some_and(|before| before.spec == *spec) {
+                continue;
+            }
+            let known = before.map(|before| before.known.clone()).unwrap_or_default();
+            let resolving = Resolving {
+                service: service.name.clone(),
+                spec: spec.clone(),
+                node: self.node.clone(),
+                leaving: self.leaving.another(),
+                events: self.events.clone(),
+                known: known.clone(),
+            };
+            let resolved = Resolved { spec: spec.clone(), known, task: tokio::spawn(resolving.run()) };
+            self.resolved.insert(service.name.clone(), resolved);
+        }
     }
 }
 

@@ -67,11 +67,13 @@ pub enum EventKind {
     CertificateIssued,
     /// No certificate was obtained; the one before is served on.
     CertificateFailed,
+    /// A name of endpoints was not resolved; the endpoints before are kept.
+    ResolveFailed,
 }
 
 impl EventKind {
     /// All kinds, in the order of their declaration.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::ConfigurationApplied,
         Self::ConfigurationRefused,
         Self::InstanceRegistered,
@@ -98,6 +100,7 @@ impl EventKind {
         Self::AcknowledgeLate,
         Self::CertificateIssued,
         Self::CertificateFailed,
+        Self::ResolveFailed,
     ];
 
     /// Returns the name as the API, the log and the CLI show it.
@@ -129,6 +132,7 @@ impl EventKind {
             Self::AcknowledgeLate => "acknowledge_late",
             Self::CertificateIssued => "certificate_issued",
             Self::CertificateFailed => "certificate_failed",
+            Self::ResolveFailed => "resolve_failed",
         }
     }
 }
@@ -249,7 +253,8 @@ fn log(generation: u64, kind: EventKind, service: Option<&ServiceName>, instance
         | EventKind::LeaseExpired
         | EventKind::ReplicaQuarantined
         | EventKind::AcknowledgeLate
-        | EventKind::CertificateFailed => {
+        | EventKind::CertificateFailed
+        | EventKind::ResolveFailed => {
             tracing::warn!(event = kind.as_str(), service, instance, generation, "{message}");
         }
         // A start registers thousands at once; that they are ready is what people look for.

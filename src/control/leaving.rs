@@ -58,6 +58,16 @@ impl Leaving {
         let _ = self.tools.scheduler.set(scheduler);
     }
 
+    /// Returns another one, with nobody on the way.
+    pub(super) fn another(&self) -> Self {
+        Self { tools: self.tools.clone(), endpoints: HashMap::new(), services: HashMap::new() }
+    }
+
+    /// Returns the generation of the table.
+    pub(super) fn generation(&self) -> u64 {
+        self.tools.table.load().generation
+    }
+
     /// Returns the registry.
     pub(super) fn registry(&self) -> &registry::Handle {
         &self.tools.registry

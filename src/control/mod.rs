@@ -24,6 +24,7 @@ pub mod plane;
 pub mod probe;
 pub mod publisher;
 pub mod registry;
+mod resolve;
 pub mod rollout;
 pub mod runtime;
 pub mod scheduler;

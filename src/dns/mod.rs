@@ -2,7 +2,7 @@
 //!
 //! Authoritative answers for one zone and for the addresses in the table. [`bind`] makes the sockets, [`serve`] the
 //! threads: UDP in blocking batches on threads of its own, TCP and everything unusual on one more, TLS and HTTPS on one. [`answer()`] is the pure
-//! core between them; what is not ours is asked of other resolvers by `forward.rs` where that is configured. Invariant: an answer names only endpoints that the proxy would pick now, and each
+//! core between them; what is not ours is asked of other resolvers by `forward` where that is configured. Invariant: an answer names only endpoints that the proxy would pick now, and each
 //! is stamped before the answer leaves. Follows RFC 1034, 1035, 2181, 2308, 2782, 6891, 7766, 7858, 7873, 8020, 8482, 8484, 9018.
 
 mod alias;
@@ -13,6 +13,7 @@ mod cookies;
 mod counters;
 mod explain;
 mod forward;
+mod gauges;
 mod handler;
 mod https;
 mod locate;
@@ -35,10 +36,11 @@ pub use authority::Authority;
 pub use containers::{Containers, Gateway};
 pub use counters::{Count, Counters, Forwarded, Forwards, Limited, Limits, Path};
 pub use explain::{Candidacy, Explanation, Line, Riddle};
+pub use gauges::Gauges;
 pub use handler::{Reply, Transport, answer};
 pub use options::{
-    AliasOptions, AliasTargetOptions, ForwardOptions, ListenOptions, Options, RateLimitOptions, SchemaOptions,
-    TlsOptions, ViewOptions,
+    AliasOptions, AliasTargetOptions, ForwardOptions, ForwardZoneOptions, ListenOptions, Options, RateLimitOptions,
+    SchemaOptions, ServerOptions, TlsOptions, ViewOptions,
 };
 pub use schema::{Schema, Schemas};
 pub use server::{Live, Server, ServerError, Sockets, bind, serve};

@@ -1,7 +1,9 @@
 //! Typed options of the DNS server.
 
 use crate::model::{ServiceName, TlsSpec};
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -148,20 +150,83 @@ pub struct TlsOptions {
 /// How names outside the zone are resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForwardOptions {
-    /// Resolvers that are asked; the quickest one answers.
-    pub upstreams: Vec<SocketAddr>,
-    /// Whether those of `/etc/resolv.conf` are asked too, as it is when these options are taken up.
-    pub system: bool,
-    /// Answers that are kept at most; 0 keeps none.
-    pub cache: usize,
+    /// Resolvers that are asked for names of no zone below.
+    pub servers: Vec<ServerOptions>,
+    /// Zones with resolvers of their own; the longest that fits counts.
+    pub zones: Vec<ForwardZoneOptions>,
+    /// Authorities that certificates of resolvers are checked against; `None`: those of the system.
+    pub ca: Option<PathBuf>,
+    /// The file of the system that names its resolvers; read again when it has changed.
+    pub system_file: PathBuf,
+    /// A file of names and addresses, as `/etc/hosts`, that is asked first; read again when it has changed.
+    pub hosts: Option<PathBuf>,
+    /// Room for answers that are kept, in octets; 0 keeps none.
+    pub cache_bytes: usize,
+    /// How long after its TTL an answer is still given when no resolver answers, RFC 8767; zero: never.
+    pub stale: Duration,
     /// Questions that wait for upstream at a time; further ones get SERVFAIL.
     pub max_in_flight: usize,
-    /// One try; there are two, then SERVFAIL.
+    /// One try; SERVFAIL comes after twice this.
     pub timeout: Duration,
     /// Networks whose clients may have names resolved; others get REFUSED.
     pub allow: Networks,
     /// Networks that no answer from upstream may name, against DNS rebinding.
     pub deny_answers: Networks,
+}
+
+/// A zone with resolvers of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForwardZoneOptions {
+    /// The zone, lower case, without the final dot.
+    pub zone: String,
+    /// Its resolvers.
+    pub servers: Vec<ServerOptions>,
+}
+
+/// A resolver and how it is spoken to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ServerOptions {
+    /// Those that the system's file names, over UDP and TCP.
+    System,
+    /// Over UDP, and TCP where an answer is truncated.
+    Plain(SocketAddr),
+    /// DNS over TLS, RFC 7858; `name` is what its certificate must be for.
+    Tls {
+        /// Where it listens.
+        address: SocketAddr,
+        /// Name or address in its certificate.
+        name: Arc<str>,
+    },
+    /// DNS over HTTPS, RFC 8484.
+    Https {
+        /// Where it listens.
+        address: SocketAddr,
+        /// Name or address in its certificate, and the authority of requests.
+        name: Arc<str>,
+        /// Path of requests.
+        path: Arc<str>,
+    },
+}
+
+impl ServerOptions {
+    /// Returns where the resolver listens; `None` for those of the system.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::System => None,
+            Self::Plain(address) | Self::Tls { address, .. } | Self::Https { address, .. } => Some(*address),
+        }
+    }
+}
+
+impl fmt::Display for ServerOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::System => f.write_str("system"),
+            Self::Plain(address) => address.fmt(f),
+            Self::Tls { address, name } => write!(f, "tls://{address}#{name}"),
+            Self::Https { address, name, path } => write!(f, "https://{address}{path}#{name}"),
+        }
+    }
 }
 
 impl Default for Options {
@@ -204,9 +269,14 @@ impl Default for RateLimitOptions {
 impl Default for ForwardOptions {
     fn default() -> Self {
         Self {
-            upstreams: Vec::new(),
-            system: true,
-            cache: 10_000,
+            servers: vec![ServerOptions::System],
+            zones: Vec::new(),
+            ca: None,
+            system_file: PathBuf::from("/etc/resolv.conf"),
+            hosts: Some(PathBuf::from("/etc/hosts")),
+            // Some 40,000 names.
+            cache_bytes: 16 * 1024 * 1024,
+            stale: Duration::from_secs(3600),
             // As Docker's resolver; at 2 s each this is 500 questions a second with every upstream down.
             max_in_flight: 1024,
             timeout: Duration::from_secs(2),

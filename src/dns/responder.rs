@@ -6,13 +6,14 @@
 use crate::clock;
 use crate::dns::cookies::Baker;
 use crate::dns::counters::{Forwarded, Forwards, Path, Shard};
+use crate::dns::forward::{Foreign, question_of};
 use crate::dns::handler::{TCP_BYTES, Transport, answer};
 use crate::dns::onward;
 use crate::dns::settings::{Settings, Shared};
 use crate::dns::slow::answer_unusual;
 use crate::dns::view::{Asker, View};
 use crate::dns::{Reply, Scratch};
-use crate::dnswire::{HEADER_BYTES, Parsed, Query, rcode, reject};
+use crate::dnswire::{Answer, HEADER_BYTES, Parsed, Query, rcode, reject};
 use crate::sys::datagram::{Peer, send_one};
 use crate::table::Reader;
 use std::cell::RefCell;
@@ -252,22 +253,21 @@ impl Responder {
     }
 
     async fn ask_forwarder(&self, asked: Asked, max_udp_bytes: Option<u16>) -> Vec<u8> {
-        let Asked { message, kind, origin: Origin { transport, .. }, .. } = asked;
+        let Asked { message, kind, origin: Origin { asker, transport }, .. } = asked;
         let settings = self.settings.load_full();
-        let flight = settings.forwarder.as_ref().and_then(|forwarder| {
-            let flight = self.forwards.try_fly(forwarder.options().max_in_flight)?;
-            Some((forwarder, flight))
-        });
-        let answered = match &flight {
-            Some((forwarder, _)) => forwarder.answer(&message, max_udp_bytes).await,
-            None => None,
+        let (Some(forwarder), Some(mut query)) = (&settings.forwarder, question_of(&message)) else {
+            return failed(&message);
         };
-        let (octets, counted, code) = answered.unwrap_or_else(|| {
-            let why = if flight.is_some() { Forwarded::Failed } else { Forwarded::Overloaded };
-            (failed(&message), why, rcode::SERVFAIL)
-        });
-        self.forwards.count(counted);
-        self.counters.count(kind, code, transport, Path::Forwarded);
+        self.room.borrow_mut().baker.serve(&mut query, asker.client);
+        let max_bytes = max_udp_bytes.map_or(TCP_BYTES, |most| Answer::udp_bytes(&query, most));
+        let Some(_flight) = self.forwards.try_fly(forwarder.options().max_in_flight) else {
+            self.forwards.count(Forwarded::Overloaded);
+            self.counters.count(kind, rcode::SERVFAIL, transport, Path::Forwarded);
+            return failed(&message);
+        };
+        let (octets, answered) = forwarder.answer(&Foreign { query, client: asker.client, max_bytes }).await;
+        self.forwards.count(answered.counted);
+        self.counters.count(kind, answered.code, transport, answered.path);
         octets
     }
 }

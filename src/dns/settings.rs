@@ -2,11 +2,10 @@
 //!
 //! Addresses, zone and threads are not in it: those need a restart.
 
-use crate::dns::forward::Forwarder;
+use crate::dns::forward::{Answered, Foreign, Forwarder};
 use crate::dns::rate::Limiter;
 use crate::dns::view::{Asker, Scopes, View};
 use crate::dns::{Aliases, Authority, Gateway, Options, Schemas};
-use crate::dnswire::rcode;
 use crate::rng::Rng;
 use crate::table::Snapshot;
 use arc_swap::ArcSwap;
@@ -48,7 +47,7 @@ impl Settings {
         let known = before.and_then(|before| before.forwarder.as_ref());
         let forwarder = options.forward.as_ref().map(|wanted| match known.filter(|known| known.options() == wanted) {
             Some(known) => known.clone(),
-            None => Arc::new(Forwarder::new(wanted.clone(), addresses)),
+            None => Arc::new(Forwarder::new(wanted.clone(), addresses, &options.zone)),
         });
         let known = before.map(|before| &before.limiter).filter(|known| *known.options() == options.rate_limit);
         let limiter = known
@@ -100,6 +99,19 @@ impl Settings {
             (Some(forwarder), Some(client)) => forwarder.allows(client),
             _ => false,
         }
+    }
+
+    /// Answers a question over UDP that is for the forwarder from what it knows.
+    pub(crate) fn known(
+        &self,
+        query: &Query<'_>,
+        client: Option<IpAddr>,
+        now_ms: u64,
+        out: &mut [u8],
+    ) -> Option<Answered> {
+        let max_bytes = Answer::udp_bytes(query, self.authority.max_udp_bytes);
+        let asked = Foreign { query: *query, client, max_bytes };
+        self.forwarder.as_ref()?.quick(&asked, now_ms, out)
     }
 
     /// Returns whether a refusal is because the client may not have names resolved.

@@ -102,7 +102,13 @@ impl Worker {
                 (Parsed::Fast(query), Verdict::Send) => {
                     let view = settings.view(snapshot, now_ms, asker);
                     let reply = answer(&view, &query, Transport::Udp, &mut self.scratch, out);
-                    if reply.forward {
+                    let is_plain = reply.forward && reply.bytes == 0;
+                    let known = if is_plain { settings.known(&query, asker.client, now_ms, out) } else { None };
+                    if let Some(known) = known {
+                        self.counters.count(query.rtype, known.code, Transport::Udp, known.path);
+                        self.forwards.count(known.counted);
+                        Reply::new(known.bytes, known.code)
+                    } else if reply.forward {
                         hand_over(&self.slow, from, message, &self.counters, out)
                     } else {
                         self.counters.count(query.rtype, reply.rcode, Transport::Udp, Path::Fast);

@@ -22,6 +22,7 @@ pub use instance::{Instance, InstanceState, Source, Verdict, Workload};
 pub use rollout::{OnFailure, RolloutSpec, Strategy};
 pub use service::{
     EndpointProtocol, HealthCheck, Limits, ListenerProtocol, ListenerSpec, Objective, OnExit, Outliers, Policy,
-    PortSpec, Probe, Protocol, RouteSpec, RunSpec, ScalePolicy, ScaleSpec, ServiceSpec, StaticEndpoint, Timeouts,
+    PortSpec, Probe, Protocol, ResolveKind, ResolveSpec, RouteSpec, RunSpec, ScalePolicy, ScaleSpec, ServiceSpec,
+    StaticEndpoint, Timeouts,
 };
 pub use tls::{CertificateFiles, ClientCertificate, TlsSpec, TlsVersion, UpstreamTlsSpec, Verify};

@@ -72,6 +72,32 @@ pub struct StaticEndpoint {
     pub traits: Option<Arc<Traits>>,
 }
 
+/// Endpoints that DNS names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResolveSpec {
+    /// The name, lower case, without the final dot.
+    pub name: Arc<str>,
+    /// What is asked for.
+    pub kind: ResolveKind,
+    /// Port numbers in the order of the service's ports; the first is 0 where the records have it.
+    pub ports: Vec<u16>,
+    /// DNS servers that are asked; empty: those of the system.
+    pub servers: Vec<SocketAddr>,
+}
+
+/// What is asked for to find endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResolveKind {
+    /// A and AAAA.
+    Address,
+    /// A.
+    V4,
+    /// AAAA.
+    V6,
+    /// SRV (RFC 2782), and the addresses of its targets.
+    Service,
+}
+
 /// What one active check does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Probe {
@@ -264,6 +290,8 @@ pub struct ServiceSpec {
     pub tls: Option<Arc<UpstreamTlsSpec>>,
     /// Number of the stored revision that this is; 0 before it is stored.
     pub revision: u64,
+    /// Where DNS names its endpoints; then it has no others.
+    pub resolve: Option<Arc<ResolveSpec>>,
 }
 
 impl ServiceSpec {

@@ -65,6 +65,13 @@ impl Service {
         let scale = self.read_scale(p);
         let replicas = self.read_replicas(p, scale.as_ref().map_or(1, |scale| scale.min.max(1)));
         let rollout = self.read_rollout(p);
+        let resolve = self.resolve.as_ref().and_then(|resolve| {
+            resolve.read(p, self.ports.iter().skip(1).map(|port| port.number.unwrap_or_default())).map(Arc::new)
+        });
+        if self.resolve.is_some() && (!self.endpoints.is_empty() || self.run.is_some()) {
+            let what = if self.run.is_some() { "run" } else { "[[service.endpoint]]" };
+            p.add("resolve", format!("is there beside {what}"), "endpoints come from one of them: remove the other");
+        }
         let tls = self.tls.as_ref().map(|tls| Arc::new(tls.read(p)));
         match name {
             Some(name) if problems.is_empty() => Ok(model::ServiceSpec {
@@ -89,6 +96,7 @@ impl Service {
                 replicas,
                 scale,
                 rollout,
+                resolve,
                 tls,
                 revision: 0,
             }),
@@ -183,12 +191,12 @@ impl Service {
                 "must not stand on the first port",
                 "its number is the one in the address of each [[service.endpoint]]",
             ),
-            Some(_) if self.endpoints.is_empty() => p.add(
+            Some(_) if self.endpoints.is_empty() && self.resolve.is_none() => p.add(
                 "number",
                 "needs a [[service.endpoint]]",
                 "processes get their numbers from node.port_range, as ${PORT_<NAME>}; remove number",
             ),
-            None if index > 0 && !self.endpoints.is_empty() => {
+            None if index > 0 && (!self.endpoints.is_empty() || self.resolve.is_some()) => {
                 p.absent("number", "add the number that every [[service.endpoint]] offers this port on");
             }
             Some(_) | None => {}

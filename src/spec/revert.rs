@@ -3,8 +3,8 @@
 use crate::model;
 use crate::spec::scale::write_scale;
 use crate::spec::{
-    Address, Endpoint, EndpointProtocol, Health, Limits, Outliers, Policy, Port, ProbeType, Protocol, Range, Rollout,
-    Run, Service, ServiceDns, ServiceTls, Timeouts, written,
+    Address, Endpoint, EndpointProtocol, Health, Limits, Outliers, Policy, Port, ProbeType, Protocol, Range, Resolve,
+    Rollout, Run, Service, ServiceDns, ServiceTls, Timeouts, written,
 };
 use std::net::SocketAddr;
 
@@ -31,6 +31,7 @@ impl Service {
             scale: model.scale.as_ref().map(write_scale),
             rollout: model.run.as_ref().map(|_| Rollout::write(&model.rollout)),
             dns: Some(ServiceDns::write(&model.dns)),
+            resolve: model.resolve.as_deref().map(Resolve::write),
             tls: model.tls.as_deref().map(ServiceTls::from_model),
             run: model.run.as_ref().map(Run::from_model),
             ports: write_ports(model),
@@ -115,7 +116,8 @@ fn write_ports(model: &model::ServiceSpec) -> Vec<Port> {
         let container = container.filter(|container| container.address != model::ContainerAddress::Host)?;
         container.ports.get(i).copied()
     };
-    let numbers = model.endpoints.first().map_or(&[] as &[u16], |endpoint| &endpoint.ports);
+    let named = model.resolve.as_deref().map_or(&[] as &[u16], |resolve| &resolve.ports);
+    let numbers = model.endpoints.first().map_or(named, |endpoint| &endpoint.ports);
     let port = |(i, port): (usize, &model::PortSpec)| Port {
         name: Some(port.name.to_string()),
         number: in_container(i).or_else(|| numbers.get(i).copied().filter(|_| i > 0 && container.is_none())),

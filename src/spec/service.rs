@@ -1,7 +1,7 @@
 //! The definition of a service, as written. Defaults are named in the documentation of each key and filled in by
 //! `spec/convert.rs`.
 
-use crate::spec::{Address, Duration, Range, Rollout, Run, Scale, ServiceDns, ServiceTls};
+use crate::spec::{Address, Duration, Range, Resolve, Rollout, Run, Scale, ServiceDns, ServiceTls};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -68,6 +68,9 @@ pub struct Service {
     /// How DNS answers for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dns: Option<ServiceDns>,
+    /// Endpoints that DNS names, instead of those written here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resolve: Option<Resolve>,
     /// How its endpoints are spoken to in TLS; without this section in clear text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<ServiceTls>,

@@ -31,6 +31,7 @@ pub(crate) fn spec(name: &str, ports: &[&str]) -> Arc<ServiceSpec> {
         replicas: 0,
         scale: None,
         rollout: RolloutSpec::default(),
+        resolve: None,
         tls: None,
         revision: 0,
     })

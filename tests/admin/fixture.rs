@@ -261,6 +261,7 @@ fn spec(service: &str) -> ServiceSpec {
         replicas: 0,
         scale: None,
         rollout: RolloutSpec::default(),
+        resolve: None,
         tls: None,
         revision: 0,
     }

@@ -10,7 +10,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use weir::dns::{ForwardOptions, Forwarded, Options};
+use weir::dns::{ForwardOptions, Forwarded, Options, ServerOptions};
 
 /// A resolver for `*.example.`; ends with the test's process.
 #[derive(Clone)]
@@ -134,9 +134,13 @@ fn question_edns(name: &str, kind: RecordType, size: u16) -> Message {
     message
 }
 
+fn plain(addresses: Vec<SocketAddr>) -> Vec<ServerOptions> {
+    addresses.into_iter().map(ServerOptions::Plain).collect()
+}
+
 fn server(upstreams: Vec<SocketAddr>, change: impl FnOnce(&mut ForwardOptions)) -> Fixture {
     let mut forward =
-        ForwardOptions { upstreams, system: false, timeout: Duration::from_secs(1), ..ForwardOptions::default() };
+        ForwardOptions { servers: plain(upstreams), timeout: Duration::from_secs(1), ..ForwardOptions::default() };
     change(&mut forward);
     let mut fixture = Fixture::start(|options: &mut Options| options.forward = Some(forward));
     fixture.publish(vec![(spec("web", &["http"]), vec![instance("web", "web-1", "10.1.0.1", &[80])])]);
@@ -333,7 +337,7 @@ fn forwarding_is_taken_up_and_given_up_while_it_runs() {
     let fixture = Fixture::start(|_| {});
     let ask = || code(&ask_at(fixture.address, &question("www.example.", RecordType::A)));
     assert_eq!(ask(), ResponseCode::Refused);
-    let forward = ForwardOptions { upstreams: vec![upstream.address], system: false, ..ForwardOptions::default() };
+    let forward = ForwardOptions { servers: plain(vec![upstream.address]), ..ForwardOptions::default() };
     let live = fixture.server.live();
     live.apply(&Options { forward: Some(forward.clone()), ..Options::default() });
     assert_eq!((ask(), ask()), (ResponseCode::NoError, ResponseCode::NoError));

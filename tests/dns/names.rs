@@ -236,7 +236,11 @@ fn completing() -> Fixture {
 }
 
 fn forward_to(upstream: SocketAddr) -> ForwardOptions {
-    ForwardOptions { upstreams: vec![upstream], system: false, ..ForwardOptions::default() }
+    ForwardOptions {
+        servers: vec![weir::dns::ServerOptions::Plain(upstream)],
+        hosts: None,
+        ..ForwardOptions::default()
+    }
 }
 
 #[test]

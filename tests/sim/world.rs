@@ -247,6 +247,7 @@ pub(crate) fn spec(service: &str, health: Option<HealthCheck>) -> Arc<ServiceSpe
         replicas: 0,
         scale: None,
         rollout: RolloutSpec::default(),
+        resolve: None,
         tls: None,
         revision: 0,
     })

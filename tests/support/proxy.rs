@@ -88,6 +88,7 @@ fn spec() -> ServiceSpec {
         replicas: 0,
         scale: None,
         rollout: RolloutSpec::default(),
+        resolve: None,
         tls: None,
         revision: 0,
     }

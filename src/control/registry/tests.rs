@@ -56,6 +56,7 @@ pub(crate) fn spec(service: &str, health: Option<HealthCheck>) -> ServiceSpec {
         replicas: 0,
         scale: None,
         rollout: RolloutSpec::default(),
+        resolve: None,
         tls: None,
         revision: 0,
     }
