@@ -1,9 +1,8 @@
 //! The registry's rules, one by one: each command in each state, accepted and refused.
 
 use crate::control::events::EventKind;
-use crate::control::registry::{
-    Adopted, Command, Contribution, Done, Effects, Registration, RegistryError, Rules, State,
-};
+use crate::control::registry::{Adopted, Command, Contribution, Done, Effects, Registration};
+use crate::control::registry::{RegistryError, Rules, State};
 use crate::model::{
     HealthCheck, Instance, InstanceId, InstanceState, Limits, NodeId, Outliers, Policy, PortSpec, Probe, Protocol,
     RolloutSpec, ServiceName, ServiceSpec, Source, Timeouts, Transition, Verdict,
