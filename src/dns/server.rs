@@ -268,7 +268,6 @@ impl Server {
         &self.counters
     }
 
-<<<<<<< HEAD
     /// Returns what listens on the gateways of containers' networks, at this port; on none yet.
     pub fn containers(&self, port: u16, binder: &Binder, table: &Table) -> Containers {
         Containers {
@@ -281,11 +280,11 @@ impl Server {
             open: Vec::new(),
             told: BTreeSet::new(),
         }
-=======
+    }
+
     /// Returns what the forwarder has and how its resolvers do; a Prometheus collector.
     pub fn gauges(&self) -> Gauges {
         Gauges::new(self.settings.clone())
->>>>>>> 0b305b6 (DNS forwarding: by zone, with a cache bounded by octets, old answers when nobody answers, a race of resolvers, DoT and DoH, names of hosts; services whose endpoints DNS names)
     }
 
     /// Returns what changes the server while it runs.
