@@ -6,6 +6,7 @@ use crate::dns::forward::{Answered, Foreign, Forwarder};
 use crate::dns::rate::Limiter;
 use crate::dns::view::{Asker, Scopes, View};
 use crate::dns::{Aliases, Authority, Gateway, Options, Schemas};
+use crate::dnswire::{Answer, Query, rcode};
 use crate::rng::Rng;
 use crate::table::Snapshot;
 use arc_swap::ArcSwap;
