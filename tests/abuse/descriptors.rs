@@ -69,11 +69,12 @@ async fn without_descriptors_accepting_pauses_and_what_is_open_goes_on() {
     drop(crowd);
     assert_eq!(within("an answer", LIMIT, late.answer()).await.text(), "fine");
     assert_eq!(kept.exchange(GET).await.text(), "fine");
-    // Each worker says once that it pauses, and once that it does not any more.
+    // Each worker says when it pauses and when it does not any more: a few times, as those who waited come all at once.
     let told =
         |what: &str| weir.log().lines().filter(|line| line.contains(what) && line.contains("descriptors")).count();
     let pausing = told("accepting pauses");
-    assert!((1..=thread::available_parallelism().unwrap().get()).contains(&pausing), "{}", weir.log());
-    eventually("the end", LIMIT, async || (told("there are descriptors again") == pausing).then_some(())).await;
+    assert!((1..=8 * thread::available_parallelism().unwrap().get()).contains(&pausing), "{}", weir.log());
+    let ended = || told("there are descriptors again") == told("accepting pauses");
+    eventually("the end", LIMIT, async || ended().then_some(())).await;
     assert_eq!(weir.child.try_wait().unwrap(), None);
 }
