@@ -75,7 +75,6 @@ impl World {
             address,
             trusted_proxies: Vec::new(),
             protocol: Default::default(),
-            resolve: None,
             tls: None,
             redirect_https: false,
         };

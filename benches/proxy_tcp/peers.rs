@@ -30,7 +30,7 @@ pub(crate) fn start(name: &str, setting: &Setting<'_>) -> io::Result<Peer> {
     let folder = setting.folder.join(name);
     fs::create_dir_all(&folder)?;
     let listen = match name {
-        "own" => own_addresses(setting.backends),
+        "own" => own_addresses(setting.backends)?,
         _ => [free_address()?, free_address()?],
     };
     let (name, command) = match name {
@@ -78,15 +78,16 @@ fn haproxy(folder: &Path, listen: [SocketAddr; 2], setting: &Setting<'_>) -> io:
 }
 
 /// Where Weir serves the services `s0` and `s1` at their own addresses.
-fn own_addresses(backends: [SocketAddr; 2]) -> [SocketAddr; 2] {
+fn own_addresses(backends: [SocketAddr; 2]) -> io::Result<[SocketAddr; 2]> {
     let mut addresses = Addresses::new(RANGE, &Contents::default(), 0);
-    let names = ["s0", "s1"].map(|name| ServiceName::parse(name).expect("a label"));
+    let name = |name| ServiceName::parse(name).map_err(io::Error::other);
+    let names = [name("s0")?, name("s1")?];
     for name in &names {
         addresses.assign(name, 0);
     }
     let all = addresses.all();
     let of = |index: usize| SocketAddr::new(all[&names[index]], backends[index].port());
-    [of(0), of(1)]
+    Ok([of(0), of(1)])
 }
 
 /// Weir with a listener for each backend, or with services' own addresses instead (as root).

@@ -105,16 +105,12 @@ pub(super) async fn build(
     let admin = tokio::spawn(admin::serve(doors, loaded.admin.clone(), state, closes));
     let serve = |(names, wanted)| serve_names((names, &keyring), wanted, &table, &metrics, &answering, &signal);
     let dns = names.zip(loaded.dns.as_ref()).map(serve).transpose()?;
-    if let Some((server, port)) = dns.as_ref().zip(loaded.dns.as_ref().and_then(|dns| dns.containers)) {
-        let gateways = server.containers(port, &binder, &table);
-        containers::start(gateways, &loaded.control.docker, signal.clone()).await;
-    }
+    answer_containers(dns.as_ref(), &loaded, (&binder, &table), &signal).await;
     show_certificates(&metrics, &certificates)?;
     let (challenges, shown) = (keyring.challenges().clone(), metrics.clone());
     let parts = proxy::Parts { table: table.clone(), metrics: shown, access, tls, challenges };
-    let workers =
-        proxy::start(&loaded.proxy, listening.lend(count)?, parts, &signal).context("failed to start workers")?;
-    let live = Live::new(listening, workers);
+    let workers = proxy::start(&loaded.proxy, listening.lend(count)?, parts, &signal);
+    let live = Live::new(listening, workers.context("failed to start workers")?);
     let reloader = Reloader {
         current: written,
         listening: loaded.listeners,
@@ -141,6 +137,20 @@ pub(super) async fn build(
     tokio::spawn(reloader.run(signal));
     follow_file(origin.watch, &configuration);
     Ok(Parts { route, trigger, live, control, dns, admin, configuration, upgrader, close_admin, metrics })
+}
+
+/// Answers DNS at the gateways of containers, where that is wanted.
+async fn answer_containers(
+    dns: Option<&dns::Server>,
+    loaded: &Loaded,
+    (binder, table): (&Binder, &Table),
+    signal: &Signal,
+) {
+    let port = loaded.dns.as_ref().and_then(|dns| dns.containers);
+    if let Some((server, port)) = dns.zip(port) {
+        let gateways = server.containers(port, binder, table);
+        containers::start(gateways, &loaded.control.docker, signal.clone()).await;
+    }
 }
 
 /// Returns the table before anything is in it.

@@ -98,12 +98,7 @@ pub(crate) async fn start(name: &str) -> Weir {
     let directory = std::env::temp_dir().join(format!("weir-api-{}-{name}", std::process::id()));
     let _ = std::fs::remove_dir_all(&directory);
     std::fs::create_dir_all(&directory).unwrap();
-    let options = admin::Options {
-        listen: Some("127.0.0.1:0".parse().unwrap()),
-        socket: Some(directory.join("weir.sock")),
-        connections: 8,
-        body_bytes: 64 * 1024,
-    };
+    let options = options(&directory);
     let (writer, table) = table::channel(Snapshot::empty(Names::default()));
     let worker = table.reader("worker-0");
     // It takes no requests, so nothing that is withdrawn waits for it.
@@ -165,6 +160,15 @@ pub(crate) async fn start(name: &str) -> Weir {
     };
     eventually("the services are published", async || weir.table.load().services.len() == 3).await;
     weir
+}
+
+fn options(directory: &Path) -> admin::Options {
+    admin::Options {
+        listen: Some("127.0.0.1:0".parse().unwrap()),
+        socket: Some(directory.join("weir.sock")),
+        connections: 8,
+        body_bytes: 64 * 1024,
+    }
 }
 
 /// A configuration that nobody can change.
