@@ -72,7 +72,8 @@ pub struct ConfigurationProblem {
 /// How a reload ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Reloaded {
-    /// `applied`, `unchanged`, or `handed_over`: another process takes it up.
+    /// `applied`, `unchanged`, `handed_over`: another process takes it up; or `handed_before`: another process takes up
+    /// what the file said before, so ask again once that upgrade has ended.
     pub outcome: String,
     /// The number of the upgrade that does; null when this process took it up.
     #[serde(default)]
@@ -153,6 +154,10 @@ pub(super) async fn reload(state: axum::extract::State<Arc<State>>) -> Result<Js
             Outcome::HandedOver(changes, number) => {
                 upgrade = Some(number);
                 ("handed_over", None, changes)
+            }
+            Outcome::HandedBefore(changes, number) => {
+                upgrade = Some(number);
+                ("handed_before", None, changes)
             }
             Outcome::Unchanged => ("unchanged", None, Vec::new()),
             Outcome::Refused(faults) => return Err(state.upgrader.upgrading().unwrap_or_else(|| invalid(&faults))),

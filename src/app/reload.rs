@@ -92,7 +92,7 @@ impl Reloader {
     /// Looks at the file, and takes it up when it differs from what is in use.
     async fn reload(&mut self, cause: Cause) -> Outcome {
         if let Some((changes, number)) = &self.handed {
-            return Outcome::HandedOver(changes.clone(), *number);
+            return Outcome::HandedBefore(changes.clone(), *number);
         }
         let status = self.desk.status();
         let text = match self.read() {

@@ -98,14 +98,19 @@ fn describe_engine(engine: &admin::Engine) -> String {
 
 /// Has the file taken up now; prints what changed.
 pub(super) async fn reload(global: &Global) -> Result<()> {
-    let mut remote = Remote::connect(global.addr.as_deref()).await?;
-    let reloaded: Reloaded = remote.exchange(Method::POST, "/v1/reload", None::<&()>).await?;
-    drop(remote);
-    // Where it moves the API itself, nobody answers here any more.
-    let moves = reloaded.changes.iter().any(|change| change.key.starts_with("admin."));
-    if let Some(number) = reloaded.upgrade.filter(|_| !moves) {
-        taken_over(global, number).await?;
-    }
+    let reloaded = loop {
+        let mut remote = Remote::connect(global.addr.as_deref()).await?;
+        let reloaded: Reloaded = remote.exchange(Method::POST, "/v1/reload", None::<&()>).await?;
+        drop(remote);
+        // Where it moves the API itself, nobody answers here any more.
+        let moves = reloaded.changes.iter().any(|change| change.key.starts_with("admin."));
+        match reloaded.upgrade.filter(|_| !moves) {
+            // The process that answered has read what the file said before: the next one has yet to look at it.
+            Some(number) if reloaded.outcome == "handed_before" => drop(upgrade::ended(global, number).await?),
+            Some(number) => break taken_over(global, number).await.map(|()| reloaded)?,
+            None => break reloaded,
+        }
+    };
     if global.output == Format::Json {
         return output::json(&reloaded);
     }

@@ -77,6 +77,8 @@ pub enum Outcome {
     Applied(Vec<Change>, u64),
     /// Another process of the same binary takes over and takes it up: what changed, and the number of the upgrade.
     HandedOver(Vec<Change>, u64),
+    /// Another process is taking up what the file said before, and looks at it anew: what changed then, and its upgrade.
+    HandedBefore(Vec<Change>, u64),
     /// It says what is in use already.
     Unchanged,
     /// Nothing of it is in use; the last good one still is.
@@ -201,7 +203,7 @@ impl Desk {
     pub fn count(&self, outcome: &Outcome) {
         let counter = match outcome {
             Outcome::Applied(..) | Outcome::HandedOver(..) => &self.counts.applied,
-            Outcome::Unchanged => &self.counts.unchanged,
+            Outcome::Unchanged | Outcome::HandedBefore(..) => &self.counts.unchanged,
             Outcome::Refused(_) => &self.counts.refused,
         };
         counter.fetch_add(1, Ordering::Relaxed);
