@@ -5,7 +5,7 @@ use crate::admin::rates::Reading;
 use crate::admin::{Problem, State, extract, refusal};
 use crate::clock;
 use crate::control::scheduler::ServiceStatus;
-use crate::model::{Policy, Probe, Protocol};
+use crate::model::{Policy, PortSpec, Probe, Protocol};
 use crate::table;
 use axum::Json;
 use axum::http::StatusCode;
@@ -26,6 +26,9 @@ pub struct Service {
     pub policy: String,
     /// Its ports; the first is the default of routes.
     pub ports: Vec<Port>,
+    /// Its own address; null: services have none (`dns.service_addresses`).
+    #[serde(default)]
+    pub address: Option<String>,
     /// What one active check does; null: none is configured.
     pub check: Option<String>,
     /// Whether Weir runs its replicas, so that it can be scaled.
@@ -61,6 +64,9 @@ pub struct Port {
     pub name: String,
     /// `tcp` or `udp`.
     pub protocol: String,
+    /// The number at which Weir serves it on the service's own address; null: it does not.
+    #[serde(default)]
+    pub served: Option<u16>,
 }
 
 /// Services.
@@ -133,12 +139,8 @@ fn row(rates: &Reading, service: &table::Service, status: Option<&ServiceStatus>
         name: service.name().name().to_owned(),
         namespace: service.name().namespace().to_owned(),
         policy: policy_name(service.spec.policy).to_owned(),
-        ports: service
-            .spec
-            .ports
-            .iter()
-            .map(|port| Port { name: port.name.to_string(), protocol: protocol_name(port.protocol).to_owned() })
-            .collect(),
+        ports: ports(service),
+        address: service.address.map(|address| address.to_string()),
         check: service.spec.health.as_ref().map(|health| match &health.probe {
             Probe::Tcp => "tcp".to_owned(),
             Probe::Grpc { service, .. } => format!("grpc {service}").trim_end().to_owned(),
@@ -158,6 +160,17 @@ fn row(rates: &Reading, service: &table::Service, status: Option<&ServiceStatus>
         // Not `sum`: that of nothing is -0.0.
         rps: counted().fold(0.0, |total, candidate| total + rates.of(candidate)),
     }
+}
+
+fn ports(service: &table::Service) -> Vec<Port> {
+    let number = |index| service.spec.served().find(|(served, _)| *served == index).map(|(_, number)| number);
+    let declared = service.spec.ports.iter().enumerate();
+    let port = |(index, port): (usize, &PortSpec)| Port {
+        name: port.name.to_string(),
+        protocol: protocol_name(port.protocol).to_owned(),
+        served: service.address.and_then(|_| number(index)),
+    };
+    declared.map(port).collect()
 }
 
 pub(super) fn policy_name(policy: Policy) -> &'static str {

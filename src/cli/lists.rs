@@ -1,6 +1,6 @@
 //! `weir ps`, `weir services`, `weir endpoints`: what the running Weir has.
 
-use crate::admin::{Endpoints, Instances, RunBy, Services};
+use crate::admin::{Endpoints, Instances, Port, RunBy, Services};
 use crate::cli::args::ServiceArgs;
 use crate::cli::global::{Format, Global};
 use crate::cli::output::{self, Table};
@@ -52,13 +52,14 @@ pub(super) async fn services(global: &Global) -> Result<()> {
         "STATE",
         "POLICY",
         "PORTS",
+        "ADDRESS",
         "CHECK",
         "INFLIGHT",
         "WAITING",
         "RPS",
     ]);
     for service in found.services {
-        let ports: Vec<String> = service.ports.iter().map(|port| format!("{}/{}", port.name, port.protocol)).collect();
+        let ports: Vec<String> = service.ports.iter().map(port).collect();
         let replicas =
             if service.scalable { format!("{}/{}", service.running, service.replicas) } else { String::new() };
         table.row([
@@ -68,6 +69,7 @@ pub(super) async fn services(global: &Global) -> Result<()> {
             state(service.quarantined, service.fail_open, service.usable).to_owned(),
             service.policy,
             ports.join(","),
+            service.address.unwrap_or_default(),
             service.check.unwrap_or_default(),
             service.in_flight.to_string(),
             service.waiting.to_string(),
@@ -103,6 +105,12 @@ pub(super) async fn endpoints(global: &Global, args: &ServiceArgs) -> Result<()>
         ]);
     }
     Ok(output::table(&table)?)
+}
+
+/// Writes a port as `http/tcp`, or `http:80/tcp` where the service's own address has it at a number.
+fn port(port: &Port) -> String {
+    let number = port.served.map(|number| format!(":{number}")).unwrap_or_default();
+    format!("{}{number}/{}", port.name, port.protocol)
 }
 
 fn of_service(path: &str, args: &ServiceArgs) -> String {

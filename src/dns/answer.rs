@@ -7,7 +7,7 @@ use crate::dns::locate::Pick;
 use crate::dns::order::{Fit, Order};
 use crate::dns::schema::{Kind, Schema};
 use crate::dns::view::View;
-use crate::dnswire::{Answer, Section, record, rtype, skip_label};
+use crate::dnswire::{Answer, Section, parse_name, record, rtype, skip_label};
 use crate::rng::Rng;
 use crate::table::names::Owner;
 use crate::table::{Lead, Service};
@@ -329,14 +329,20 @@ pub(crate) fn add_address(answer: &mut Answer<'_, '_>, ask: &Ask<'_, '_>, addres
     }
 }
 
-/// Adds the names of the instances behind an address, in the form of the schema. Health does not matter here: the name stays
-/// right.
+/// Adds the names of the instances behind an address, or of the service whose own it is, in the form of the schema. Health
+/// does not matter here: the name stays right.
 pub(crate) fn add_names(answer: &mut Answer<'_, '_>, ask: &Ask<'_, '_>, owners: &[Owner]) -> Fit {
     let view = ask.view;
     for owner in owners {
         let service = view.snapshot.services.at(owner.slot).filter(|service| view.scope.sees_service(service));
         let Some(service) = service else { continue };
-        let Some(index) = service.records.find(owner.id.as_str().as_bytes()) else { continue };
+        let Some(id) = &owner.id else {
+            match add_own_name(answer, ask, service) {
+                Fit::All => continue,
+                Fit::Part => return Fit::Part,
+            }
+        };
+        let Some(index) = service.records.find(id.as_str().as_bytes()) else { continue };
         let Some(native) = service.records.target(index) else { continue };
         let address = service.endpoints.get(index).map(|endpoint| endpoint.address);
         let written = ask.schema.target(native, view.snapshot.names.zone(), address);
@@ -349,6 +355,20 @@ pub(crate) fn add_names(answer: &mut Answer<'_, '_>, ask: &Ask<'_, '_>, owners: 
         stamp(service, index, ttl.until_ms);
     }
     Fit::All
+}
+
+/// Adds the name of a service whose own address was asked about, in the form of the schema. Allocates: rarely asked for.
+fn add_own_name(answer: &mut Answer<'_, '_>, ask: &Ask<'_, '_>, service: &Service) -> Fit {
+    let name = service.name();
+    let key = parse_name(&format!("{}.{}", name.name(), name.namespace()));
+    let target = key.and_then(|key| ask.schema.service(key.strip_suffix(&[0])?));
+    let Some(target) = target else { return Fit::All };
+    let ttl = Ttl::of(ask.view, service).seconds(ask.view.now_ms);
+    let fixed = record::fixed(rtype::PTR, ttl, target.name().len());
+    match answer.add(Section::Answer, ask.owner, &[&fixed, target.name()]) {
+        Some(_) => Fit::All,
+        None => Fit::Part,
+    }
 }
 
 /// Notes until when an answer that names the endpoint may be cached; a read suffices when another answer did in this

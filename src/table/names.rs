@@ -24,13 +24,13 @@ pub struct Names {
     reverse: Shards<IpAddr, Arc<[Owner]>>,
 }
 
-/// An instance behind an address.
+/// Who is behind an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {
-    /// Slot of its service.
+    /// Slot of the service.
     pub slot: usize,
-    /// The instance.
-    pub id: InstanceId,
+    /// The instance; `None`: the service itself, whose own address it is.
+    pub id: Option<InstanceId>,
 }
 
 /// What a name stands for.
@@ -124,7 +124,8 @@ impl Names {
         }
     }
 
-    /// Returns the instances that have this address and are ready; loopback addresses have none.
+    /// Returns the instances that have this address and are ready, or the service whose own it is; loopback addresses have
+    /// none.
     pub fn owners(&self, address: IpAddr) -> Option<&[Owner]> {
         self.reverse.find(hash_address(address), |key| *key == address).map(|owners| &**owners)
     }
@@ -233,10 +234,17 @@ fn reverse_edits(before: Option<&Service>, after: Option<&Service>, out: &mut Ve
         for endpoint in list.iter().filter(|e| !kept.contains(&(&e.id, e.address))) {
             let address = endpoint.address.to_canonical();
             if !address.is_loopback() {
-                out.push((hash_address(address), address, edit(Owner { slot, id: endpoint.id.clone() })));
+                out.push((hash_address(address), address, edit(Owner { slot, id: Some(endpoint.id.clone()) })));
             }
         }
     };
     put(before, old, ReverseEdit::Remove);
     put(after, new, ReverseEdit::Add);
+    let own = |service: Option<&Service>| service.and_then(|service| Some((service.slot, service.address?)));
+    if own(before) != own(after) {
+        let sides = [(own(before), ReverseEdit::Remove as fn(Owner) -> ReverseEdit), (own(after), ReverseEdit::Add)];
+        for ((slot, address), edit) in sides.into_iter().filter_map(|(own, edit)| Some((own?, edit))) {
+            out.push((hash_address(address), address, edit(Owner { slot, id: None })));
+        }
+    }
 }

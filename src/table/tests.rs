@@ -2,9 +2,10 @@
 
 use crate::dnswire::{parse_name, record, rtype};
 use crate::model::{Instance, ServiceName};
-use crate::table::fixture::{empty, instance, set};
-use crate::table::names::{Found, Names, below};
+use crate::table::fixture::{empty, instance, set, spec};
+use crate::table::names::{Found, Names, Owner, below};
 use crate::table::{Change, Changes, Snapshot, build};
+use std::sync::Arc;
 
 /// What is found, in lower case.
 fn kind(snapshot: &Snapshot, name: &str) -> String {
@@ -77,7 +78,7 @@ fn reverse_names_follow_the_endpoints_and_leave_loopback_out() {
     let table = set(&empty(), &[("web", &["http"], &[one.clone(), two.clone()])]);
     let owners = |table: &Snapshot, address: &str| -> Vec<String> {
         let owners = table.names.owners(address.parse().unwrap()).unwrap_or_default();
-        owners.iter().map(|o| o.id.to_string()).collect()
+        owners.iter().map(|o| o.id.as_ref().unwrap().to_string()).collect()
     };
     assert_eq!(owners(&table, "10.0.0.1"), ["web-1"]);
     assert!(owners(&table, "127.0.0.1").is_empty());
@@ -89,6 +90,26 @@ fn reverse_names_follow_the_endpoints_and_leave_loopback_out() {
     assert_eq!(owners(&moved, "10.0.0.9"), ["web-1"]);
     let swapped = set(&moved, &[("web", &["http"], &[instance("web", "web-1", "10.0.0.9", &[80])])]);
     assert_eq!(owners(&swapped, "10.0.0.9"), ["web-1"]);
+}
+
+#[test]
+fn a_service_owns_its_own_address_while_it_is_there() {
+    let own = |text: &str| Some(Arc::new([(ServiceName::parse("web").unwrap(), text.parse().unwrap())].into()));
+    let change = |table: &Snapshot, change: Change, addresses| {
+        build(table, Changes { services: vec![change], addresses, ..Changes::default() })
+    };
+    let web =
+        || Change::Set { spec: spec("web", &["http"]), instances: vec![instance("web", "web-1", "10.0.0.1", &[80])] };
+    let owners = |table: &Snapshot, address: &str| table.names.owners(address.parse().unwrap()).map(<[_]>::to_vec);
+    let table = change(&set(&empty(), &[("api", &["http"], &[])]), web(), own("198.18.0.7"));
+    let service = Some(vec![Owner { slot: 1, id: None }]);
+    assert_eq!(owners(&table, "198.18.0.7"), service);
+    let again = change(&table, web(), None);
+    assert_eq!(owners(&again, "198.18.0.7"), service);
+    let moved = change(&again, web(), own("198.18.0.8"));
+    assert_eq!((owners(&moved, "198.18.0.7"), owners(&moved, "198.18.0.8")), (None, service));
+    let gone = change(&moved, Change::Remove(ServiceName::parse("web").unwrap()), None);
+    assert_eq!((owners(&gone, "198.18.0.8"), owners(&gone, "10.0.0.1")), (None, None));
 }
 
 #[test]

@@ -125,7 +125,11 @@ async fn services_routes_and_table_are_shown() {
     assert_eq!(names, ["jobs", "web", "api"]);
     let web = get(weir.address, "/v1/services/web").await.json();
     assert_eq!((web["policy"].as_str(), web["usable"].as_u64()), (Some("round-robin"), Some(1)));
-    assert_eq!(web["ports"], serde_json::json!([{"name":"http","protocol":"tcp"},{"name":"metrics","protocol":"tcp"}]));
+    let port = |name: &str| serde_json::json!({"name": name, "protocol": "tcp", "served": null});
+    assert_eq!(
+        (&web["ports"], &web["address"]),
+        (&serde_json::json!([port("http"), port("metrics")]), &serde_json::Value::Null)
+    );
     assert_eq!(get(weir.address, "/v1/services/jobs").await.json()["rps"].to_string(), "0.0", "no sign");
     assert_eq!(get(weir.address, "/v1/services/staging%2Fapi").await.json()["namespace"], "staging");
     assert_eq!(get(weir.address, "/v1/services/none").await.code(), "unknown_service");

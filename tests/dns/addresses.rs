@@ -5,13 +5,16 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 const SETTLED: Duration = Duration::from_secs(30);
+
+/// Where Weir answers DNS in each namespace, besides loopback.
+const RESOLVER: &str = "10.77.0.1";
 
 /// A network namespace with nothing but loopback; it lasts as long as this and what runs in it.
 #[derive(Clone)]
@@ -20,7 +23,8 @@ struct Space(Arc<File>);
 impl Space {
     fn new() -> Self {
         let mut holder = Command::new("unshare")
-            .args(["--net", "sh", "-c", "ip link set lo up && echo up && exec sleep 600"])
+            .args(["--net", "sh", "-c", "ip link set lo up && ip addr add $0 dev lo && echo up && exec sleep 600"])
+            .arg(RESOLVER)
             .stdout(Stdio::piped())
             .spawn()
             .expect("unshare is installed and this runs as root");
@@ -31,6 +35,21 @@ impl Space {
         holder.kill().unwrap();
         holder.wait().unwrap();
         Self(Arc::new(file))
+    }
+
+    /// Makes another namespace that is led through this one, as containers and virtual machines are.
+    fn neighbour(&self) -> Self {
+        let other = Self::new();
+        let place = format!("/proc/{}/fd/{}", std::process::id(), other.0.as_raw_fd());
+        let script = "ip link add weir0 type veth peer name weir1 && ip link set weir1 netns $0 \
+                      && ip addr add 10.78.0.1/24 dev weir0 && ip link set dev weir0 up";
+        let made = self.run("sh", &["-c", script, &place]);
+        assert!(made.status.success(), "{made:?}");
+        let script = "ip addr del $0/32 dev lo && ip addr add 10.78.0.2/24 dev weir1 && ip link set dev weir1 up \
+                      && ip route add default via 10.78.0.1";
+        let led = other.run("sh", &["-c", script, RESOLVER]);
+        assert!(led.status.success(), "{led:?}");
+        other
     }
 
     /// Does something inside, on a thread of its own; what it starts is inside too.
@@ -59,10 +78,15 @@ impl Space {
         all.lines().filter(|line| line.contains("198.18.")).collect::<Vec<_>>().join("\n")
     }
 
+    /// Asks Weir, and returns what it answers.
+    fn dig(&self, question: &[&str]) -> String {
+        let server = format!("@{RESOLVER}");
+        self.said("dig", &[&[&server, "-p", "8600", "+short", "+tries=1", "+time=2"], question].concat())
+    }
+
     /// Resolves a name by Weir.
     fn resolve(&self, name: &str) -> String {
-        let name = format!("{name}.weir.internal");
-        self.said("dig", &["@127.0.0.1", "-p", "8600", "+short", "+tries=1", "+time=2", &name, "A"])
+        self.dig(&[&format!("{name}.weir.internal"), "A"])
     }
 }
 
@@ -78,7 +102,7 @@ impl Weir {
         let folder = Folder::new("own-addresses");
         let state = folder.0.join("state");
         let text = format!(
-            "[node]\nworkloads_on_exit = \"stop\"\n\n[store]\npath = \"{}\"\n\n[dns]\nservice_addresses = \"198.18.0.0/16\"\n\n{services}",
+            "[node]\nworkloads_on_exit = \"stop\"\n\n[store]\npath = \"{}\"\n\n[dns]\nlisten = [\"{RESOLVER}:8600\"]\nservice_addresses = \"198.18.0.0/16\"\n\n{services}",
             state.display()
         );
         folder.write("weir.toml", &text);
@@ -184,22 +208,30 @@ fn ask(address: SocketAddr) -> Result<String, String> {
 fn replaced_under_load(deploys: usize) {
     let space = Space::new();
     let weir = Weir::start(&space, &services());
+    let places = [space.neighbour(), space.clone()];
     assert!(space.routes().starts_with("local 198.18.0.0/16 dev lo"), "{}", space.routes());
     let names = [("db", 5432u16), ("log", 5432), ("web", 80)];
     for (name, _) in names {
         weir.settled(name, 2);
     }
     let addresses = names.map(|(name, _)| space.resolve(name));
+    assert_eq!(names.map(|(name, _)| places[0].resolve(name)), addresses);
     assert!(addresses.iter().all(|address| address.starts_with("198.18.")), "{addresses:?}");
     let distinct: std::collections::BTreeSet<_> = addresses.iter().collect();
     assert_eq!(distinct.len(), 3, "{addresses:?}");
-    assert_eq!(space.said("dig", &["@127.0.0.1", "-p", "8600", "+short", "db.weir.internal", "AAAA"]), "");
+    assert_eq!(space.dig(&["db.weir.internal", "AAAA"]), "");
+    let names_back = [0, 1, 2].map(|n: usize| space.dig(&["-x", &addresses[n]]));
+    assert_eq!(names_back, names.map(|(name, _)| format!("{name}.default.weir.internal.")));
+    let listed = String::from_utf8(weir.cli(&["services"]).stdout).unwrap();
+    let row = listed.lines().find(|line| line.starts_with("web ")).unwrap_or_else(|| panic!("{listed}"));
+    assert!(row.contains("main:80/tcp") && row.contains(&addresses[2]), "{listed}");
     let stop = Arc::new(AtomicBool::new(false));
     let asked = Arc::new(AtomicUsize::new(0));
     let clients: Vec<_> = names
         .iter()
         .zip(&addresses)
-        .map(|((name, port), address)| {
+        .zip(places.iter().cycle())
+        .map(|(((name, port), address), space)| {
             let address: SocketAddr = format!("{address}:{port}").parse().unwrap();
             let (space, stop, asked, name) = (space.clone(), stop.clone(), asked.clone(), (*name).to_owned());
             std::thread::spawn(move || {

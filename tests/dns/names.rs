@@ -13,6 +13,7 @@ use std::thread;
 use std::time::Duration;
 use weir::dns::{AliasOptions, AliasTargetOptions, ForwardOptions, Options, SchemaOptions, ViewOptions};
 use weir::model::{Instance, ServiceName, ServiceSpec, Traits};
+use weir::table::{Change, Changes, build};
 
 /// All schemas and an alias to every kind of place.
 fn options(options: &mut Options) {
@@ -273,6 +274,16 @@ fn what_a_search_line_completes_in_vain_costs_one_question() {
     assert_eq!(alias, (yes, vec!["A 192.0.2.7".into(), "CNAME db.example.com.".into()]));
 }
 
+/// Asks from an address of loopback.
+fn ask_from(last: u8, server: SocketAddr, message: &Message) -> Message {
+    let socket = UdpSocket::bind(SocketAddr::from(([127, 0, 0, last], 0))).unwrap();
+    socket.set_read_timeout(Some(crate::server::WAIT)).unwrap();
+    socket.send_to(&message.to_vec().unwrap(), server).unwrap();
+    let mut octets = [0; 1500];
+    let length = socket.recv(&mut octets).unwrap();
+    Message::from_vec(&octets[..length]).unwrap()
+}
+
 #[test]
 fn a_view_sees_its_namespaces_and_prefers_its_zone() {
     let mut fixture = Fixture::start(|all| {
@@ -302,12 +313,7 @@ fn a_view_sees_its_namespaces_and_prefers_its_zone() {
     });
     fixture.publish(services());
     let from = |last: u8, name: &str, kind: RecordType| {
-        let socket = UdpSocket::bind(SocketAddr::from(([127, 0, 0, last], 0))).unwrap();
-        socket.set_read_timeout(Some(crate::server::WAIT)).unwrap();
-        socket.send_to(&question(name, kind).to_vec().unwrap(), fixture.address).unwrap();
-        let mut octets = [0; 1500];
-        let length = socket.recv(&mut octets).unwrap();
-        let answer = Message::from_vec(&octets[..length]).unwrap();
+        let answer = ask_from(last, fixture.address, &question(name, kind));
         (code(&answer), addresses(&answer.answers))
     };
     let a = RecordType::A;
@@ -325,6 +331,33 @@ fn a_view_sees_its_namespaces_and_prefers_its_zone() {
     assert_eq!(from(3, "web.weir.internal.", a), found(&["10.1.0.2"]));
     assert_eq!(from(4, "web.weir.internal.", a), found(&BOTH), "no endpoint is near");
     assert_eq!(from(1, "web.weir.internal.", a), found(&BOTH));
+}
+
+#[test]
+fn a_service_s_own_address_has_the_service_s_name() {
+    let kubernetes = SchemaOptions::Kubernetes { zone: "cluster.local".to_owned() };
+    for (schemas, name) in [
+        (vec![SchemaOptions::Native], "web.default.weir.internal."),
+        (vec![kubernetes, SchemaOptions::Native], "web.default.svc.cluster.local."),
+    ] {
+        let mut fixture = Fixture::start(|all| {
+            all.schemas = schemas;
+            let hidden = ViewOptions { namespaces: Some(vec!["staging".into()]), ..ViewOptions::default() };
+            all.views = vec![ViewOptions { networks: vec![([127, 0, 0, 2].into(), 32)], ..hidden }];
+        });
+        let web = spec("web", &["http"]);
+        let own = Some(Arc::new([(web.name.clone(), [198, 18, 0, 7].into())].into()));
+        let services = vec![Change::Set { spec: Arc::new(web), instances: vec![] }];
+        let next = build(&fixture.publisher.current(), Changes { services, addresses: own, ..Changes::default() });
+        fixture.publisher.publish(next);
+        let reverse = |last: u8, name: &str| {
+            let answer = ask_from(last, fixture.address, &question(name, RecordType::PTR));
+            (code(&answer), addresses(&answer.answers))
+        };
+        assert_eq!(reverse(1, "7.0.18.198.in-addr.arpa."), (ResponseCode::NoError, vec![name.to_owned()]));
+        assert_eq!(reverse(2, "7.0.18.198.in-addr.arpa."), (ResponseCode::Refused, vec![]), "not of its namespaces");
+        assert_eq!(reverse(1, "8.0.18.198.in-addr.arpa."), (ResponseCode::Refused, vec![]), "nobody's");
+    }
 }
 
 #[test]

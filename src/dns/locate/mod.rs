@@ -133,7 +133,8 @@ fn pod(view: &View<'_>, key: &[u8]) -> Option<IpAddr> {
     let owners = view.snapshot.names.owners(address)?;
     let of = |slot| view.snapshot.services.at(slot).filter(|service| view.scope.sees_service(service));
     let owned = |service: &Arc<Service>| service.name().namespace().as_bytes() == namespace;
-    owners.iter().filter_map(|owner| of(owner.slot)).any(owned).then_some(address)
+    let instances = owners.iter().filter(|owner| owner.id.is_some());
+    instances.filter_map(|owner| of(owner.slot)).any(owned).then_some(address)
 }
 
 /// Names of Consul: `[<tag>.]<service>.service`, `_<service>._<tag>.service` and `<hex>.addr`, each with the data center or
