@@ -26,11 +26,13 @@ impl Candidate {
 /// Returns who may be used now: the usable ones, or all when none is (fail open, details 5). The flag says which.
 ///
 /// The fail-open rule ignores only the verdict and the ejection; what is starting, draining or gone is no candidate.
-pub fn usable(candidates: &[Candidate], now_ms: u64) -> (impl Iterator<Item = usize> + '_, bool) {
-    let fail_open = !candidates.iter().any(|c| c.is_usable(now_ms));
-    let chosen =
-        candidates.iter().enumerate().filter(move |(_, c)| fail_open || c.is_usable(now_ms)).map(|(index, _)| index);
-    (chosen, fail_open)
+/// `every` says that all are known to be usable: then nothing of them is read.
+pub fn usable(candidates: &[Candidate], every: bool, now_ms: u64) -> (impl Iterator<Item = usize> + '_, bool) {
+    let fail_open = !every && !candidates.iter().any(|c| c.is_usable(now_ms));
+    let is_chosen = move |&index: &usize| {
+        every || fail_open || candidates.get(index).is_some_and(|candidate| candidate.is_usable(now_ms))
+    };
+    ((0..candidates.len()).filter(is_chosen), fail_open)
 }
 
 #[cfg(test)]
@@ -38,26 +40,25 @@ mod tests {
     use super::{Candidate, usable};
     use crate::balance::EndpointStats;
     use std::sync::Arc;
-    use std::sync::atomic::Ordering;
 
     fn candidate(healthy: bool, ejected_until_ms: u64) -> Candidate {
         let stats = EndpointStats::new();
-        stats.ejected_until_ms.store(ejected_until_ms, Ordering::Relaxed);
+        stats.eject_until(ejected_until_ms);
         Candidate { stats: Arc::new(stats), weight: 1, healthy, ready_ms: 0 }
     }
 
     #[test]
     fn leaves_out_unhealthy_and_ejected_ones() {
         let all = [candidate(true, 0), candidate(false, 0), candidate(true, 100), candidate(true, 50)];
-        let (indices, open) = usable(&all, 50);
+        let (indices, open) = usable(&all, false, 50);
         assert_eq!((indices.collect::<Vec<_>>(), open), (vec![0, 3], false));
     }
 
     #[test]
     fn fails_open_when_none_is_left() {
         let all = [candidate(false, 0), candidate(true, 100)];
-        let (indices, open) = usable(&all, 50);
+        let (indices, open) = usable(&all, false, 50);
         assert_eq!((indices.collect::<Vec<_>>(), open), (vec![0, 1], true));
-        assert_eq!(usable(&[], 0).0.count(), 0);
+        assert_eq!(usable(&[], false, 0).0.count(), 0);
     }
 }

@@ -13,4 +13,4 @@ mod stats;
 pub use candidate::{Candidate, usable};
 pub use outlier::{Failure, observe};
 pub use picker::{Local, Picker, Tried};
-pub use stats::{EndpointStats, InFlight, ServiceStats};
+pub use stats::{EndpointStats, InFlight, Marks, ServiceStats};

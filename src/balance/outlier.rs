@@ -54,7 +54,7 @@ pub fn observe(
 fn eject(stats: &crate::balance::EndpointStats, rule: &Outliers, now_ms: u64) -> u64 {
     let base = u64::try_from(rule.base.as_millis()).unwrap_or(u64::MAX).max(1);
     let max = u64::try_from(rule.max.as_millis()).unwrap_or(u64::MAX).max(base);
-    let last_end = stats.ejected_until_ms.load(Ordering::Relaxed);
+    let last_end = stats.ejected_until_ms();
     let mut count = stats.ejections.load(Ordering::Relaxed);
     let last_length = base.saturating_mul(1u64 << count.saturating_sub(1).min(32)).min(max);
     if count > 0 && now_ms.saturating_sub(last_end) > last_length.saturating_mul(FORGIVE_FACTOR) {
@@ -62,7 +62,7 @@ fn eject(stats: &crate::balance::EndpointStats, rule: &Outliers, now_ms: u64) ->
     }
     let length = base.saturating_mul(1u64 << count.min(32)).min(max);
     stats.ejections.store(count + 1, Ordering::Relaxed);
-    stats.ejected_until_ms.store(now_ms + length, Ordering::Relaxed);
+    stats.eject_until(now_ms + length);
     stats.gateway_errors.store(0, Ordering::Relaxed);
     stats.server_errors.store(0, Ordering::Relaxed);
     length

@@ -296,7 +296,6 @@ mod tests {
     use crate::model::Policy;
     use crate::rng::Rng;
     use std::sync::Arc;
-    use std::sync::atomic::Ordering;
     use std::time::Duration;
 
     const ALL: [Policy; 5] =
@@ -350,7 +349,7 @@ mod tests {
         for policy in ALL {
             let mut all = candidates(&[1; 4]);
             all[0].healthy = false;
-            all[1].stats.ejected_until_ms.store(100, Ordering::Relaxed);
+            all[1].stats.eject_until(100);
             assert_eq!(counts(&plain(policy), &all, 50, 100)[..2], [0, 0], "{policy:?}");
             let picker = Picker::new(policy, Duration::ZERO, Some(1));
             let _full = all[2].stats.begin();

@@ -5,6 +5,37 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
 
+/// What is known of all endpoints of a service together, so that who uses them all need not look at each: one line of the
+/// cache instead of one for each endpoint.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct Marks {
+    /// The latest end of an ejection among them.
+    ejected_until_ms: AtomicU64,
+    /// Until when a DNS answer that named any of them may be cached.
+    named_until_ms: AtomicU64,
+}
+
+impl Marks {
+    /// Returns whether any of the endpoints may be ejected; true also for one that is gone.
+    pub fn any_ejected(&self, now_ms: u64) -> bool {
+        self.ejected_until_ms.load(Ordering::Relaxed) > now_ms
+    }
+
+    /// Notes that a DNS answer which names endpoints of the service may be cached until `until_ms`; called before it is sent. A
+    /// read suffices when another answer did in this millisecond.
+    pub fn name_until(&self, until_ms: u64) {
+        if self.named_until_ms.load(Ordering::Acquire) < until_ms {
+            self.named_until_ms.fetch_max(until_ms, Ordering::AcqRel);
+        }
+    }
+
+    /// Returns until when DNS answers that named endpoints of the service may be cached; 0: there was none.
+    pub fn named_until_ms(&self) -> u64 {
+        self.named_until_ms.load(Ordering::Acquire)
+    }
+}
+
 /// Shared counters of one endpoint; the same value in each snapshot that holds the endpoint.
 ///
 /// The in-flight count is the only line that workers contend for on the request path.
@@ -18,23 +49,27 @@ pub struct EndpointStats {
     pub(crate) gateway_errors: AtomicU32,
     pub(crate) server_errors: AtomicU32,
     pub(crate) ejections: AtomicU32,
-    pub(crate) ejected_until_ms: AtomicU64,
+    ejected_until_ms: AtomicU64,
     requests: AtomicU64,
     failures: AtomicU64,
     /// Last latency average that a worker exported, in microseconds; for people, not for picking.
     latency_us: AtomicU32,
     /// Last expected delay that a worker exported, in microseconds; for people.
     delay_us: AtomicU32,
-    /// Until when a DNS answer that named the endpoint may be cached.
-    named_until_ms: AtomicU64,
     serial: u64,
+    marks: Arc<Marks>,
 }
 
 static NEXT_SERIAL: AtomicU64 = AtomicU64::new(1);
 
 impl EndpointStats {
-    /// Returns zeroed counters with a serial number that is unique in the process.
+    /// Returns zeroed counters with a serial number that is unique in the process, for an endpoint that stands alone.
     pub fn new() -> Self {
+        Self::of(Arc::default())
+    }
+
+    /// Returns zeroed counters with a serial number that is unique in the process, for an endpoint of a service.
+    pub fn of(marks: Arc<Marks>) -> Self {
         Self {
             in_flight: AtomicU32::new(0),
             tunnels: AtomicU32::new(0),
@@ -46,9 +81,15 @@ impl EndpointStats {
             failures: AtomicU64::new(0),
             latency_us: AtomicU32::new(0),
             delay_us: AtomicU32::new(0),
-            named_until_ms: AtomicU64::new(0),
             serial: NEXT_SERIAL.fetch_add(1, Ordering::Relaxed),
+            marks,
         }
+    }
+
+    /// Ejects it until then.
+    pub(crate) fn eject_until(&self, until_ms: u64) {
+        self.ejected_until_ms.store(until_ms, Ordering::Relaxed);
+        self.marks.ejected_until_ms.fetch_max(until_ms, Ordering::Relaxed);
     }
 
     /// Returns the number that identifies the endpoint across snapshots.
@@ -134,14 +175,14 @@ impl EndpointStats {
         self.delay_us.load(Ordering::Relaxed)
     }
 
-    /// Notes that a DNS answer which names the endpoint may be cached until `until_ms`; called before it is sent.
-    pub fn name_until(&self, until_ms: u64) {
-        self.named_until_ms.fetch_max(until_ms, Ordering::AcqRel);
+    /// Returns what is known of all endpoints of its service together.
+    pub fn marks(&self) -> &Marks {
+        &self.marks
     }
 
-    /// Returns until when DNS answers that named the endpoint may be cached; 0: never named.
-    pub fn named_until_ms(&self) -> u64 {
-        self.named_until_ms.load(Ordering::Acquire)
+    /// Returns when its ejection ends or ended, in milliseconds; 0: it was never ejected.
+    pub(crate) fn ejected_until_ms(&self) -> u64 {
+        self.ejected_until_ms.load(Ordering::Relaxed)
     }
 }
 
@@ -190,11 +231,17 @@ impl Drop for InFlight {
 /// The lock is taken only while a service is saturated; it guards a deque and is never held across an await.
 #[derive(Debug, Default)]
 pub struct ServiceStats {
+    marks: Arc<Marks>,
     waiting: AtomicU32,
     queue: Mutex<VecDeque<oneshot::Sender<()>>>,
 }
 
 impl ServiceStats {
+    /// Returns what is known of all endpoints together.
+    pub fn marks(&self) -> &Arc<Marks> {
+        &self.marks
+    }
+
     /// Returns the requests that wait for a free replica.
     pub fn waiting(&self) -> u32 {
         self.waiting.load(Ordering::Acquire)

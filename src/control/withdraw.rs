@@ -54,8 +54,10 @@ pub async fn drained(
 ) -> DrainOutcome {
     let steps = async {
         acknowledged(table, withdrawn.generation, events, id).await;
+        // Now, as no answer names it any more, though others of its service are named on.
+        let named_until_ms = withdrawn.stats.marks().named_until_ms();
         finished(&withdrawn.stats).await;
-        aged_out(&withdrawn.stats).await;
+        aged_out(named_until_ms).await;
     };
     match timeout(deadline, steps).await {
         Ok(()) => DrainOutcome::Drained,
@@ -83,12 +85,9 @@ async fn finished(stats: &EndpointStats) {
     }
 }
 
-async fn aged_out(stats: &EndpointStats) {
-    loop {
-        let left_ms = stats.named_until_ms().saturating_sub(clock::now_ms());
-        if left_ms == 0 {
-            return;
-        }
+async fn aged_out(named_until_ms: u64) {
+    let left_ms = named_until_ms.saturating_sub(clock::now_ms());
+    if left_ms > 0 {
         sleep(Duration::from_millis(left_ms)).await;
     }
 }
@@ -170,7 +169,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn waits_until_dns_answers_have_aged_out() {
         let mut world = World::new();
-        world.stats.name_until(clock::now_ms() + 4_000);
+        world.stats.marks().name_until(clock::now_ms() + 4_000);
         let (outcome, took) = world.drain().await.unwrap();
         assert_eq!((outcome, took.as_secs()), (DrainOutcome::Drained, 4));
     }
@@ -185,7 +184,7 @@ mod tests {
         assert_eq!(took.as_secs(), 30);
         drop(reader);
         world.stats = Arc::default();
-        world.stats.name_until(clock::now_ms() + 300_000);
+        world.stats.marks().name_until(clock::now_ms() + 300_000);
         let (outcome, took) = world.drain().await.unwrap();
         assert_eq!((outcome.is_cut(), took.as_secs()), (true, 30));
     }

@@ -1,13 +1,13 @@
 //! Choosing and copying the records of a service: who may be used now, in random order, as many as fit.
 //!
-//! Every endpoint that an answer names is stamped with the time until which the answer may be cached, before the answer
-//! leaves: a withdrawal waits for that (details: `table::Acknowledger`, `EndpointStats::name_until`).
+//! A service of which an answer names endpoints is stamped with the time until which the answer may be cached, before the
+//! answer leaves: a withdrawal waits for that (details: `table::Acknowledger`, `Marks::name_until`).
 
 use crate::dns::locate::Pick;
 use crate::dns::order::{Fit, Order};
 use crate::dns::schema::{Kind, Schema};
 use crate::dns::view::View;
-use crate::dnswire::{Answer, Section, parse_name, record, rtype, skip_label};
+use crate::dnswire::{Answer, OWNER_IS_QUESTION, Section, parse_name, record, rtype, skip_label};
 use crate::rng::Rng;
 use crate::table::names::Owner;
 use crate::table::{Lead, Service};
@@ -21,8 +21,6 @@ const CONSUL_PRIORITY: u16 = 1;
 pub struct Scratch {
     /// Chosen endpoints, in the order in which they are copied.
     order: Order,
-    /// Candidates that share addresses, by the number of their address.
-    sharing: Vec<(usize, usize)>,
     /// One flag per distinct address.
     seen: Vec<bool>,
     /// Endpoints of SRV records with the offset of their target.
@@ -53,17 +51,17 @@ struct Ttl {
 impl Scratch {
     /// Returns empty room; `rng` decides the order of records.
     pub fn new(rng: Rng) -> Self {
-        Self { order: Order::new(rng), sharing: Vec::new(), seen: Vec::new(), targets: Vec::new() }
+        Self { order: Order::new(rng), seen: Vec::new(), targets: Vec::new() }
     }
 }
 
 impl Ttl {
     /// The TTL of a service's records; for a while after a change it is short.
     fn of(view: &View<'_>, service: &Service) -> Self {
-        let (own_ms, now_ms) = (service.records.ttl_ms(), view.now_ms);
+        let ((own_ms, changed_ms), now_ms) = (service.front.age(), view.now_ms);
         let short = view.authority.changed_ttl_seconds;
         let short_ms = u64::from(short) * 1000;
-        if short_ms >= own_ms || service.changed_ms == 0 || now_ms >= service.changed_ms + view.authority.settle_ms {
+        if short_ms >= own_ms || changed_ms == 0 || now_ms >= changed_ms + view.authority.settle_ms {
             return Self { until_ms: now_ms + own_ms, octets: None };
         }
         Self { until_ms: now_ms + short_ms, octets: Some(short.to_be_bytes()) }
@@ -107,6 +105,9 @@ pub(crate) fn add_addresses(
     pick: &Pick<'_>,
     scratch: &mut Scratch,
 ) -> Fit {
+    if ask.owner == OWNER_IS_QUESTION && pick.tag.is_none() && add_front(answer, ask, service, scratch) {
+        return Fit::All;
+    }
     let records = &service.records;
     let lead = lead(ask, service);
     if let Lead::Own(own) = lead {
@@ -120,46 +121,47 @@ pub(crate) fn add_addresses(
             && (lead == Lead::Endpoints || reaches(ask.view, service, index))
     };
     let ttl = Ttl::of(ask.view, service);
-    let Scratch { order, sharing, seen, .. } = scratch;
+    service.front.name_until(ttl.until_ms);
+    let Scratch { order, seen, .. } = scratch;
     order.clear(service.spec.dns.answers);
     if !records.shares_addresses() {
         order.extend(chosen(ask, service, pick).filter(of_kind));
         order.weigh(service, records.differ_in_weight());
         return order.each(|index| {
-            let copied = records.address(index).and_then(|a| put(answer, Section::Answer, ask.owner, a, ttl));
-            if copied.is_some() {
-                stamp(service, index, ttl.until_ms);
-            }
-            copied.is_some()
+            records.address(index).and_then(|a| put(answer, Section::Answer, ask.owner, a, ttl)).is_some()
         });
     }
-    sharing.clear();
     seen.clear();
     seen.resize(service.endpoints.len(), false);
     for index in chosen(ask, service, pick).filter(of_kind) {
         let first = records.first_with_address(index);
-        sharing.push((index, first));
         if let Some(seen) = seen.get_mut(first).filter(|seen| !**seen) {
             *seen = true;
             order.extend([first]);
         }
     }
     order.weigh(service, records.differ_in_weight());
-    seen.fill(false);
-    let fit = order.each(|first| {
-        let added = records.address(first).and_then(|a| put(answer, Section::Answer, ask.owner, a, ttl));
-        if let Some(flag) = seen.get_mut(first).filter(|_| added.is_some()) {
-            *flag = true;
-        }
-        added.is_some()
-    });
-    // The answer names every usable endpoint behind a copied address.
-    for &(index, first) in sharing.iter() {
-        if seen.get(first) == Some(&true) {
-            stamp(service, index, ttl.until_ms);
-        }
+    order.each(|first| records.address(first).and_then(|a| put(answer, Section::Answer, ask.owner, a, ttl)).is_some())
+}
+
+/// Adds all addresses of a service that tells everybody all its endpoints, in random order; `false`: they are not to be had
+/// that way, and nothing was added.
+fn add_front(answer: &mut Answer<'_, '_>, ask: &Ask<'_, '_>, service: &Service, scratch: &mut Scratch) -> bool {
+    let Some((records, size)) = service.front.records(ask.kind, ask.view.now_ms) else { return false };
+    let count = records.len() / size;
+    let Some(placed) = u16::try_from(count).ok().and_then(|count| answer.add_all(records, count)) else { return false };
+    let ttl = Ttl::of(ask.view, service);
+    if let Some(octets) = ttl.octets {
+        // Behind owner, type and class.
+        placed
+            .chunks_exact_mut(size)
+            .filter_map(|record| record.get_mut(6..10))
+            .for_each(|t| t.copy_from_slice(&octets));
     }
-    fit
+    scratch.order.shuffle(placed, size);
+    // Before the answer leaves.
+    service.front.name_until(ttl.until_ms);
+    true
 }
 
 /// Adds one SRV record per usable endpoint that offers the port, then their addresses as far as they fit (RFC 2782).
@@ -178,6 +180,7 @@ pub(crate) fn add_services(
         return add_own_service(answer, ask, service, own);
     }
     let ttl = Ttl::of(ask.view, service);
+    service.front.name_until(ttl.until_ms);
     let Scratch { order, targets, .. } = scratch;
     order.clear(service.spec.dns.answers);
     let everywhere = service.is_everywhere();
@@ -188,7 +191,6 @@ pub(crate) fn add_services(
     let fit = order.each(|index| {
         let Some(at) = add_service(answer, ask, service, (index, port), ttl) else { return false };
         targets.push((index, at));
-        stamp(service, index, ttl.until_ms);
         true
     });
     if fit == Fit::All {
@@ -266,7 +268,7 @@ pub(crate) fn add_instance(answer: &mut Answer<'_, '_>, ask: &Ask<'_, '_>, servi
     if put(answer, Section::Answer, ask.owner, address, ttl).is_none() {
         return Fit::Part;
     }
-    stamp(service, index, ttl.until_ms);
+    service.front.name_until(ttl.until_ms);
     Fit::All
 }
 
@@ -352,7 +354,7 @@ pub(crate) fn add_names(answer: &mut Answer<'_, '_>, ask: &Ask<'_, '_>, owners: 
         if answer.add(Section::Answer, ask.owner, &[&fixed, target]).is_none() {
             return Fit::Part;
         }
-        stamp(service, index, ttl.until_ms);
+        service.front.name_until(ttl.until_ms);
     }
     Fit::All
 }
@@ -368,15 +370,5 @@ fn add_own_name(answer: &mut Answer<'_, '_>, ask: &Ask<'_, '_>, service: &Servic
     match answer.add(Section::Answer, ask.owner, &[&fixed, target.name()]) {
         Some(_) => Fit::All,
         None => Fit::Part,
-    }
-}
-
-/// Notes until when an answer that names the endpoint may be cached; a read suffices when another answer did in this
-/// millisecond.
-fn stamp(service: &Service, index: usize, until_ms: u64) {
-    if let Some(candidate) = service.candidates.get(index)
-        && candidate.stats.named_until_ms() < until_ms
-    {
-        candidate.stats.name_until(until_ms);
     }
 }

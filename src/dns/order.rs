@@ -57,6 +57,26 @@ impl Order {
         self.weighted = true;
     }
 
+    /// Brings elements of `size` octets each into random order (Fisher and Yates). One number of 64 bits serves eight draws
+    /// below 256: each takes the whole part of a product and leaves its fraction to the next.
+    pub(crate) fn shuffle(&mut self, elements: &mut [u8], size: usize) {
+        let mut random = 0;
+        for (drawn, at) in (1..elements.len() / size.max(1)).rev().enumerate() {
+            if drawn % 8 == 0 || at > 255 {
+                random = self.rng.next_u64();
+            }
+            let wide = u128::from(random) * (at as u128 + 1);
+            random = wide as u64;
+            let other = usize::try_from(wide >> 64).unwrap_or(0);
+            if other < at
+                && let Some((head, tail)) = elements.split_at_mut_checked(at * size)
+                && let (Some(a), Some(b)) = (head.get_mut(other * size..(other + 1) * size), tail.get_mut(..size))
+            {
+                a.swap_with_slice(b);
+            }
+        }
+    }
+
     /// Calls `copy` with one after the other until it says that one does not fit.
     pub(crate) fn each(&mut self, mut copy: impl FnMut(usize) -> bool) -> Fit {
         let total = self.chosen.len();
@@ -124,6 +144,35 @@ mod tests {
         let (first, two) = shares(false);
         near(first, [0.25; 4]);
         near(two, [0.5; 4]);
+    }
+
+    #[test]
+    fn each_order_of_a_few_elements_is_as_frequent_as_another_and_many_stay_whole() {
+        let mut order = Order::new(Rng::from_seed(5));
+        let mut seen = std::collections::BTreeMap::new();
+        for _ in 0..24_000 {
+            let mut elements = *b"aabbccdd";
+            order.shuffle(&mut elements, 2);
+            *seen.entry(elements).or_insert(0u32) += 1;
+        }
+        assert_eq!(seen.len(), 24);
+        assert!(seen.values().all(|times| (850..1150).contains(times)), "{seen:?}");
+        let mut first = [0u32; 20];
+        for _ in 0..20_000 {
+            let mut elements: Vec<u8> = (0..20).collect();
+            order.shuffle(&mut elements, 1);
+            first[usize::from(elements[0])] += 1;
+            elements.sort_unstable();
+            assert!(elements.iter().copied().eq(0..20));
+        }
+        assert!(first.iter().all(|times| (850..1150).contains(times)), "{first:?}");
+        let mut many: Vec<u8> = (0..700u16).flat_map(|n| n.to_be_bytes()).collect();
+        order.shuffle(&mut many, 2);
+        let mut numbers: Vec<u16> = many.chunks(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]])).collect();
+        assert!(!numbers.is_sorted());
+        numbers.sort_unstable();
+        assert!(numbers.into_iter().eq(0..700));
+        order.shuffle(&mut [], 2);
     }
 
     #[test]

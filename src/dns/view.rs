@@ -153,7 +153,8 @@ impl Scope {
 
     /// Returns whether it sees a service.
     pub fn sees_service(&self, service: &Service) -> bool {
-        self.sees(service.spec.name.namespace())
+        // First: the definition is not in the cache.
+        self.sees_all() || self.sees(service.spec.name.namespace())
     }
 
     /// Returns whether it sees the namespace that a wire name without zone ends with.

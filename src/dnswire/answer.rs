@@ -86,6 +86,20 @@ impl<'q, 'o> Answer<'q, 'o> {
         Some(start)
     }
 
+    /// Adds `count` whole records, which stand one behind the other, to the answer section, owned by the question's name.
+    /// Returns them for the caller to put in order; `None` when they do not all fit and nothing was added.
+    pub fn add_all(&mut self, records: &[u8], count: u16) -> Option<&mut [u8]> {
+        let end = self.length + records.len();
+        if end > self.room {
+            return None;
+        }
+        let place = self.out.get_mut(self.length..end)?;
+        place.copy_from_slice(records);
+        self.length = end;
+        self.counts[Section::Answer as usize] += count;
+        Some(place)
+    }
+
     /// Says that an answer record was left out: sets TC (RFC 2181 §9; never for additional data).
     pub fn truncate(&mut self) {
         self.truncated = true;

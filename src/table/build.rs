@@ -8,7 +8,7 @@ use crate::model::{
     Instance, InstanceId, InstanceState, ListenerProtocol, ListenerSpec, RouteSpec, ServiceName, ServiceSpec, Verdict,
 };
 use crate::table::snapshot::SHARDS;
-use crate::table::{Endpoint, Records, Routes, Service, Snapshot, Wake};
+use crate::table::{Endpoint, Front, Records, Routes, Service, Snapshot, Wake};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -99,6 +99,7 @@ fn apply(next: &mut Snapshot, change: Change, now_ms: u64) -> ServiceChange {
                 let same = old.endpoints.is_empty() || same_endpoints(old, &new);
                 new.changed_ms = if same { old.changed_ms } else { now_ms };
             }
+            new.front = Front::of(&new);
             let new = Arc::new(new);
             put(next, slot, Some(new.clone()));
             (old, Some(new))
@@ -168,6 +169,8 @@ fn all(service: &Service) -> impl Iterator<Item = (&Endpoint, &Candidate)> {
 
 fn service(slot: usize, spec: Arc<ServiceSpec>, instances: &[Instance], old: Option<&Service>, zone: &[u8]) -> Service {
     let known = Known::new(old);
+    let stats = old.map_or_else(|| Arc::new(ServiceStats::default()), |s| s.stats.clone());
+    let fresh = || Arc::new(EndpointStats::of(stats.marks().clone()));
     let (mut endpoints, mut candidates, mut draining) = (Vec::new(), Vec::new(), Vec::new());
     for instance in instances {
         let before = known.find(&instance.id);
@@ -185,7 +188,7 @@ fn service(slot: usize, spec: Arc<ServiceSpec>, instances: &[Instance], old: Opt
             },
         };
         let candidate = Candidate {
-            stats: before.map_or_else(|| Arc::new(EndpointStats::new()), |(_, c)| c.stats.clone()),
+            stats: before.map_or_else(fresh, |(_, c)| c.stats.clone()),
             weight: instance.weight,
             healthy: instance.verdict != Verdict::Unhealthy,
             ready_ms: instance.ready_ms,
@@ -199,7 +202,6 @@ fn service(slot: usize, spec: Arc<ServiceSpec>, instances: &[Instance], old: Opt
             InstanceState::Starting | InstanceState::Gone => {}
         }
     }
-    let stats = old.map_or_else(|| Arc::new(ServiceStats::default()), |s| s.stats.clone());
     // What is wanted in the end only the scheduler knows; until it says so, the definition does.
     let off = spec.replicas == 0 && spec.scale.is_none();
     let wake = old.map_or_else(|| Arc::new(Wake::new(off)), |s| s.wake.clone());
@@ -211,6 +213,7 @@ fn service(slot: usize, spec: Arc<ServiceSpec>, instances: &[Instance], old: Opt
         address: None,
         is_direct: false,
         is_plain: false,
+        front: Front::default(),
         endpoints: endpoints.into(),
         candidates: candidates.into(),
         draining: draining.into(),

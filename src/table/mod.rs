@@ -10,6 +10,7 @@ mod cell;
 pub mod certificates;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod front;
 pub mod names;
 mod reach;
 mod records;
@@ -22,6 +23,7 @@ mod wake;
 
 pub use build::{Change, Changes, ServiceChange, build};
 pub use cell::{Acknowledger, AcknowledgerStatus, Publisher, Reader, Table, channel};
+pub use front::Front;
 pub use reach::{Lead, Whereabouts};
 pub use records::Records;
 pub use route::{Route, Routes};

@@ -46,10 +46,11 @@ pub enum Found {
     Missing,
 }
 
+/// Slots and ports in as few octets as they need: entries lie side by side, and neighbours are looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Target {
-    Service(usize),
-    Port(usize, usize),
+    Service(u32),
+    Port(u32, u16),
 }
 
 /// One name: what it stands for and how many names need it as an empty non-terminal.
@@ -117,8 +118,8 @@ impl Names {
     pub fn find(&self, key: &[u8]) -> Found {
         let node = self.forward.find(xxh3_64(key), |known| **known == *key);
         match node.map(|node| node.target) {
-            Some(Some(Target::Service(slot))) => Found::Service(slot),
-            Some(Some(Target::Port(slot, port))) => Found::Port(slot, port),
+            Some(Some(Target::Service(slot))) => Found::Service(slot as usize),
+            Some(Some(Target::Port(slot, port))) => Found::Port(slot as usize, usize::from(port)),
             Some(None) => Found::Empty,
             None => Found::Missing,
         }
@@ -201,14 +202,19 @@ fn edits(service: &Service, step: Step) -> Vec<(u64, Arc<[u8]>, Edit)> {
     let (name, namespace) = (service.spec.name.name(), service.spec.name.namespace());
     put(namespace.to_owned(), hold);
     let base = format!("{name}.{namespace}");
-    put(base.clone(), target(Target::Service(service.slot)));
+    // There are fewer services than 2^32, and fewer ports than 2^16 (`config`).
+    let slot = u32::try_from(service.slot).unwrap_or(u32::MAX);
+    put(base.clone(), target(Target::Service(slot)));
     for (index, PortSpec { name, protocol, .. }) in service.spec.ports.iter().enumerate() {
         let transport = match protocol {
             Protocol::Tcp => "_tcp",
             Protocol::Udp => "_udp",
         };
         put(format!("{transport}.{base}"), hold);
-        put(format!("_{name}.{transport}.{base}"), target(Target::Port(service.slot, index)));
+        put(
+            format!("_{name}.{transport}.{base}"),
+            target(Target::Port(slot, u16::try_from(index).unwrap_or(u16::MAX))),
+        );
     }
     out
 }

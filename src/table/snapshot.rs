@@ -4,7 +4,7 @@ use crate::balance::{Candidate, Local, Picker, ServiceStats, Tried, usable};
 use crate::model::{InstanceId, ListenerSpec, ServiceName, ServiceSpec, Traits};
 use crate::rng::Rng;
 use crate::table::names::Names;
-use crate::table::{Records, Routes, Wake};
+use crate::table::{Front, Records, Routes, Wake};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -58,6 +58,8 @@ pub struct Service {
     pub(crate) is_direct: bool,
     /// Whether its endpoints are told to everybody, or, with an address of its own, to whoever reaches them all.
     pub(crate) is_plain: bool,
+    /// What the usual question for its addresses is answered from.
+    pub(crate) front: Front,
     /// Endpoints that may be picked; ready instances whatever their verdict.
     pub endpoints: Box<[Endpoint]>,
     /// What policies see of them, in the same order.
@@ -79,12 +81,12 @@ pub struct Service {
 impl Service {
     /// Returns the indices of the endpoints that may be used now, fail-open included: the one predicate of proxy, DNS and API.
     pub fn candidates(&self, now_ms: u64) -> impl Iterator<Item = usize> + '_ {
-        usable(&self.candidates, now_ms).0
+        usable(&self.candidates, self.front.every(now_ms), now_ms).0
     }
 
     /// Returns whether no endpoint is usable, so that all of them are used.
     pub fn fails_open(&self, now_ms: u64) -> bool {
-        !self.endpoints.is_empty() && usable(&self.candidates, now_ms).1
+        !self.endpoints.is_empty() && usable(&self.candidates, self.front.every(now_ms), now_ms).1
     }
 
     /// Picks one endpoint by the service's policy; see [`Picker::pick`].

@@ -195,7 +195,7 @@ fn a_change_shortens_the_ttl_for_a_while_and_stamps_no_longer() {
     assert_eq!(ttls(&fixture, "_http._tcp.web.weir.internal.", RecordType::SRV), [1; 6]);
     assert_eq!(ttls(&fixture, "web-3.web.default.weir.internal.", RecordType::A), [1]);
     let stats = &fixture.publisher.current().services.iter().next().unwrap().candidates[0].stats.clone();
-    assert!(stats.named_until_ms() <= weir::clock::now_ms() + 5000, "the first answer's TTL, not an hour");
+    assert!(stats.marks().named_until_ms() <= weir::clock::now_ms() + 5000, "the first answer's TTL, not an hour");
 }
 
 /// Publishes a thousand changes a second for `seconds` while `askers` ask, each question after the other. Returns questions,

@@ -24,7 +24,7 @@ impl Reading {
     pub(crate) fn new(service: &Service, totals: ServiceTotals, at_ms: u64) -> Self {
         let draining = service.draining.iter().map(|(_, candidate)| candidate);
         let in_service = service.candidates.iter().chain(draining).map(|candidate| candidate.stats.active()).sum();
-        let named = service.candidates.iter().any(|candidate| candidate.stats.named_until_ms() > at_ms);
+        let named = service.stats.marks().named_until_ms() > at_ms;
         Self { totals, in_service, queued: service.stats.still_waiting(), named, at_ms }
     }
 
