@@ -6,10 +6,11 @@
     clippy::indexing_slicing,
     reason = "a program for people"
 )]
-//! One DNS answer without a socket: parse, look up among 10,000 services, choose, copy. Nanoseconds and allocations.
+//! One DNS answer without a socket: parse, look up, choose, copy. Nanoseconds and allocations.
 //!
-//! Questions go round among 1,000 names, so that the table is not in the nearest cache; `near`: one name again and again. Promise: at most 1.5 us for an
-//! answer of ten addresses, some of them cache misses, where the kernel takes 5 us for the datagrams; no allocation.
+//! Two tables: 1,000 services of three endpoints, which the near caches hold, and 10,000 of ten, which they do not. Questions
+//! go round among 1,000 names. Promises: no allocation; in the mean of all kinds of question at most 150 ns in the first
+//! table; in the second at most 500 ns for ten addresses, most of it cache misses. The kernel takes 5 us for the datagrams.
 
 #[path = "support/mod.rs"]
 mod support;
@@ -27,19 +28,32 @@ use weir::table::{Change, Changes, Snapshot, build};
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-const SERVICES: u32 = 10_000;
-const ENDPOINTS: u32 = 10;
 /// Different questions of one kind.
 const QUESTIONS: u32 = 1_000;
-const MOST_NS: f64 = 1500.0;
 
-fn table() -> Snapshot {
+/// A table, and what is promised of it.
+#[derive(Debug, Clone, Copy)]
+struct Table {
+    services: u32,
+    endpoints: u32,
+    /// Most nanoseconds of an answer in the mean of all kinds.
+    mean_ns: Option<f64>,
+    /// Most nanoseconds of an answer with all addresses.
+    addresses_ns: Option<f64>,
+}
+
+const TABLES: [Table; 2] = [
+    Table { services: 1_000, endpoints: 3, mean_ns: Some(150.0), addresses_ns: None },
+    Table { services: 10_000, endpoints: 10, mean_ns: None, addresses_ns: Some(500.0) },
+];
+
+fn build_table(Table { services, endpoints, .. }: Table) -> Snapshot {
     let make = |s: u32| {
         let spec = service(&format!("service-{s}"), Policy::ExpectedDelay);
-        let instances = (0..ENDPOINTS).map(|n| instance(&spec.name, s * ENDPOINTS + n)).collect();
+        let instances = (0..endpoints).map(|n| instance(&spec.name, s * endpoints + n)).collect();
         Change::Set { spec: Arc::new(spec), instances }
     };
-    let changes = Changes { services: (0..SERVICES).map(make).collect(), ..Changes::default() };
+    let changes = Changes { services: (0..services).map(make).collect(), ..Changes::default() };
     build(&Snapshot::empty(Names::new("weir.internal")), changes)
 }
 
@@ -55,9 +69,17 @@ fn question(name: &str, kind: u16, edns: bool) -> Vec<u8> {
 }
 
 fn main() {
+    println!("dns_answer");
+    let good = TABLES.map(measure);
+    assert!(good == [true; TABLES.len()], "a promise is not kept");
+}
+
+/// Measures all kinds of question in one table; returns whether its promises are kept.
+fn measure(table: Table) -> bool {
+    let Table { services, endpoints, .. } = table;
     let start = clock::now();
-    let snapshot = table();
-    println!("dns_answer: {SERVICES} services x {ENDPOINTS} endpoints, built in {:?}", clock::now() - start);
+    let snapshot = build_table(table);
+    println!("\n{services} services x {endpoints} endpoints, built in {:?}", clock::now() - start);
     println!("  {:28} {:>9} {:>7} {:>7} {:>12}", "question", "answer ns", "near ns", "octets", "allocations");
     let (authority, scope) = (Authority::new(&Options::default(), &[]), Scope::default());
     let (schemas, aliases) = (Schemas::default(), Aliases::default());
@@ -71,12 +93,12 @@ fn main() {
         ("no data", "service-S.weir.internal", rtype::AAAA, false),
         ("no such name", "nothing-S.weir.internal", rtype::A, false),
     ];
-    let mut good = true;
+    let (mut all_allocated, mut sum_ns, mut addresses_ns) = (0, 0.0, 0.0f64);
     for (label, pattern, kind, edns) in kinds {
         let questions: Vec<Vec<u8>> = (0..QUESTIONS)
             .map(|n| {
-                let number = n * 7919 % SERVICES;
-                let name = pattern.replace('S', &number.to_string()).replace('I', &(number * ENDPOINTS).to_string());
+                let number = n * 7919 % services;
+                let name = pattern.replace('S', &number.to_string()).replace('I', &(number * endpoints).to_string());
                 question(&name, kind, edns)
             })
             .collect();
@@ -101,9 +123,23 @@ fn main() {
         let before = allocations();
         (0..QUESTIONS).for_each(|_| one(questions.len()));
         let allocated = allocations() - before;
-        good &= allocated == 0 && (kind != rtype::A || ns <= MOST_NS);
+        (all_allocated, sum_ns) = (all_allocated + allocated, sum_ns + ns);
+        if label.starts_with("A, ") {
+            addresses_ns = addresses_ns.max(ns);
+        }
         println!("  {label:28} {ns:>9.0} {near_ns:>7.0} {octets:>7} {allocated:>12}");
     }
-    println!("  wanted: no allocation, A at most {MOST_NS} ns: {}", if good { "met" } else { "MISSED" });
-    assert!(good, "the promise is not kept");
+    let mean_ns = sum_ns / kinds.len() as f64;
+    let mut good = true;
+    let wanted = [
+        ("allocations", all_allocated as f64, Some(0.0)),
+        ("mean of all kinds, ns", mean_ns, table.mean_ns),
+        ("all addresses, ns", addresses_ns, table.addresses_ns),
+    ];
+    for (what, found, most) in wanted {
+        let Some(most) = most else { continue };
+        good &= found <= most;
+        println!("  {what} = {found:.0}, wanted at most {most:.0}: {}", if found <= most { "met" } else { "MISSED" });
+    }
+    good
 }

@@ -28,6 +28,8 @@ use std::time::Duration as Time;
 
 /// Longest path of a Unix socket in octets, without its final NUL: `sockaddr_un` on Linux.
 const MAX_SOCKET_OCTETS: usize = 107;
+/// Least memory budget, in octets.
+const MIN_MEMORY: u64 = 16 << 20;
 /// Longest DNS zone in octets: a service, namespace, port and protocol label still fit in a name of 253.
 const MAX_ZONE_OCTETS: usize = 64;
 const SECOND: Time = Time::from_secs(1);
@@ -192,6 +194,10 @@ fn read_proxy_limits(p: &mut Problems, section: &Proxy) -> ProxyLimits {
             "the target is part of the head: lower uri or raise head",
         );
     }
+    if let Some(memory) = limits.memory.filter(|memory| memory.get() < MIN_MEMORY) {
+        let hint = format!("write at least \"{}\": what an idle process needs", Size::new(MIN_MEMORY));
+        p.add("proxy.limits.memory", format!("is {memory}"), hint);
+    }
     ProxyLimits {
         connections: within(p, "proxy.limits.connections", limits.connections, defaults.connections, &(1..=10_000_000)),
         head_bytes: head,
@@ -210,6 +216,7 @@ fn read_proxy_limits(p: &mut Problems, section: &Proxy) -> ProxyLimits {
             64 << 10..=1 << 40,
         ),
         uri_bytes: uri,
+        memory_bytes: limits.memory.map(Size::get),
         body_bytes: limits.body.map(Size::get),
         retry_body_bytes: size(
             p,

@@ -158,6 +158,7 @@ fn write_proxy(options: &ProxyOptions) -> Proxy {
             uri: size(options.limits.uri_bytes),
             body: options.limits.body_bytes.map(Size::new),
             retry_body: size(options.limits.retry_body_bytes),
+            memory: options.limits.memory_bytes.map(Size::new),
             handshakes: Some(options.limits.handshakes),
         }),
         http2: Some(http2::write(&options.http2)),

@@ -10,6 +10,7 @@ use crate::model::{ListenerProtocol, ListenerSpec};
 use crate::proxy::connection;
 use crate::proxy::entry::Entry;
 use crate::proxy::handshake;
+use crate::proxy::memory::Pressure;
 use crate::proxy::shortage::Shortage;
 use crate::proxy::spread::Handed;
 use crate::proxy::state::{Open, Worker};
@@ -24,6 +25,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
@@ -282,6 +284,12 @@ async fn receive(worker: Rc<Worker>, mut handed: mpsc::Receiver<Handed>, entries
 
 /// Serves a connection that was accepted here, or hands it to a worker that has fewer.
 fn admit(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, entry: &Rc<Entry>) {
+    if worker.memory.pressure(clock::now_ms) >= Pressure::Shed {
+        worker.shard.shed.add(1);
+        // At once, with all that the kernel holds for it.
+        let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        return;
+    }
     let other = match worker.ending_since(entry) {
         None => worker.spread.other(&worker.seat, worker.options.limits.connections),
         Some(_) => None,

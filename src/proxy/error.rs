@@ -14,6 +14,8 @@ pub(crate) enum ProxyError {
     HeadTimeout,
     /// Heads that have not come whole hold too much memory, and this one more than its share.
     HeadMemory,
+    /// The memory budget is used up.
+    Memory,
     /// The client was too slow with its body.
     BodyTimeout,
     /// The client closed or reset its connection.
@@ -99,7 +101,8 @@ impl ProxyError {
             | Self::QueueFull
             | Self::QueueTimeout
             | Self::LocalLimit
-            | Self::HeadMemory => 503,
+            | Self::HeadMemory
+            | Self::Memory => 503,
             Self::Exhausted
             | Self::Connect
             | Self::Reset
@@ -120,6 +123,7 @@ impl ProxyError {
             Self::Refused(reject) => reject.reason(),
             Self::HeadTimeout => "head_timeout",
             Self::HeadMemory => "head_memory",
+            Self::Memory => "memory",
             Self::BodyTimeout => "body_timeout",
             Self::ClientGone => "client_gone",
             Self::ClientStalled => "client_stalled",
@@ -156,6 +160,7 @@ impl ProxyError {
             Self::Refused(_) => "the request was refused; the weir-reason header says why",
             Self::HeadTimeout => "the request head did not arrive in time",
             Self::HeadMemory => "too many request heads come in pieces; send the head at once, or try again",
+            Self::Memory => "the load balancer is out of memory; try again",
             Self::BodyTimeout => "the request body did not arrive in time",
             Self::ClientGone | Self::ClientStalled => "the client went away",
             Self::Misdirected => "this connection was opened for another host: open one for this host",

@@ -16,6 +16,7 @@ mod handshake;
 mod http;
 mod http2;
 mod local;
+mod memory;
 mod observe;
 mod options;
 mod partial;

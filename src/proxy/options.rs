@@ -40,6 +40,9 @@ pub struct Limits {
     pub body_bytes: Option<u64>,
     /// Octets of a request body that are kept for a retry.
     pub retry_body_bytes: usize,
+    /// Resident octets of the process: from 95 % new connections are reset, from 98 % requests are answered 503. `None`: the
+    /// limit of the control group that the process is in, if it has one.
+    pub memory_bytes: Option<u64>,
     /// TLS handshakes that one worker does at a time; above, the oldest is given up. 1024: some 30 MiB.
     pub handshakes: usize,
 }
@@ -117,6 +120,7 @@ impl Default for Limits {
             uri_bytes: 16 * 1024,
             body_bytes: None,
             retry_body_bytes: 64 * 1024,
+            memory_bytes: None,
             handshakes: 1024,
         }
     }

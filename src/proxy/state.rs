@@ -5,6 +5,7 @@ use crate::http1::head;
 use crate::lifecycle::Signal;
 use crate::proxy::entry::Entry;
 use crate::proxy::local::Locals;
+use crate::proxy::memory::Memory;
 use crate::proxy::options::Options;
 use crate::proxy::partial::PartialHeads;
 use crate::proxy::pipe::Pipes;
@@ -59,6 +60,7 @@ pub(crate) struct Worker {
     pub(crate) streams: Rc<Streams>,
     pub(crate) pipes: Rc<Pipes>,
     pub(crate) heads: Rc<PartialHeads>,
+    pub(crate) memory: Memory,
     pub(crate) shard: Arc<Shard>,
     pub(crate) access: Option<AccessLog>,
     /// How listeners speak TLS.
@@ -112,6 +114,7 @@ impl Worker {
             pipes: Rc::default(),
             shard,
             heads: Rc::default(),
+            memory: Memory::new(options.limits.memory_bytes),
             access: shared.access.clone(),
             tls: shared.tls.clone(),
             challenges: shared.challenges.clone(),

@@ -1,7 +1,71 @@
 //! Memory of the process itself.
 
 use std::ffi::c_void;
+use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// Where the kernel's control groups are mounted.
+const CGROUPS: &str = "/sys/fs/cgroup";
+/// What version 1 tells where there is no limit: the largest multiple of a page.
+const NO_LIMIT: u64 = 1 << 60;
+
+/// How much memory of the machine the process has.
+#[derive(Debug)]
+pub struct Resident {
+    statm: File,
+}
+
+impl Resident {
+    /// Opens what the kernel tells.
+    ///
+    /// # Errors
+    /// When `/proc` is not there.
+    pub fn open() -> io::Result<Self> {
+        Ok(Self { statm: File::open("/proc/self/statm")? })
+    }
+
+    /// Returns the octets that are resident now; some 2 us.
+    ///
+    /// # Errors
+    /// The errno of the read, or that it is no number.
+    pub fn bytes(&self) -> io::Result<u64> {
+        let mut text = [0; 128];
+        let length = self.statm.read_at(&mut text, 0)?;
+        let text = str::from_utf8(text.get(..length).unwrap_or_default()).unwrap_or_default();
+        let pages = text.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
+        let pages = pages.ok_or_else(|| io::Error::other("statm has another form"))?;
+        Ok(pages.saturating_mul(rustix::param::page_size() as u64))
+    }
+}
+
+/// Returns the least limit of memory of the control groups that the process is in, of version 2 or 1; `None`: there is none.
+pub fn limit_bytes() -> Option<u64> {
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    limit_below(Path::new(CGROUPS), &groups)
+}
+
+/// Reads the limits of the group that `groups` (`/proc/<pid>/cgroup`) names and of those above it. In a container the path may
+/// be that of the host, which is not there: then the container's own group is the root of what is mounted.
+fn limit_below(mount: &Path, groups: &str) -> Option<u64> {
+    let mut least = None;
+    for line in groups.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
+        let (root, file) = match controllers {
+            "" => (mount.to_owned(), "memory.max"),
+            _ if controllers.split(',').any(|one| one == "memory") => (mount.join("memory"), "memory.limit_in_bytes"),
+            _ => continue,
+        };
+        for group in Path::new(path.trim_start_matches('/')).ancestors() {
+            let text = fs::read_to_string(root.join(group).join(file)).unwrap_or_default();
+            let limit = text.trim().parse::<u64>().ok().filter(|limit| *limit < NO_LIMIT);
+            least = least.into_iter().chain(limit).min();
+        }
+    }
+    least
+}
 
 /// Gives the pages of the program's text back: what only the start needed is not resident any more, what is needed is
 /// mapped again from the page cache when it is next executed (a minor fault each, without I/O as long as it is cached).
@@ -10,7 +74,7 @@ use std::io;
 /// # Errors
 /// When `/proc/self/maps` cannot be read, or the errno of `madvise`.
 pub fn give_back_text() -> io::Result<usize> {
-    let maps = std::fs::read_to_string("/proc/self/maps")?;
+    let maps = fs::read_to_string("/proc/self/maps")?;
     let mut bytes = 0;
     for (start, end) in maps.lines().filter_map(text_range) {
         // SAFETY: the range is a private, executable and never written mapping of a file (`r-xp` with a path), so the
@@ -38,7 +102,38 @@ fn text_range(line: &str) -> Option<(usize, usize)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{give_back_text, text_range};
+    use super::{Resident, give_back_text, limit_below, text_range};
+    use std::fs;
+
+    #[test]
+    fn the_least_limit_of_the_groups_on_the_way_counts_in_both_versions() {
+        let mount = std::env::temp_dir().join(format!("weir-limit-{}", std::process::id()));
+        let put = |path: &str, text: &str| {
+            let path = mount.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        put("a/b/memory.max", "max\n");
+        put("a/memory.max", "2000\n");
+        put("memory/x/memory.limit_in_bytes", "9223372036854771712\n");
+        put("memory/memory.limit_in_bytes", "3000\n");
+        let limit = |groups: &str| limit_below(&mount, groups);
+        assert_eq!(limit("0::/a/b\n"), Some(2000));
+        assert_eq!(limit("4:cpu,memory:/x\n1:name=systemd:/x\n"), Some(3000));
+        assert_eq!(limit("4:memory:/docker/0123\n"), Some(3000), "the path of the host");
+        assert_eq!(limit("4:memory:/x\n0::/a/b\n"), Some(2000));
+        assert_eq!((limit("1:cpu:/a\n"), limit(""), limit("0::/none\n")), (None, None, None));
+        fs::remove_dir_all(mount).unwrap();
+    }
+
+    #[test]
+    fn what_is_written_to_is_resident() {
+        let resident = Resident::open().unwrap();
+        let before = resident.bytes().unwrap();
+        let held = std::hint::black_box(vec![1u8; 256 << 20]);
+        assert!(resident.bytes().unwrap() > before + (200 << 20));
+        drop(held);
+    }
 
     #[test]
     fn only_text_from_files_is_given_back() {

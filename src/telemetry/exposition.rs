@@ -16,7 +16,7 @@ pub(crate) struct ShardCollector {
 }
 
 /// Name, help and labels of each family of the data plane; the one list, also for the documentation.
-const FAMILIES: [(&str, &str, &[&str]); 19] = [
+const FAMILIES: [(&str, &str, &[&str]); 20] = [
     ("weir_connections_total", "Connections accepted.", &[]),
     ("weir_connections_open", "Connections open now.", &[]),
     ("weir_panics_total", "Panics caught at a connection's boundary.", &[]),
@@ -39,6 +39,7 @@ const FAMILIES: [(&str, &str, &[&str]); 19] = [
         &["worker"],
     ),
     ("weir_accept_pauses_total", "Pauses in accepting for want of descriptors.", &[]),
+    ("weir_connections_shed_total", "Connections reset as soon as they came, for want of memory.", &[]),
     ("weir_held_total", "Requests and streams that were held because there was no replica.", &["service"]),
 ];
 
@@ -85,6 +86,7 @@ impl Collector for ShardCollector {
             family(0, vec![counter(&[], sum(|s| s.accepted.value()))]),
             family(1, vec![gauge(&[], sum(|s| s.open.value()))]),
             family(2, vec![counter(&[], sum(|s| s.panics.value()))]),
+            family(18, vec![counter(&[], sum(|s| s.shed.value()))]),
             family(17, vec![counter(&[], sum(|s| s.accept_pauses.value()))]),
             family(15, vec![gauge(&[], sum(|s| s.partial_head_bytes.value()))]),
         ];
@@ -164,7 +166,7 @@ fn service_families(services: &BTreeMap<Arc<str>, Sums>) -> Vec<MetricFamily> {
         family(11, per_service(6)),
         family(12, services.iter().map(|(name, s)| gauge(&[("service", name)], value(&s.plain, 7))).collect()),
         family(13, per_service(8)),
-        family(18, per_service(9)),
+        family(19, per_service(9)),
     ]
 }
 

@@ -185,6 +185,8 @@ pub struct Shard {
     pub accepted: Counter,
     /// Pauses in accepting for want of descriptors.
     pub accept_pauses: Counter,
+    /// Connections that were reset for want of memory.
+    pub shed: Counter,
     /// Connections open now.
     pub open: Counter,
     /// Panics caught at a task's boundary.

@@ -15,6 +15,7 @@ mod chunks;
 mod descriptors;
 mod drain;
 mod hop_by_hop;
+mod memory;
 mod partial;
 mod paths;
 mod queue;

@@ -11,6 +11,7 @@ use crate::proxy::http::pick::{changed, pick};
 use crate::proxy::http::request::{Refusal, Request};
 use crate::proxy::http::{Downstream, respond, upgrade};
 use crate::proxy::http2::client;
+use crate::proxy::memory::Pressure;
 use crate::proxy::observe::{Summary, record};
 use crate::proxy::pick::{Picked, failed};
 use crate::proxy::state::Worker;
@@ -129,6 +130,9 @@ impl Course {
 
 /// Serves one request to its end.
 pub(crate) async fn handle(worker: &Rc<Worker>, down: &mut Downstream, mut request: Box<Request>) -> Next {
+    if worker.memory.pressure(|| worker.timers.now_ms()) >= Pressure::Refuse {
+        return give_up(worker, down, request, (ProxyError::Memory, 0)).await;
+    }
     if let Some(local) = worker.locals.borrow_mut().at(request.target.slot) {
         local.budget.earn();
     }

@@ -1,0 +1,58 @@
+//! Memory of the whole process (threat row 48): connections go before requests, requests before the process.
+
+use crate::support::backend::{Backend, answering};
+use crate::support::eventually;
+use crate::support::http::Raw;
+use crate::support::proxy::Setup;
+use std::hint::black_box;
+use std::time::Duration;
+use weir::sys::memory::Resident;
+
+const LIMIT: Duration = Duration::from_secs(10);
+/// Large beside what other tests of this process use meanwhile.
+const ROOM: u64 = 1 << 30;
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+/// Holds so much more that the process has this share of the budget, in thousandths.
+fn fill(budget: u64, thousandths: u64) -> Vec<u8> {
+    let used = Resident::open().unwrap().bytes().unwrap();
+    let wanted = budget / 1000 * thousandths;
+    black_box(vec![1; usize::try_from(wanted.saturating_sub(used)).unwrap()])
+}
+
+#[tokio::test]
+async fn near_the_budget_connections_are_reset_at_it_requests_are_refused_and_both_end() {
+    let backend = Backend::start(answering("fine")).await;
+    let budget = Resident::open().unwrap().bytes().unwrap() + ROOM;
+    let proxy = Setup::new(&[backend.address]).with(|s| s.options.limits.memory_bytes = Some(budget)).start();
+    let open = tokio::sync::Mutex::new(Raw::connect(proxy.address).await.unwrap());
+    let ask = async || {
+        let mut open = open.lock().await;
+        open.send(GET).await;
+        let answer = open.try_answer(false).await.unwrap();
+        (answer.status, answer.field("weir-reason").map(str::to_owned), answer.field("retry-after").map(str::to_owned))
+    };
+    let shed = || proxy.metric("weir_connections_shed_total");
+    let comes_in = async || {
+        let mut raw = Raw::connect(proxy.address).await.ok()?;
+        raw.send(GET).await;
+        raw.try_answer(false).await.ok().filter(|answer| answer.status == 200)
+    };
+    assert_eq!(ask().await.0, 200);
+
+    let near = fill(budget, 965);
+    eventually("connections are reset", LIMIT, async || comes_in().await.is_none().then_some(())).await;
+    assert!(shed() > 0);
+    assert_eq!(ask().await.0, 200, "who is there is served");
+
+    let at = fill(budget, 995);
+    eventually("requests are refused", LIMIT, async || (ask().await.0 == 503).then_some(())).await;
+    let (status, reason, after) = ask().await;
+    assert_eq!((status, reason.as_deref(), after.is_some()), (503, Some("memory"), true));
+
+    drop((near, at));
+    eventually("all is as before", LIMIT, async || comes_in().await).await;
+    assert_eq!(ask().await.0, 200, "the connection was kept");
+    let before = shed();
+    assert!(comes_in().await.is_some() && shed() == before);
+}
