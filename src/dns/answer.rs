@@ -82,7 +82,7 @@ fn put(answer: &mut Answer<'_, '_>, section: Section, owner: u16, encoded: &[u8]
 
 /// Returns the endpoints that may be used now and are meant, by index.
 fn chosen<'a>(ask: &'a Ask<'_, '_>, service: &'a Service, pick: &'a Pick<'_>) -> impl Iterator<Item = usize> + 'a {
-    let zone = if service.spec.dns.prefer_zone { ask.view.scope.zone() } else { None };
+    let zone = if service.front.prefers_zone() { ask.view.scope.zone() } else { None };
     let near = move |&index: &usize| service.endpoints.get(index).is_some_and(|endpoint| endpoint.zone() == zone);
     let tagged = move |&index: &usize| {
         pick.tag.is_none_or(|tag| service.endpoints.get(index).is_some_and(|endpoint| endpoint.has_tag(tag)))
@@ -123,7 +123,7 @@ pub(crate) fn add_addresses(
     let ttl = Ttl::of(ask.view, service);
     service.front.name_until(ttl.until_ms);
     let Scratch { order, seen, .. } = scratch;
-    order.clear(service.spec.dns.answers);
+    order.clear(service.front.answers());
     if !records.shares_addresses() {
         order.extend(chosen(ask, service, pick).filter(of_kind));
         order.weigh(service, records.differ_in_weight());
@@ -173,7 +173,7 @@ pub(crate) fn add_services(
     scratch: &mut Scratch,
 ) -> Fit {
     let (records, Some(port)) = (&service.records, pick.port) else { return Fit::All };
-    if !service.spec.dns.headless
+    if !service.front.is_headless()
         && !matches!(ask.schema.kind, Kind::Consul(_))
         && let Some(own) = service.lead_to_port(port, ask.view.asker.whereabouts())
     {
@@ -182,7 +182,7 @@ pub(crate) fn add_services(
     let ttl = Ttl::of(ask.view, service);
     service.front.name_until(ttl.until_ms);
     let Scratch { order, targets, .. } = scratch;
-    order.clear(service.spec.dns.answers);
+    order.clear(service.front.answers());
     let everywhere = service.is_everywhere();
     let usable = chosen(ask, service, pick).filter(|&index| records.service(index, port).is_some());
     order.extend(usable.filter(|&index| everywhere || reaches(ask.view, service, index)));
@@ -206,7 +206,7 @@ pub(crate) fn add_services(
 
 /// Returns where the asker is led: to the endpoints, to those in reach, or to the service's own address.
 fn lead(ask: &Ask<'_, '_>, service: &Service) -> Lead {
-    if service.spec.dns.headless { Lead::Reachable } else { service.lead(ask.view.asker.whereabouts()) }
+    if service.front.is_headless() { Lead::Reachable } else { service.lead(ask.view.asker.whereabouts()) }
 }
 
 /// Adds the record of a port at the service's own address: its target is the service, as the question names it.
@@ -263,7 +263,8 @@ fn add_service(
 pub(crate) fn add_instance(answer: &mut Answer<'_, '_>, ask: &Ask<'_, '_>, service: &Service, index: usize) -> Fit {
     let address = service.records.address(index).filter(|address| record::kind(address) == ask.kind);
     let usable = || service.candidates(ask.view.now_ms).any(|usable| usable == index);
-    let Some(address) = address.filter(|_| usable() && reaches(ask.view, service, index)) else { return Fit::All };
+    let in_reach = || service.is_everywhere() || reaches(ask.view, service, index);
+    let Some(address) = address.filter(|_| usable() && in_reach()) else { return Fit::All };
     let ttl = Ttl::of(ask.view, service);
     if put(answer, Section::Answer, ask.owner, address, ttl).is_none() {
         return Fit::Part;

@@ -324,7 +324,7 @@ impl<'s> Turn<'_, 's, '_> {
 /// Returns whether the name of a service exists: not with a tag that no endpoint has, and in Kubernetes not while it is
 /// headless and none of its endpoints is ready (specification 1.1, section 2.4.1).
 fn exists(ask: &Ask<'_, '_>, service: &Service, pick: &Pick<'_>) -> bool {
-    let headless = ask.schema.kind == Kind::Kubernetes && service.spec.dns.headless;
+    let headless = ask.schema.kind == Kind::Kubernetes && service.front.is_headless();
     knows(service, pick) && !(headless && service.candidates(ask.view.now_ms).next().is_none())
 }
 

@@ -26,8 +26,12 @@ pub struct Front {
     changed_ms: u64,
     /// Octets of those of IPv4.
     ipv4_bytes: usize,
+    /// Most records of an answer; 0: no bound.
+    answers: u32,
     /// Whether no endpoint is known to be unhealthy.
     healthy: bool,
+    headless: bool,
+    prefer_zone: bool,
 }
 
 impl Front {
@@ -36,7 +40,16 @@ impl Front {
         let (dns, records) = (&service.spec.dns, &service.records);
         let healthy = service.candidates.iter().all(|candidate| candidate.healthy);
         let (marks, ttl_ms) = (service.stats.marks().clone(), records.ttl_ms());
-        let mut front = Self { marks, ttl_ms, changed_ms: service.changed_ms, healthy, ..Self::default() };
+        let mut front = Self {
+            marks,
+            ttl_ms,
+            changed_ms: service.changed_ms,
+            healthy,
+            answers: dns.answers.unwrap_or(0),
+            headless: dns.headless,
+            prefer_zone: dns.prefer_zone,
+            ..Self::default()
+        };
         let is_usual = service.is_everywhere()
             && !(dns.headless || dns.prefer_zone || dns.answers.is_some())
             && !(records.shares_addresses() || records.differ_in_weight());
@@ -71,6 +84,21 @@ impl Front {
             _ => return None,
         };
         (!records.is_empty() && self.every(now_ms)).then_some((records, size))
+    }
+
+    /// Returns how many records an answer may have; `None`: no bound.
+    pub fn answers(&self) -> Option<u32> {
+        (self.answers > 0).then_some(self.answers)
+    }
+
+    /// Returns whether its endpoints themselves are named, as in its definition.
+    pub fn is_headless(&self) -> bool {
+        self.headless
+    }
+
+    /// Returns whether endpoints in the asker's zone are preferred, as in its definition.
+    pub fn prefers_zone(&self) -> bool {
+        self.prefer_zone
     }
 
     /// Returns for how long answers may be kept, and when the endpoints last changed; both in milliseconds, 0: not yet.

@@ -20,8 +20,38 @@ use xxhash_rust::xxh3::xxh3_64;
 pub struct Names {
     /// Wire name of the zone, lower case; empty when it is no name: then nothing is in it.
     zone: Arc<[u8]>,
-    forward: Shards<Arc<[u8]>, Node>,
+    forward: Shards<Key, Node>,
     reverse: Shards<IpAddr, Arc<[Owner]>>,
+}
+
+/// A name as it is looked up. Short ones, which most are, stand in the entry itself: one line of the cache less to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Key {
+    Short(u8, [u8; SHORT_BYTES]),
+    Long(Arc<[u8]>),
+}
+
+/// Octets of a short name: with its length and the mark of its kind as large as a pointer and a length with theirs.
+const SHORT_BYTES: usize = 22;
+
+impl Key {
+    fn new(name: &[u8]) -> Self {
+        let mut octets = [0; SHORT_BYTES];
+        match (octets.get_mut(..name.len()), u8::try_from(name.len())) {
+            (Some(place), Ok(length)) => {
+                place.copy_from_slice(name);
+                Self::Short(length, octets)
+            }
+            _ => Self::Long(name.into()),
+        }
+    }
+
+    fn name(&self) -> &[u8] {
+        match self {
+            Self::Short(length, octets) => octets.get(..usize::from(*length)).unwrap_or_default(),
+            Self::Long(octets) => octets,
+        }
+    }
 }
 
 /// Who is behind an address.
@@ -116,7 +146,7 @@ impl Names {
 
     /// Finds a lower-case wire name without zone and root, such as `web.default`; about 30 ns.
     pub fn find(&self, key: &[u8]) -> Found {
-        let node = self.forward.find(xxh3_64(key), |known| **known == *key);
+        let node = self.forward.find(xxh3_64(key), |known| known.name() == key);
         match node.map(|node| node.target) {
             Some(Some(Target::Service(slot))) => Found::Service(slot as usize),
             Some(Some(Target::Port(slot, port))) => Found::Port(slot as usize, usize::from(port)),
@@ -186,7 +216,7 @@ enum Step {
 }
 
 /// Returns the edits that add or remove a service's names.
-fn edits(service: &Service, step: Step) -> Vec<(u64, Arc<[u8]>, Edit)> {
+fn edits(service: &Service, step: Step) -> Vec<(u64, Key, Edit)> {
     let (target, hold): (fn(Target) -> Edit, Edit) = match step {
         Step::Add => (Edit::Set, Edit::Hold),
         Step::Remove => (Edit::Clear, Edit::Release),
@@ -196,7 +226,7 @@ fn edits(service: &Service, step: Step) -> Vec<(u64, Arc<[u8]>, Edit)> {
         // A port whose label would be longer than 63 octets has no name.
         if let Some(mut wire) = parse_name(&name) {
             wire.pop();
-            out.push((xxh3_64(&wire), wire.into(), edit));
+            out.push((xxh3_64(&wire), Key::new(&wire), edit));
         }
     };
     let (name, namespace) = (service.spec.name.name(), service.spec.name.namespace());

@@ -8,6 +8,7 @@ use crate::dnswire::{MAX_NAME_BYTES, parse_name, record, rtype};
 use crate::model::ServiceSpec;
 use crate::table::Endpoint;
 use std::collections::HashMap;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// Octets of the part of an SRV record before its target.
 const SRV_PART: usize = record::FIXED_BYTES + record::SRV_BYTES;
@@ -17,8 +18,8 @@ const SRV_PART: usize = record::FIXED_BYTES + record::SRV_BYTES;
 pub struct Records {
     slab: Box<[u8]>,
     places: Box<[Place]>,
-    /// Endpoint indices in the order of their instance ids, for lookups by name.
-    by_id: Box<[u32]>,
+    /// Hashes of instance ids in ascending order, each with its endpoint's index: a lookup by name reads one target.
+    by_id: Box<[(u32, u32)]>,
     ports: usize,
     shared_addresses: bool,
     differ_in_weight: bool,
@@ -66,12 +67,10 @@ impl Records {
                 first: firsts.of(index),
             });
         }
-        let mut by_id: Vec<u32> = (0..u32::try_from(places.len()).unwrap_or(u32::MAX)).collect();
-        // An endpoint without a target sorts first, as `find` sees it.
-        let named = |index: usize| places.get(index).is_some_and(|place| place.target_bytes > 0);
-        by_id.sort_by_key(|&index| {
-            endpoints.get(index as usize).filter(|_| named(index as usize)).map(|e| e.id.as_str())
-        });
+        let named = places.iter().zip(endpoints).zip(0u32..).filter(|((place, _), _)| place.target_bytes > 0);
+        let mut by_id: Vec<(u32, u32)> =
+            named.map(|((_, endpoint), index)| (hash(endpoint.id.as_str().as_bytes()), index)).collect();
+        by_id.sort_unstable();
         let has = |ipv4: bool| endpoints.iter().any(|e| e.address.to_canonical().is_ipv4() == ipv4);
         Self {
             slab: slab.into(),
@@ -136,10 +135,17 @@ impl Records {
 
     /// Returns the endpoint whose instance id is this lower-case label.
     pub fn find(&self, label: &[u8]) -> Option<usize> {
-        let id = |index: u32| self.target(index as usize).and_then(|t| t.get(1..=usize::from(*t.first()?)));
-        let at = self.by_id.partition_point(|&index| id(index) < Some(label));
-        self.by_id.get(at).copied().filter(|&index| id(index) == Some(label)).map(|index| index as usize)
+        let hash = hash(label);
+        let first = self.by_id.partition_point(|(known, _)| *known < hash);
+        let same = self.by_id.get(first..)?.iter().take_while(|(known, _)| *known == hash);
+        let id = |index: usize| self.target(index).and_then(|t| t.get(1..=usize::from(*t.first()?)));
+        same.map(|(_, index)| *index as usize).find(|&index| id(index) == Some(label))
     }
+}
+
+fn hash(id: &[u8]) -> u32 {
+    // The low half of an even hash is as even.
+    xxh3_64(id) as u32
 }
 
 fn push_target(slab: &mut Vec<u8>, id: &str, suffix: &[u8]) {
