@@ -194,9 +194,11 @@ fn reach(bulk: &mut Bulk, peer: &Peer) -> Result<(), Box<dyn Error>> {
     Ok(bulk.close()?)
 }
 
-/// Compares Weir with the best of the peers; nothing measured is no verdict.
+/// Compares Weir with the best of the peers; without any of them there is no verdict.
 fn verdict(costs: &BTreeMap<&'static str, f64>, others: &[&str], bound: f64) -> bool {
-    let Some(own) = costs.get("weir") else { return true };
+    let Some(own) = costs.get("weir").filter(|_| others.iter().any(|name| costs.contains_key(name))) else {
+        return true;
+    };
     let best = others.iter().filter_map(|name| costs.get(name)).copied().fold(f64::NAN, f64::min);
     let ratio = own / best;
     let word = match ratio.is_nan() {

@@ -10,12 +10,17 @@ use std::time::{Duration, Instant};
 /// The image with both programs; it runs Weir.
 pub(crate) const IMAGE: &str = "weir-test:1";
 const DEADLINE: Duration = Duration::from_secs(60);
+/// The bridge of the default network, where there is one.
+const BRIDGE: &str = "weir-test0";
+/// The machine's address on it.
+const BRIDGE_ADDRESS: &str = "172.30.78.1/24";
 
 /// One engine; tests take turns, because engines would give away the same networks.
 pub(crate) struct Engine {
     folder: Folder,
     daemon: Option<Child>,
     live_restore: bool,
+    bridge: &'static str,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -34,11 +39,23 @@ impl Engine {
         engine
     }
 
+    /// As [`Engine::start`]; with a default network, on a bridge of its own.
+    pub(crate) fn bridged() -> Self {
+        let mut engine = Self::absent();
+        engine.bridge = BRIDGE;
+        let ip = |words: &str| Command::new("ip").args(words.split(' ')).status().unwrap().success();
+        assert!(ip(&format!("link add {BRIDGE} type bridge")), "needs root and `ip` (Debian: iproute2)");
+        assert!(ip(&format!("addr add {BRIDGE_ADDRESS} dev {BRIDGE}")) && ip(&format!("link set dev {BRIDGE} up")));
+        engine.up();
+        engine.import(IMAGE, &[]);
+        engine
+    }
+
     /// Takes the turn and the places; starts nothing.
     pub(crate) fn absent() -> Self {
         static TURN: Mutex<()> = Mutex::new(());
         let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        Self { folder: Folder::new("docker"), daemon: None, live_restore: false, _turn }
+        Self { folder: Folder::new("docker"), daemon: None, live_restore: false, bridge: "none", _turn }
     }
 
     fn place(&self, name: &str) -> PathBuf {
@@ -55,7 +72,8 @@ impl Engine {
         let log = std::fs::File::options().create(true).append(true).open(self.place("log")).unwrap();
         let mut command = Command::new("dockerd");
         command
-            .args(["--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"])
+            .arg(format!("--bridge={}", self.bridge))
+            .args(["--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"])
             .args(["--host", &self.host(), "--data-root"])
             .arg(self.place("data"))
             .arg("--exec-root")
@@ -174,6 +192,9 @@ impl Drop for Engine {
             }
         }
         self.down();
+        if self.bridge == BRIDGE {
+            let _ = Command::new("ip").args(["link", "del", BRIDGE]).status();
+        }
         // The engine leaves its network namespaces mounted.
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let below = |line: &str| {

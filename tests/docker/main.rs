@@ -26,6 +26,7 @@ mod on_docker {
     mod kills;
     mod life;
     mod limits;
+    mod names;
     mod promises;
 }
 mod world;

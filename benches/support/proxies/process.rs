@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -49,7 +49,7 @@ impl Peer {
     fn wait(&mut self) -> io::Result<()> {
         let deadline = clock::now() + Duration::from_secs(15);
         for address in self.listen {
-            while TcpStream::connect(address).is_err() {
+            while !is_here(address) || TcpStream::connect(address).is_err() {
                 if self.child.try_wait()?.is_some() || clock::now() > deadline {
                     let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
                     return Err(io::Error::other(format!("{} does not listen on {address}:\n{log}", self.name)));
@@ -59,6 +59,11 @@ impl Peer {
         }
         Ok(())
     }
+}
+
+/// Returns whether an address is this machine's by now; before that a connection would go elsewhere.
+fn is_here(address: SocketAddr) -> bool {
+    UdpSocket::bind(SocketAddr::new(address.ip(), 0)).is_ok()
 }
 
 impl Drop for Peer {

@@ -1,0 +1,292 @@
+//! Containers and names: on the default network and on one that was made, with the resolvers of musl and of glibc, they find
+//! each other by short names through Weir, and others through whom Weir asks; also while Weir does not answer.
+
+use crate::engine::{Engine, IMAGE};
+use crate::support::process::{Folder, WEIR, Weir, free_address};
+use crate::world::SETTLED;
+use std::fs;
+use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// `/ask NAME` prints the addresses of a name, of both families, by getaddrinfo(3); `/ask NAME PORT` gets `/` there and prints the answer;
+/// `/ask NAME PORT hold` gets it twice on one connection, the second time when a line comes on standard input.
+const PROGRAM: &str = r#"
+#include <netdb.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+static int get(int fd) {
+    static const char request[] = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+    char answer[4096];
+    if (write(fd, request, sizeof request - 1) < 0) return 1;
+    ssize_t n = read(fd, answer, sizeof answer - 1);
+    if (n <= 0) { printf("cut\n"); return 1; }
+    answer[n] = 0;
+    char *line = strstr(answer, "Service: ");
+    printf("%.*s\n", line ? (int)strcspn(line, "\r\n") : 4, line ? line : "none");
+    fflush(stdout);
+    return 0;
+}
+int main(int count, char **words) {
+    struct addrinfo hints = { .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM }, *found;
+    int error = getaddrinfo(words[1], count > 2 ? words[2] : 0, &hints, &found);
+    if (error) { printf("%s: %s\n", words[1], gai_strerror(error)); return 1; }
+    if (count < 3) {
+        for (; found; found = found->ai_next) {
+            char text[64];
+            getnameinfo(found->ai_addr, found->ai_addrlen, text, sizeof text, 0, 0, NI_NUMERICHOST);
+            printf("%s\n", text);
+        }
+        return 0;
+    }
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    if (connect(fd, found->ai_addr, found->ai_addrlen)) { perror("connect"); return 1; }
+    int failed = get(fd);
+    if (count > 3) { getchar(); failed |= get(fd); }
+    return failed;
+}
+"#;
+
+/// The second resolver: an address of this machine for the time of the test (RFC 5737).
+const SECOND: &str = "203.0.113.53";
+/// What the outside world answers, by whom it is asked.
+const THROUGH_WEIR: [u8; 4] = [192, 0, 2, 7];
+const BY_SECOND: [u8; 4] = [192, 0, 2, 8];
+
+/// Makes an image FROM nothing with the program, linked to one library.
+fn import(engine: &Engine, name: &str, musl: bool) {
+    let root = engine.folder().join(name);
+    fs::create_dir_all(root.join("etc")).unwrap();
+    let (compiler, more): (_, &[&str]) = if musl { ("musl-gcc", &["-static"]) } else { ("cc", &[]) };
+    let mut cc = Command::new(compiler);
+    cc.args(more).args(["-O1", "-x", "c", "-", "-o"]).arg(root.join("ask")).stdin(Stdio::piped());
+    let mut cc = cc.spawn().unwrap_or_else(|error| panic!("{compiler}: {error}; tests/run installs it"));
+    cc.stdin.take().unwrap().write_all(PROGRAM.as_bytes()).unwrap();
+    assert!(cc.wait().unwrap().success());
+    if !musl {
+        fs::write(root.join("etc/nsswitch.conf"), "hosts: files dns\n").unwrap();
+        let listed = Command::new("ldd").arg(root.join("ask")).output().unwrap();
+        for path in String::from_utf8(listed.stdout).unwrap().split_whitespace().filter(|word| word.starts_with('/')) {
+            let place = root.join(path.trim_start_matches('/'));
+            fs::create_dir_all(place.parent().unwrap()).unwrap();
+            fs::copy(path, place).unwrap();
+        }
+    }
+    let tar = Command::new("tar").arg("-C").arg(&root).args(["-c", "."]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut import = Command::new("docker");
+    import.args(["--host", &engine.host(), "import", "-c", "ENTRYPOINT [\"/ask\"]", "-", &format!("{name}:1")]);
+    let import = import.stdin(tar.stdout.unwrap()).output().unwrap();
+    assert!(import.status.success(), "{}", String::from_utf8_lossy(&import.stderr));
+}
+
+/// A resolver that answers every question for an address with one of its own; it ends with the test's process.
+fn resolver(at: &str, answer: [u8; 4]) -> SocketAddr {
+    let socket = UdpSocket::bind(at).unwrap();
+    let address = socket.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut message = [0u8; 512];
+        while let Ok((octets, peer)) = socket.recv_from(&mut message) {
+            // The question ends behind its name, type and class; what follows (EDNS) is left out.
+            let Some(name) = message[12..octets].iter().position(|octet| *octet == 0) else { continue };
+            let end = 12 + name + 5;
+            let is_a = message[end - 4..end - 2] == [0, 1];
+            // Names of Weir's zone, and short ones, are none of its business: REFUSED.
+            let is_foreign = message[12..end].windows(7).any(|part| part.eq_ignore_ascii_case(b"example"));
+            let (code, answers) = if is_foreign { (0, u8::from(is_a)) } else { (5, 0) };
+            let mut reply = message[..end].to_vec();
+            reply[2..4].copy_from_slice(&[0x81, 0x80 | code]);
+            reply[4..12].copy_from_slice(&[0, 1, 0, answers, 0, 0, 0, 0]);
+            if answers == 1 {
+                reply.extend([0xC0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
+                reply.extend(answer);
+            }
+            let _ = socket.send_to(&reply, peer);
+        }
+    });
+    address
+}
+
+/// An address of this machine that goes with this.
+struct Address(&'static str);
+
+impl Address {
+    fn add(text: &'static str) -> Self {
+        let _ = Command::new("ip").args(["addr", "add", &format!("{text}/32"), "dev", "lo"]).status();
+        Self(text)
+    }
+}
+
+impl Drop for Address {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["addr", "del", &format!("{}/32", self.0), "dev", "lo"]).status();
+    }
+}
+
+/// A container's place: its network and the gateway of that.
+#[derive(Clone)]
+struct Place {
+    network: &'static str,
+    gateway: String,
+}
+
+/// Runs the program in a container; returns what it printed.
+fn ask(engine: &Engine, image: &str, place: &Place, words: &[&str]) -> String {
+    let (network, gateway) = (place.network, place.gateway.as_str());
+    let names = ["--dns", gateway, "--dns", SECOND, "--dns-search", "weir.internal", "--dns-option", "ndots:1"];
+    let run = ["run", "--rm", "--network", network];
+    let said = engine.try_docker(&[&run[..], &names, &[image], words].concat()).1;
+    // The engine was told not to forward, and warns of that.
+    said.lines().filter(|line| !line.starts_with("WARNING")).collect::<Vec<_>>().join("\n")
+}
+
+async fn start(engine: &Engine, upstream: SocketAddr) -> Weir {
+    let folder = Folder::new("names");
+    let (http, dns, admin) = (free_address(), free_address(), free_address());
+    let text = format!(
+        "[node]\nworkloads_on_exit = \"stop\"\n[store]\npath = \"{}\"\n[admin]\nlisten = \"{admin}\"\n\
+         [dns]\nlisten = [\"{dns}\", \"containers:53\"]\nservice_addresses = \"198.19.0.0/16\"\n\
+         [dns.forward]\nservers = [\"{upstream}\"]\n\
+         [docker]\nhost = \"{}\"\nnetwork = \"weir-test\"\ncall_timeout = \"5s\"\ndns = [\"{SECOND}\"]\n\n\
+         [[service]]\nname = \"web\"\nreplicas = 2\n[service.run]\nimage = \"{IMAGE}\"\nstop_grace = \"1s\"\n\
+         [[service.port]]\nname = \"http\"\nserve = 80\nprotocol = \"http\"\n",
+        folder.0.join("state").display(),
+        engine.host(),
+    );
+    let file = folder.write("weir.toml", &text);
+    let log = fs::File::create(folder.0.join("log")).unwrap();
+    let mut command = tokio::process::Command::new(WEIR);
+    command.arg("run").arg("--config").arg(&file).stdin(Stdio::null());
+    let child = command.stdout(log.try_clone().unwrap()).stderr(log).kill_on_drop(true).spawn().unwrap();
+    let mut weir = Weir { child, http, dns, admin, folder };
+    weir.ready().await;
+    weir.settled("web", 2, SETTLED).await;
+    weir
+}
+
+fn signal(pids: &[u32], name: &str) {
+    for pid in pids {
+        assert!(*pid > 1);
+        let _ = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn containers_find_each_other_and_the_world_by_short_names() {
+    let engine = Engine::bridged();
+    for (name, musl) in [("ask-musl", true), ("ask-glibc", false)] {
+        import(&engine, name, musl);
+    }
+    let _second = Address::add(SECOND);
+    resolver(&format!("{SECOND}:53"), BY_SECOND);
+    let weir = start(&engine, resolver("127.0.0.1:0", THROUGH_WEIR)).await;
+    let gateway =
+        |network: &str| engine.docker(&["network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", network]);
+    let places = ["bridge", "weir-test"].map(|network| Place { network, gateway: gateway(network) });
+    let [through, second] = [THROUGH_WEIR, BY_SECOND].map(|octets| IpAddr::from(octets).to_string());
+    for image in ["ask-musl:1", "ask-glibc:1"] {
+        for place in &places {
+            let of = |words: &[&str]| ask(&engine, image, place, words);
+            assert_eq!(of(&["web", "80"]), "Service: web", "{image} on {}\n{}", place.network, weir.log());
+            assert!(of(&["web"]).starts_with("198.19."), "{image} on {}", place.network);
+            // musl asks both resolvers at once, so either may have answered.
+            let world = of(&["www.example.test"]);
+            assert!(
+                world == through || (world == second && image == "ask-musl:1"),
+                "{image} on {}: {world}",
+                place.network
+            );
+        }
+    }
+    // What Weir itself starts is told whom to ask.
+    let web = weir.instances().await[0]["container"].as_str().unwrap().to_owned();
+    let told = engine.inspect(&web, "{{.HostConfig.Dns}} {{.HostConfig.DnsSearch}} {{.HostConfig.DnsOptions}}");
+    let gateway = &places[1].gateway;
+    assert_eq!(told, format!("[{gateway} {SECOND}] [default.weir.internal weir.internal] [ndots:1]"));
+    examined(&engine, &weir, &web, &places[0]).await;
+    stopped(&engine, &weir, &places, &second).await;
+}
+
+/// What `weir doctor dns` says of containers: of one that Weir runs, also about a name that the engine answers, and of one
+/// with two resolvers.
+async fn examined(engine: &Engine, weir: &Weir, web: &str, place: &Place) {
+    let host = engine.host();
+    engine.docker(&["run", "-d", "--network", "weir-test", "--name", "db", IMAGE]);
+    let names = ["--dns", &place.gateway, "--dns", SECOND, "--dns-search", "weir.internal"];
+    let run = ["run", "-d", "-i", "--name", "two", "--network", place.network];
+    engine.docker(&[&run[..], &names, &["ask-musl:1", "web", "80", "hold"]].concat());
+    for (container, name, advice) in [
+        (web, "web", "- Weir answers\n"),
+        (web, "db", "db is answered by Docker's own resolver, with a TTL of 600 s"),
+        ("two", "web", "musl asks all at once"),
+    ] {
+        let found = weir.cli(&["doctor", "dns", container, name, "--docker", &host]).await;
+        assert!(found.code == 0 && found.out.contains(advice), "{container} {name}: {found:?}");
+        let row = found.out.lines().any(|row| row.starts_with("web.weir.internal ") && row.contains("198.19."));
+        assert!(row || name == "db", "{found:?}");
+    }
+    engine.docker(&["rm", "-f", "db", "two"]);
+}
+
+/// While Weir is stopped, names of the world come from the second resolver, and connections through it wait.
+async fn stopped(engine: &Engine, weir: &Weir, places: &[Place; 2], second: &str) {
+    let gateway = places[1].gateway.as_str();
+    let mut held = Command::new("docker");
+    held.args(["--host", &engine.host(), "run", "--rm", "-i", "--network", "weir-test", "--dns", gateway]);
+    held.args(["--dns-search", "weir.internal", "--dns-option", "ndots:1", "ask-musl:1", "web", "80", "hold"]);
+    let mut held = held.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = std::io::BufReader::new(held.stdout.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut lines, &mut line).unwrap();
+    assert_eq!(line.trim(), "Service: web");
+    let pids = [weir.pid(), weir.serving()];
+    signal(&pids, "STOP");
+    let begun = std::time::Instant::now();
+    let asked: Vec<(String, String)> = std::thread::scope(|scope| {
+        let each = ["ask-musl:1", "ask-glibc:1"].into_iter().flat_map(|image| places.iter().map(move |at| (image, at)));
+        let threads: Vec<_> = each
+            .map(|(image, place)| {
+                let asking = move || ask(engine, image, place, &["other.example.test"]);
+                (format!("{image} on {}", place.network), scope.spawn(asking))
+            })
+            .collect();
+        threads.into_iter().map(|(what, thread)| (what, thread.join().unwrap())).collect()
+    });
+    println!("resolved by the second resolver in {:?}", begun.elapsed());
+    std::thread::sleep(Duration::from_secs(10).saturating_sub(begun.elapsed()));
+    signal(&pids, "CONT");
+    for (what, address) in asked {
+        assert_eq!(address, second, "{what}");
+    }
+    held.stdin.take().unwrap().write_all(b"\n").unwrap();
+    line.clear();
+    std::io::BufRead::read_line(&mut lines, &mut line).unwrap();
+    assert_eq!(line.trim(), "Service: web", "a connection through Weir broke");
+    assert!(held.wait().unwrap().success());
+}
+
+/// Networks that come are listened on, and those that go are not any more; who holds the port is named.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gateways_are_followed_and_who_holds_the_port_is_named() {
+    let engine = Engine::start();
+    let weir = start(&engine, resolver("127.0.0.1:0", THROUGH_WEIR)).await;
+    engine.docker(&["network", "create", "--subnet", "172.30.77.0/24", "later"]);
+    crate::world::logged(&weir, "answering DNS for containers address=172.30.77.1:53").await;
+    engine.docker(&["network", "rm", "later"]);
+    crate::world::logged(&weir, "containers ask here no more address=172.30.77.1:53").await;
+    let own = fs::read_to_string("/proc/self/comm").unwrap();
+    // Somebody takes the port before the network comes again.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
+    socket.set_freebind_v4(true).unwrap();
+    socket.bind(&"172.30.79.1:53".parse::<SocketAddr>().unwrap().into()).unwrap();
+    engine.docker(&["network", "create", "--subnet", "172.30.79.0/24", "taken"]);
+    crate::world::logged(
+        &weir,
+        &format!("containers cannot ask at 172.30.79.1: listen on 172.30.79.1:53, which {}", own.trim()),
+    )
+    .await;
+    drop(socket);
+    crate::world::logged(&weir, "answering DNS for containers address=172.30.79.1:53").await;
+}
