@@ -5,30 +5,49 @@ use crate::engine::{Engine, IMAGE};
 use crate::support::process::{Folder, WEIR, Weir, free_address};
 use crate::world::SETTLED;
 use std::fs;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-/// `/ask NAME` prints the addresses of a name, of both families, by getaddrinfo(3); `/ask NAME PORT` gets `/` there and prints the answer;
-/// `/ask NAME PORT hold` gets it twice on one connection, the second time when a line comes on standard input.
+/// `/ask NAME` prints the addresses of a name, of both families, by getaddrinfo(3); `/ask NAME PORT` gets `/` there and prints
+/// the service that answered; `/ask NAME PORT hold` gets it twice on one connection, the second time when a line comes on
+/// standard input; `/ask NAME PORT loop` on new connections until then, and prints how many others than the first answered.
 const PROGRAM: &str = r#"
 #include <netdb.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
-static int get(int fd) {
+static const char *get(int fd) {
     static const char request[] = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
-    char answer[4096];
-    if (write(fd, request, sizeof request - 1) < 0) return 1;
+    static char answer[4096];
+    if (write(fd, request, sizeof request - 1) < 0) return "cut";
     ssize_t n = read(fd, answer, sizeof answer - 1);
-    if (n <= 0) { printf("cut\n"); return 1; }
+    if (n <= 0) return "cut";
     answer[n] = 0;
     char *line = strstr(answer, "Service: ");
-    printf("%.*s\n", line ? (int)strcspn(line, "\r\n") : 4, line ? line : "none");
-    fflush(stdout);
-    return 0;
+    if (!line) return "none";
+    line[strcspn(line, "\r\n")] = 0;
+    return line;
+}
+static int dial(struct addrinfo *to) {
+    int fd = socket(to->ai_family, SOCK_STREAM, 0);
+    if (connect(fd, to->ai_addr, to->ai_addrlen)) { perror("connect"); close(fd); return -1; }
+    return fd;
+}
+static int loop(struct addrinfo *to, const char *first) {
+    struct pollfd line = { 0, POLLIN, 0 };
+    int asked = 0, failed = 0;
+    while (poll(&line, 1, 5) == 0) {
+        int fd = dial(to);
+        asked++;
+        failed += fd < 0 || strcmp(get(fd), first);
+        if (fd >= 0) close(fd);
+    }
+    printf("%d asked, %d failed\n", asked, failed);
+    return failed > 0;
 }
 int main(int count, char **words) {
     struct addrinfo hints = { .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM }, *found;
@@ -42,11 +61,15 @@ int main(int count, char **words) {
         }
         return 0;
     }
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-    if (connect(fd, found->ai_addr, found->ai_addrlen)) { perror("connect"); return 1; }
-    int failed = get(fd);
-    if (count > 3) { getchar(); failed |= get(fd); }
-    return failed;
+    int fd = dial(found);
+    if (fd < 0) return 1;
+    char first[64];
+    snprintf(first, sizeof first, "%s", get(fd));
+    puts(first);
+    fflush(stdout);
+    if (count > 3 && !strcmp(words[3], "loop")) return loop(found, first);
+    if (count > 3) { getchar(); puts(get(fd)); }
+    return 0;
 }
 "#;
 
@@ -126,7 +149,6 @@ impl Drop for Address {
 }
 
 /// A container's place: its network and the gateway of that.
-#[derive(Clone)]
 struct Place {
     network: &'static str,
     gateway: String,
@@ -134,15 +156,75 @@ struct Place {
 
 /// Runs the program in a container; returns what it printed.
 fn ask(engine: &Engine, image: &str, place: &Place, words: &[&str]) -> String {
-    let (network, gateway) = (place.network, place.gateway.as_str());
-    let names = ["--dns", gateway, "--dns", SECOND, "--dns-search", "weir.internal", "--dns-option", "ndots:1"];
-    let run = ["run", "--rm", "--network", network];
+    let names = ["--dns", &place.gateway, "--dns", SECOND, "--dns-search", "weir.internal", "--dns-option", "ndots:1"];
+    let run = ["run", "--rm", "--network", place.network];
     let said = engine.try_docker(&[&run[..], &names, &[image], words].concat()).1;
     // The engine was told not to forward, and warns of that.
     said.lines().filter(|line| !line.starts_with("WARNING")).collect::<Vec<_>>().join("\n")
 }
 
-async fn start(engine: &Engine, upstream: SocketAddr) -> Weir {
+/// Returns the place of a container on a network.
+fn place(engine: &Engine, network: &'static str) -> Place {
+    let gateway = engine.docker(&["network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", network]);
+    Place { network, gateway }
+}
+
+/// The program in a container, which goes on until it is told.
+struct Client {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Client {
+    /// Starts the program, which asks Weir alone, and waits for its first line.
+    fn start(engine: &Engine, image: &str, place: &Place, words: &[&str]) -> Self {
+        let mut docker = Command::new("docker");
+        docker.args([
+            "--host",
+            &engine.host(),
+            "run",
+            "--rm",
+            "-i",
+            "--network",
+            place.network,
+            "--dns",
+            &place.gateway,
+        ]);
+        docker.args(["--dns-search", "weir.internal", "--dns-option", "ndots:1", image]).args(words);
+        let mut child = docker.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut client = Self { lines: BufReader::new(child.stdout.take().unwrap()), child };
+        assert_eq!(client.line(), format!("Service: {}", words[0]));
+        client
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).unwrap();
+        line.trim().to_owned()
+    }
+
+    /// Tells it to end; returns its last line.
+    fn end(mut self) -> String {
+        self.child.stdin.take().unwrap().write_all(b"\n").unwrap();
+        let last = self.line();
+        assert!(self.child.wait().unwrap().success(), "{last}");
+        last
+    }
+}
+
+/// A service of two containers that is served at a number, by TCP or as `more` says.
+fn service(name: &str, number: u16, more: &str) -> String {
+    format!(
+        "[[service]]\nname = \"{name}\"\nreplicas = 2\n[service.run]\nimage = \"{IMAGE}\"\nstop_grace = \"1s\"\n\
+         [service.rollout]\nmin_healthy = \"100ms\"\n[[service.port]]\nname = \"main\"\nserve = {number}\n{more}\n"
+    )
+}
+
+fn web() -> String {
+    service("web", 80, "protocol = \"http\"")
+}
+
+async fn start(engine: &Engine, upstream: SocketAddr, services: &str) -> Weir {
     let folder = Folder::new("names");
     let (http, dns, admin) = (free_address(), free_address(), free_address());
     let text = format!(
@@ -150,8 +232,7 @@ async fn start(engine: &Engine, upstream: SocketAddr) -> Weir {
          [dns]\nlisten = [\"{dns}\", \"containers:53\"]\nservice_addresses = \"198.19.0.0/16\"\n\
          [dns.forward]\nservers = [\"{upstream}\"]\n\
          [docker]\nhost = \"{}\"\nnetwork = \"weir-test\"\ncall_timeout = \"5s\"\ndns = [\"{SECOND}\"]\n\n\
-         [[service]]\nname = \"web\"\nreplicas = 2\n[service.run]\nimage = \"{IMAGE}\"\nstop_grace = \"1s\"\n\
-         [[service.port]]\nname = \"http\"\nserve = 80\nprotocol = \"http\"\n",
+         {services}",
         folder.0.join("state").display(),
         engine.host(),
     );
@@ -181,10 +262,8 @@ async fn containers_find_each_other_and_the_world_by_short_names() {
     }
     let _second = Address::add(SECOND);
     resolver(&format!("{SECOND}:53"), BY_SECOND);
-    let weir = start(&engine, resolver("127.0.0.1:0", THROUGH_WEIR)).await;
-    let gateway =
-        |network: &str| engine.docker(&["network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", network]);
-    let places = ["bridge", "weir-test"].map(|network| Place { network, gateway: gateway(network) });
+    let weir = start(&engine, resolver("127.0.0.1:0", THROUGH_WEIR), &web()).await;
+    let places = ["bridge", "weir-test"].map(|network| place(&engine, network));
     let [through, second] = [THROUGH_WEIR, BY_SECOND].map(|octets| IpAddr::from(octets).to_string());
     for image in ["ask-musl:1", "ask-glibc:1"] {
         for place in &places {
@@ -232,15 +311,7 @@ async fn examined(engine: &Engine, weir: &Weir, web: &str, place: &Place) {
 
 /// While Weir is stopped, names of the world come from the second resolver, and connections through it wait.
 async fn stopped(engine: &Engine, weir: &Weir, places: &[Place; 2], second: &str) {
-    let gateway = places[1].gateway.as_str();
-    let mut held = Command::new("docker");
-    held.args(["--host", &engine.host(), "run", "--rm", "-i", "--network", "weir-test", "--dns", gateway]);
-    held.args(["--dns-search", "weir.internal", "--dns-option", "ndots:1", "ask-musl:1", "web", "80", "hold"]);
-    let mut held = held.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let mut lines = std::io::BufReader::new(held.stdout.take().unwrap());
-    let mut line = String::new();
-    std::io::BufRead::read_line(&mut lines, &mut line).unwrap();
-    assert_eq!(line.trim(), "Service: web");
+    let held = Client::start(engine, "ask-musl:1", &places[1], &["web", "80", "hold"]);
     let pids = [weir.pid(), weir.serving()];
     signal(&pids, "STOP");
     let begun = std::time::Instant::now();
@@ -260,18 +331,59 @@ async fn stopped(engine: &Engine, weir: &Weir, places: &[Place; 2], second: &str
     for (what, address) in asked {
         assert_eq!(address, second, "{what}");
     }
-    held.stdin.take().unwrap().write_all(b"\n").unwrap();
-    line.clear();
-    std::io::BufRead::read_line(&mut lines, &mut line).unwrap();
-    assert_eq!(line.trim(), "Service: web", "a connection through Weir broke");
-    assert!(held.wait().unwrap().success());
+    assert_eq!(held.end(), "Service: web", "a connection through Weir broke");
+}
+
+/// Clients in containers that resolve once and make a new connection for each request, while every replica is replaced.
+async fn replaced_under_load(deploys: usize) {
+    let engine = Engine::bridged();
+    for (name, musl) in [("ask-musl", true), ("ask-glibc", false)] {
+        import(&engine, name, musl);
+    }
+    let services = [service("db", 5432, ""), service("log", 5432, ""), web()].concat();
+    let weir = start(&engine, resolver("127.0.0.1:0", THROUGH_WEIR), &services).await;
+    let names = ["db", "log", "web"];
+    for name in names {
+        weir.settled(name, 2, SETTLED).await;
+    }
+    let [bridge, own] = ["bridge", "weir-test"].map(|network| place(&engine, network));
+    let clients = [
+        ("db", "5432", "ask-musl:1", &own),
+        ("log", "5432", "ask-glibc:1", &bridge),
+        ("web", "80", "ask-musl:1", &bridge),
+    ];
+    let clients = clients.map(|(name, port, image, place)| Client::start(&engine, image, place, &[name, port, "loop"]));
+    for round in 0..deploys {
+        for name in names {
+            let done = weir.cli(&["deploy", name, "--env", &format!("ROUND={round}"), "--wait"]).await;
+            assert_eq!(done.code, 0, "{done:?}\n{}", weir.log());
+        }
+    }
+    let said = clients.map(Client::end);
+    println!("{} replacements of each of {names:?}: {said:?}", 2 * deploys);
+    assert!(
+        said.iter().all(|said| said.ends_with("asked, 0 failed") && !said.starts_with("0 ")),
+        "{said:?}\n{}",
+        weir.log()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn containers_that_resolve_once_reach_services_through_every_replacement() {
+    replaced_under_load(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "long: 20 replacements of each of three services of containers; run by tests/run --long"]
+async fn containers_that_resolve_once_reach_services_through_20_replacements() {
+    replaced_under_load(10).await;
 }
 
 /// Networks that come are listened on, and those that go are not any more; who holds the port is named.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gateways_are_followed_and_who_holds_the_port_is_named() {
     let engine = Engine::start();
-    let weir = start(&engine, resolver("127.0.0.1:0", THROUGH_WEIR)).await;
+    let weir = start(&engine, resolver("127.0.0.1:0", THROUGH_WEIR), &web()).await;
     engine.docker(&["network", "create", "--subnet", "172.30.77.0/24", "later"]);
     crate::world::logged(&weir, "answering DNS for containers address=172.30.77.1:53").await;
     engine.docker(&["network", "rm", "later"]);
