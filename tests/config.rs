@@ -237,6 +237,25 @@ fn without_a_file_the_program_says_where_it_looked() {
 }
 
 #[test]
+fn check_opens_the_authorities_of_resolvers() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("forward-ca-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    let (ca, file) = (folder.join("ca.pem"), folder.join("weir.toml"));
+    fs::write(&file, format!("[dns]\n[dns.forward]\nservers = [\"tls://127.0.0.53\"]\nca = {ca:?}\n")).unwrap();
+    let check = || weir(&["check", file.to_str().unwrap()], &[]);
+    let (code, _, said) = check();
+    assert_eq!(code, Some(2));
+    assert!(said.contains("weir.toml:4: dns.forward.ca: ") && said.contains("No such file"), "{said}");
+    fs::write(&ca, "no certificate").unwrap();
+    let (code, _, said) = check();
+    assert_eq!(code, Some(2), "{said}");
+    fs::write(&ca, rcgen::generate_simple_self_signed(["dns.test".to_owned()]).unwrap().cert.pem()).unwrap();
+    let (code, _, said) = check();
+    assert_eq!(code, Some(0), "{said}");
+    fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
 fn the_program_prints_the_schema() {
     let (code, printed, _) = weir(&["schema"], &[]);
     assert_eq!((code, printed), (Some(0), fs::read_to_string("config/schema.json").unwrap()));

@@ -143,6 +143,8 @@ pub(crate) struct Load<'a> {
     pub(crate) seconds: f64,
     /// Questions per second, with the latency of each; `None`: as fast as 100 in flight go.
     pub(crate) rate: Option<u32>,
+    /// Whether it ends with the last question of the file.
+    pub(crate) once: bool,
 }
 
 /// Runs dnsperf on this process's CPU: 100 questions in flight on 10 sockets, or 4 connections.
@@ -156,6 +158,9 @@ pub(crate) fn dnsperf(load: &Load<'_>, scratch: &Path) -> Result<Run, Box<dyn Er
     command.args(["-t", "3", "-l", &seconds, "-d"]).arg(load.questions);
     if let Some(rate) = load.rate {
         command.args(["-v", "-Q", &rate.to_string()]);
+    }
+    if load.once {
+        command.args(["-n", "1"]);
     }
     let output = fs::File::create(&file)?;
     let ended = command.stdin(Stdio::null()).stderr(output.try_clone()?).stdout(output).status()?;

@@ -13,6 +13,8 @@ mod client;
 #[path = "../support/proxies/cpu.rs"]
 #[allow(dead_code, reason = "shared; a part is for other benches")]
 mod cpu;
+mod forward;
+mod forwarders;
 #[path = "../support/proxies/load.rs"]
 #[allow(dead_code, reason = "shared; a part is for other benches")]
 mod load;
@@ -32,6 +34,7 @@ mod report;
 #[allow(dead_code, reason = "shared; a part is for other benches")]
 mod rounds;
 mod servers;
+mod upstream;
 mod zone;
 
 use client::{Load, Mode, Run, dnsperf, verify};
@@ -49,8 +52,8 @@ use zone::{Case, Table};
 
 const HELP: &str = "usage: cargo bench --bench dns -- [options]
 
-  --peers A,B        of echo, weir, knot, gdnsd, nsd (default: all)
-  --scenarios A,B    of udp, tcp, dot, p99, names (default: all)
+  --peers A,B        of echo, weir, knot, gdnsd, nsd; forwarding: weir, unbound, dnsmasq (default: all)
+  --scenarios A,B    of udp, tcp, dot, p99, names, forward (default: all)
   --rounds N         quiet rounds for each server and scenario (default 8; at most three times as many are run)
   --seconds S        length of one measured stretch (default 1)
   --max-other P      drop a round with more than P % other load on either CPU (default 5)
@@ -120,8 +123,8 @@ fn main() {
 fn options() -> Result<Options, Box<dyn Error>> {
     let list = |text: &str| text.split(',').map(str::to_owned).collect::<Vec<_>>();
     let mut options = Options {
-        peers: list("echo,weir,knot,gdnsd,nsd"),
-        scenarios: list("udp,tcp,dot,p99,names"),
+        peers: list("echo,weir,knot,gdnsd,nsd,unbound,dnsmasq"),
+        scenarios: list("udp,tcp,dot,p99,names,forward"),
         method: Method { rounds: 8, seconds: 1.0, max_other: 0.05, cpus: [0, 1] },
         services: 200,
         names: 100_000,
@@ -156,7 +159,7 @@ fn options() -> Result<Options, Box<dyn Error>> {
 /// Runs every scenario; false when an answer was wrong or lost, or a bound was missed.
 fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
     let names: Vec<&str> = options.peers.iter().map(String::as_str).collect();
-    process::install(&[names.as_slice(), &["dnsperf"]].concat())?;
+    process::install(&[names.as_slice(), forward::needs(&options.scenarios), &["dnsperf"]].concat())?;
     weir::sys::thread::pin(options.method.cpus[1])?;
     let folder = Folder(std::env::temp_dir().join(format!("weir-dns-{}", std::process::id())));
     std::fs::create_dir_all(&folder.0)?;
@@ -177,6 +180,13 @@ fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
     if options.scenarios.iter().any(|name| name == "names") {
         let table = Table::with_names(options.names);
         good &= with_table(options, table, QUESTIONS[1], &["names"], &folder.0.join("large"))?;
+    }
+    if options.scenarios.iter().any(|name| name == "forward") {
+        let wanted = |name: &&str| names.contains(name);
+        let peers: Vec<&str> = forwarders::PEERS.into_iter().filter(wanted).collect();
+        let folder = folder.0.join("forward");
+        good &=
+            forward::compare(&forward::Setup { peers, folder: &folder, weir: &options.weir, method: options.method })?;
     }
     Ok(good)
 }
@@ -222,7 +232,7 @@ fn with_table(
     std::fs::write(&file, cases.iter().map(|case| format!("{} {}\n", case.name, case.kind)).collect::<String>())?;
     println!("\n{} services, {} names, {} distinct questions", table.services, table.names(), cases.len());
     let mut running = vec![weir];
-    for name in options.peers.iter().filter(|name| *name != "weir") {
+    for name in options.peers.iter().filter(|name| *name != "weir" && !forwarders::PEERS.contains(&name.as_str())) {
         running.push(servers::start(name, &setting)?);
     }
     let mut bench = Bench { folder, running, cases, questions: file, certificate, sizes: BTreeMap::new() };
@@ -262,7 +272,7 @@ impl Bench<'_> {
     fn load(&self, peer: &Peer, mode: Mode, seconds: f64, rate: Option<u32>) -> Result<Run, Box<dyn Error>> {
         let mode = if peer.name == "echo" { Mode::Udp } else { mode };
         let server = peer.listen[usize::from(mode == Mode::Dot)];
-        let load = Load { server, mode, questions: &self.questions, seconds, rate };
+        let load = Load { server, mode, questions: &self.questions, seconds, rate, once: false };
         dnsperf(&load, self.folder)
     }
 

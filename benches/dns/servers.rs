@@ -63,7 +63,7 @@ pub(crate) fn start(name: &str, setting: &Setting<'_>) -> io::Result<Peer> {
 }
 
 /// Returns a port that is free for TCP and UDP.
-fn free_for_both() -> io::Result<SocketAddr> {
+pub(crate) fn free_for_both() -> io::Result<SocketAddr> {
     for _ in 0..50 {
         let address = free_address()?;
         if UdpSocket::bind(address).is_ok() {

@@ -18,6 +18,7 @@ use weir::spec;
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    static BYTES: Cell<i64> = const { Cell::new(0) };
 }
 
 /// The system's allocator, counting per thread.
@@ -28,17 +29,20 @@ pub(crate) struct Counting;
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        BYTES.set(BYTES.get() + layout.size() as i64);
         // SAFETY: the caller's promise for `layout` is passed on.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        BYTES.set(BYTES.get() - layout.size() as i64);
         // SAFETY: `at` came from `alloc` above with this layout.
         unsafe { System.dealloc(at, layout) }
     }
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        BYTES.set(BYTES.get() + size as i64 - layout.size() as i64);
         // SAFETY: `at` came from `alloc` above with this layout; the caller's promise for `size` is passed on.
         unsafe { System.realloc(at, layout, size) }
     }
@@ -47,6 +51,11 @@ unsafe impl GlobalAlloc for Counting {
 /// Returns the allocations of this thread so far.
 pub(crate) fn allocations() -> u64 {
     ALLOCATIONS.get()
+}
+
+/// Returns the octets that this thread has allocated and not freed.
+pub(crate) fn held_bytes() -> i64 {
+    BYTES.get()
 }
 
 /// Returns the lower quartile over `rounds` of the time of one call, in nanoseconds; each round makes `calls` calls.

@@ -4,6 +4,7 @@ use crate::admin::Options as AdminOptions;
 use crate::config::acme;
 use crate::config::addresses;
 use crate::config::bounds::{size, time, within};
+use crate::config::dns_log;
 use crate::config::dns_tls;
 use crate::config::docker;
 use crate::config::environment::Environment;
@@ -297,6 +298,8 @@ fn read_dns(p: &mut Problems, section: &Dns) -> DnsOptions {
         ),
         tls: section.tls.as_ref().map(|tls| dns_tls::read(p, tls)),
         rate_limit: rate_limit::read(p, &section.rate_limit.clone().unwrap_or_default()),
+        nsid: dns_log::read_nsid(p, section.nsid.as_deref()),
+        log: section.log.as_ref().map(|log| dns_log::read(p, log)),
         tcp_idle: time(p, "dns.tcp_idle", section.tcp_idle, defaults.tcp_idle, MS..=DAY),
         changed_ttl: whole_seconds(p, "dns.changed_ttl", section.changed_ttl, defaults.changed_ttl),
         settle: time(p, "dns.settle", section.settle, defaults.settle, Time::ZERO..=DAY),

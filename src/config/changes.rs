@@ -14,11 +14,13 @@ const MASK: &str = "***";
 /// Parts of names of variables whose values are masked.
 const SECRETS: [&str; 9] = ["SECRET", "TOKEN", "PASSWORD", "PASSWD", "PASSPHRASE", "CREDENTIAL", "KEY", "AUTH", "DSN"];
 /// Keys that are taken up while Weir runs, but for definitions, which all are.
-const LIVE: [&[&str]; 16] = [
+const LIVE: [&[&str]; 18] = [
     &["node", "workers"],
     &["log", "level"],
     &["dns", "forward"],
     &["dns", "limits"],
+    &["dns", "log"],
+    &["dns", "nsid"],
     &["dns", "negative_ttl"],
     &["dns", "rate_limit"],
     &["dns", "tcp_idle"],

@@ -1,6 +1,7 @@
 //! The TOML file as serde sees it: one struct per section, one field per key. Definitions are `spec`'s.
 
 use crate::config::acme::Acme;
+use crate::config::dns_log::DnsLog;
 use crate::config::dns_tls::DnsTls;
 use crate::config::forward::DnsForward;
 use crate::config::naming::{DnsAlias, DnsConsul, DnsKubernetes, DnsSchema};
@@ -176,6 +177,13 @@ pub struct Dns {
     /// How many answers over UDP a source network gets for which no cookie shows that it is there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<DnsRateLimit>,
+    /// What the server calls itself to clients that ask (NSID, RFC 5001), 1 to 255 printable ASCII characters. Default: it does
+    /// not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nsid: Option<String>,
+    /// Which questions are logged; without this section none is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<DnsLog>,
 }
 
 /// Bounds of the DNS server.

@@ -52,6 +52,10 @@ pub struct DnsForward {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65_536))]
     pub max_in_flight: Option<usize>,
+    /// Those of one client's address, 1 to 65536; further ones get SERVFAIL. Default 256.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65_536))]
+    pub max_in_flight_per_client: Option<usize>,
     /// One try, up to `10s`; SERVFAIL comes after twice this. Default `2s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Duration>,
@@ -181,6 +185,13 @@ pub(super) fn read(p: &mut Problems, section: &DnsForward, own: &[SocketAddr], o
             defaults.max_in_flight,
             &(1..=65_536),
         ),
+        max_in_flight_per_client: within(
+            p,
+            "dns.forward.max_in_flight_per_client",
+            section.max_in_flight_per_client,
+            defaults.max_in_flight_per_client,
+            &(1..=65_536),
+        ),
         timeout: time(p, "dns.forward.timeout", section.timeout, defaults.timeout, MS..=MAX_TIMEOUT),
         allow: networks(&section.allow).unwrap_or(defaults.allow),
         deny_answers: networks(&section.deny_answers).unwrap_or(defaults.deny_answers),
@@ -246,6 +257,7 @@ pub(super) fn write(options: &ForwardOptions) -> DnsForward {
         cache: Some(Size::new(options.cache_bytes as u64)),
         stale: Some(options.stale.into()),
         max_in_flight: Some(options.max_in_flight),
+        max_in_flight_per_client: Some(options.max_in_flight_per_client),
         timeout: Some(options.timeout.into()),
         allow: Some(networks(&options.allow)),
         deny_answers: Some(networks(&options.deny_answers)),

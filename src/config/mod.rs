@@ -12,6 +12,7 @@ mod addresses;
 mod bounds;
 mod build;
 mod changes;
+mod dns_log;
 mod dns_tls;
 mod docker;
 mod environment;
@@ -34,6 +35,7 @@ mod views;
 
 pub use acme::{Acme, AcmeChallenge};
 pub use changes::{Difference, differences};
+pub use dns_log::DnsLog;
 pub use dns_tls::DnsTls;
 pub use environment::{Environment, Flags};
 pub use error::{ConfigError, Problem};

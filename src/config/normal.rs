@@ -12,7 +12,7 @@ use crate::config::loaded::Loaded;
 use crate::config::naming;
 use crate::config::places::DnsListen;
 use crate::config::views;
-use crate::config::{dns_tls, forward, rate_limit};
+use crate::config::{dns_log, dns_tls, forward, rate_limit};
 use crate::dns::Options as DnsOptions;
 use crate::model::{self, ListenerProtocol, ListenerSpec, PortSpec, RouteSpec, ServiceName};
 use crate::proxy::Options as ProxyOptions;
@@ -117,6 +117,8 @@ fn write_dns(options: &DnsOptions) -> Dns {
         views: views::write(&options.views),
         tls: options.tls.as_ref().map(dns_tls::write),
         rate_limit: Some(rate_limit::write(&options.rate_limit)),
+        nsid: options.nsid.as_deref().map(str::to_owned),
+        log: options.log.as_ref().map(dns_log::write),
     }
 }
 

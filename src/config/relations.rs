@@ -2,6 +2,7 @@
 
 use crate::config::file::File;
 use crate::config::loaded::Loaded;
+use crate::dns::AliasTargetOptions;
 use crate::model::{ContainerAddress, RunSpec, ServiceName};
 use crate::spec::{KeyPath, Listener, ListenerProtocol, Port, Problems, Protocol, Service, nearest};
 use std::collections::HashMap;
@@ -48,6 +49,27 @@ pub(super) fn check(p: &mut Problems, file: &File, index: &Index<'_>, loaded: &L
     port_demand(p, file, loaded);
     binds(p, loaded, file);
     authorities(p, file);
+    aliases(p, loaded, line_of);
+}
+
+/// Records aliases that have the name of a service: the service is what would be answered.
+fn aliases(p: &mut Problems, loaded: &Loaded, line_of: LineOf<'_>) {
+    for (i, alias) in loaded.dns.iter().flat_map(|dns| dns.aliases.iter()).enumerate() {
+        let Ok(name) = ServiceName::parse(&format!("{}/{}", alias.namespace, alias.name)) else { continue };
+        let Some(at) = loaded.services.iter().position(|service| service.name == name) else { continue };
+        let line = line_of(&KeyPath::default().key("service").index(at).key("name"));
+        let place = line.map_or_else(String::new, |line| format!(" on line {line}"));
+        let leads = if matches!(alias.to, AliasTargetOptions::Name(_)) { "target" } else { "service" };
+        p.within("dns.alias", i, |p| {
+            let message =
+                format!("{:?} is also the service{place}, which is what its name is answered with", alias.name);
+            p.add(
+                "name",
+                message,
+                format!("give one of them another name, or remove the alias: its {leads} would never be answered"),
+            );
+        });
+    }
 }
 
 /// Records names whose certificates nobody can obtain, and names that two would.

@@ -32,6 +32,8 @@ pub struct Authority {
     version: Vec<u8>,
     scheme: Vec<u8>,
     hinfo: Vec<u8>,
+    /// What the server calls itself, RFC 5001; empty: it does not say.
+    pub(crate) nsid: Box<[u8]>,
 }
 
 /// A name that the server owns itself, unless a service has it.
@@ -74,6 +76,7 @@ impl Authority {
             version: text(version()),
             scheme: text(SCHEME),
             hinfo,
+            nsid: options.nsid.as_deref().unwrap_or_default().as_bytes().into(),
         }
     }
 

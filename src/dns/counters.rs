@@ -1,9 +1,13 @@
 //! What the DNS server counts: questions by type, response code, transport and path; one shard per thread.
 
 use crate::dns::handler::Transport;
+use crate::dns::options::InFlight;
 use crate::dnswire::{rcode, rtype};
 use prometheus::core::{Collector, Desc};
 use prometheus::{IntCounterVec, IntGauge, Opts, proto::MetricFamily};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,7 +25,7 @@ const TYPES: [(u16, &str); 9] = [
     (rtype::HTTPS, "HTTPS"),
     (rtype::ANY, "ANY"),
 ];
-const RCODES: [(u16, &str); 8] = [
+const RCODES: [(u16, &str); 9] = [
     (rcode::NOERROR, "NOERROR"),
     (rcode::FORMERR, "FORMERR"),
     (rcode::SERVFAIL, "SERVFAIL"),
@@ -30,12 +34,28 @@ const RCODES: [(u16, &str); 8] = [
     (rcode::REFUSED, "REFUSED"),
     (rcode::NOTAUTH, "NOTAUTH"),
     (rcode::BADVERS, "BADVERS"),
+    (rcode::BADCOOKIE, "BADCOOKIE"),
 ];
 const OTHER: &str = "other";
 const TRANSPORTS: [&str; 4] = ["udp", "tcp", "tls", "https"];
 const PATHS: [&str; 5] = ["fast", "full", "forwarded", "cached", "stale"];
 /// One more of each for what is not listed.
 const CELLS: usize = (TYPES.len() + 1) * (RCODES.len() + 1) * TRANSPORTS.len() * PATHS.len();
+
+/// Returns how a response code is called, where it is known here.
+pub(crate) fn code_name(code: u16) -> Option<&'static str> {
+    RCODES.iter().find(|(known, _)| *known == code).map(|(_, name)| *name)
+}
+
+/// Returns how a transport is called.
+pub(crate) fn transport_name(transport: Transport) -> &'static str {
+    TRANSPORTS.get(transport as usize).copied().unwrap_or(OTHER)
+}
+
+/// Returns how a path is called.
+pub(crate) fn path_name(path: Path) -> &'static str {
+    PATHS.get(path as usize).copied().unwrap_or(OTHER)
+}
 
 /// How a question was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,10 +96,21 @@ pub enum Forwarded {
     Short = 6,
     /// The client may not ask: REFUSED.
     Denied = 7,
+    /// Too many of the same client were in flight: SERVFAIL.
+    ClientOverloaded = 8,
 }
 
-const OUTCOMES: [&str; 8] =
-    ["answered", "nodata", "nxdomain", "failed", "unreachable", "overloaded", "short_name", "denied"];
+const OUTCOMES: [&str; 9] = [
+    "answered",
+    "nodata",
+    "nxdomain",
+    "failed",
+    "unreachable",
+    "overloaded",
+    "short_name",
+    "denied",
+    "client_overloaded",
+];
 
 /// What the forwarder counts; clones share the numbers.
 #[derive(Debug, Clone)]
@@ -89,16 +120,26 @@ pub struct Forwards(Arc<ForwardCells>);
 struct ForwardCells {
     outcomes: [AtomicU64; OUTCOMES.len()],
     in_flight: AtomicU64,
+    /// Of each client that has any; no more of them than questions are in flight.
+    by_client: Mutex<HashMap<IpAddr, usize>>,
     descs: [Desc; 2],
 }
 
 /// One question in flight; gone when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Flight(Arc<ForwardCells>);
+pub(crate) struct Flight(Arc<ForwardCells>, Option<IpAddr>);
 
 impl Drop for Flight {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let Some(client) = self.1 else { return };
+        let mut by_client = self.0.by_client.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut own) = by_client.entry(client) {
+            *own.get_mut() -= 1;
+            if *own.get() == 0 {
+                own.remove();
+            }
+        }
     }
 }
 
@@ -112,6 +153,7 @@ impl Forwards {
         Self(Arc::new(ForwardCells {
             outcomes: std::array::from_fn(|_| AtomicU64::new(0)),
             in_flight: AtomicU64::new(0),
+            by_client: Mutex::default(),
             descs: [desc(FORWARDED, FORWARDED_HELP, &["outcome"]), desc(IN_FLIGHT, IN_FLIGHT_HELP, &[])],
         }))
     }
@@ -123,13 +165,24 @@ impl Forwards {
         }
     }
 
-    /// Takes a place among the questions in flight; `None` when there are `max` already. Only the thread `dns-slow` asks.
-    pub(crate) fn try_fly(&self, max: usize) -> Option<Flight> {
-        if self.0.in_flight.load(Ordering::Relaxed) >= max as u64 {
-            return None;
+    /// Takes a place among the questions in flight. Only the thread `dns-slow` asks.
+    ///
+    /// # Errors
+    /// What to count, when there are `max` already, or as many of this client as it may have.
+    pub(crate) fn try_fly(&self, client: Option<IpAddr>, most: InFlight) -> Result<Flight, Forwarded> {
+        if self.0.in_flight.load(Ordering::Relaxed) >= most.all as u64 {
+            return Err(Forwarded::Overloaded);
+        }
+        if let Some(client) = client {
+            let mut by_client = self.0.by_client.lock().unwrap_or_else(PoisonError::into_inner);
+            let own = by_client.get(&client).copied().unwrap_or(0);
+            if own >= most.of_client {
+                return Err(Forwarded::ClientOverloaded);
+            }
+            by_client.insert(client, own + 1);
         }
         self.0.in_flight.fetch_add(1, Ordering::Relaxed);
-        Some(Flight(self.0.clone()))
+        Ok(Flight(self.0.clone(), client))
     }
 
     /// Returns how often an outcome was counted.
@@ -328,7 +381,7 @@ impl Collector for Counters {
 
 #[cfg(test)]
 mod tests {
-    use super::{Count, Counters, Forwarded, Path, Transport};
+    use super::{Count, Counters, Forwarded, InFlight, Path, Transport};
     use crate::dnswire::{rcode, rtype};
 
     #[test]
@@ -341,8 +394,8 @@ mod tests {
         let expected = [count("A", "NOERROR", ("udp", "fast"), 2), count("other", "other", ("https", "full"), 1)];
         assert_eq!(counters.counts(), expected);
         counters.forwards().count(Forwarded::NxDomain);
-        let flight = counters.forwards().try_fly(1);
-        assert!(flight.is_some() && counters.forwards().try_fly(1).is_none());
+        let flight = counters.forwards().try_fly(None, InFlight { all: 1, of_client: 1 });
+        assert!(flight.is_ok());
         let registry = prometheus::Registry::new();
         registry.register(Box::new(counters)).unwrap();
         let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
@@ -352,5 +405,21 @@ mod tests {
         );
         assert!(text.contains(r#"weir_dns_forwarded_total{outcome="nxdomain"} 1"#), "{text}");
         assert!(text.contains("weir_dns_forward_in_flight 1"), "{text}");
+    }
+
+    #[test]
+    fn places_in_flight_are_bounded_in_all_and_for_each_client_and_come_back() {
+        let counters = Counters::new(1);
+        let most = InFlight { all: 3, of_client: 2 };
+        let fly = |last| counters.forwards().try_fly(Some([10, 0, 0, last].into()), most);
+        let (first, _second) = (fly(1).unwrap(), fly(1).unwrap());
+        assert_eq!(fly(1).unwrap_err(), Forwarded::ClientOverloaded);
+        let other = fly(2).unwrap();
+        assert_eq!(fly(2).unwrap_err(), Forwarded::Overloaded);
+        drop(first);
+        let again = fly(1);
+        assert!(again.is_ok());
+        drop((again, other, _second));
+        assert!(counters.forwards().0.by_client.lock().unwrap().is_empty());
     }
 }

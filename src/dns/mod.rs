@@ -20,6 +20,7 @@ mod locate;
 mod onward;
 mod options;
 mod order;
+mod querylog;
 mod rate;
 mod responder;
 mod schema;
@@ -39,8 +40,8 @@ pub use explain::{Candidacy, Explanation, Line, Riddle};
 pub use gauges::Gauges;
 pub use handler::{Reply, Transport, answer};
 pub use options::{
-    AliasOptions, AliasTargetOptions, ForwardOptions, ForwardZoneOptions, ListenOptions, Options, RateLimitOptions,
-    SchemaOptions, ServerOptions, TlsOptions, ViewOptions,
+    AliasOptions, AliasTargetOptions, ForwardOptions, ForwardZoneOptions, ListenOptions, Options, QueryLogOptions,
+    RateLimitOptions, SchemaOptions, ServerOptions, TlsOptions, ViewOptions,
 };
 pub use schema::{Schema, Schemas};
 pub use server::{Live, Server, ServerError, Sockets, bind, serve};

@@ -47,6 +47,26 @@ pub struct Options {
     pub tls: Option<TlsOptions>,
     /// How many answers over UDP a source network gets.
     pub rate_limit: RateLimitOptions,
+    /// What the server calls itself to who asks (NSID, RFC 5001), up to 255 octets; `None`: it does not say.
+    pub nsid: Option<Arc<str>>,
+    /// Which questions are logged; `None`: none.
+    pub log: Option<QueryLogOptions>,
+}
+
+/// Which questions are logged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueryLogOptions {
+    /// One of so many, drawn by chance; 1: each.
+    pub one_in: u32,
+    /// Lines in a second; what is above is counted.
+    pub max_per_second: u32,
+}
+
+impl Default for QueryLogOptions {
+    fn default() -> Self {
+        // At 10,000 questions a second as many lines as are allowed.
+        Self { one_in: 100, max_per_second: 100 }
+    }
 }
 
 /// How many answers over UDP a source network gets.
@@ -166,6 +186,8 @@ pub struct ForwardOptions {
     pub stale: Duration,
     /// Questions that wait for upstream at a time; further ones get SERVFAIL.
     pub max_in_flight: usize,
+    /// Those of one client's address; further ones get SERVFAIL.
+    pub max_in_flight_per_client: usize,
     /// One try; SERVFAIL comes after twice this.
     pub timeout: Duration,
     /// Networks whose clients may have names resolved; others get REFUSED.
@@ -206,6 +228,21 @@ pub enum ServerOptions {
         /// Path of requests.
         path: Arc<str>,
     },
+}
+
+/// Questions that may wait for other resolvers at a time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct InFlight {
+    pub(crate) all: usize,
+    /// Those of one address.
+    pub(crate) of_client: usize,
+}
+
+impl ForwardOptions {
+    /// Returns how many questions may wait at a time.
+    pub(crate) fn in_flight(&self) -> InFlight {
+        InFlight { all: self.max_in_flight, of_client: self.max_in_flight_per_client }
+    }
 }
 
 impl ServerOptions {
@@ -249,6 +286,8 @@ impl Default for Options {
             views: Vec::new(),
             tls: None,
             rate_limit: RateLimitOptions::default(),
+            nsid: None,
+            log: None,
         }
     }
 }
@@ -279,6 +318,8 @@ impl Default for ForwardOptions {
             stale: Duration::from_secs(3600),
             // As Docker's resolver; at 2 s each this is 500 questions a second with every upstream down.
             max_in_flight: 1024,
+            // A quarter: who floods, or asks for names that nobody answers, leaves room for others.
+            max_in_flight_per_client: 256,
             timeout: Duration::from_secs(2),
             allow: private_networks(),
             deny_answers: Vec::new(),

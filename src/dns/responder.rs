@@ -9,6 +9,7 @@ use crate::dns::counters::{Forwarded, Forwards, Path, Shard};
 use crate::dns::forward::{Foreign, question_of};
 use crate::dns::handler::{TCP_BYTES, Transport, answer};
 use crate::dns::onward;
+use crate::dns::querylog::Line;
 use crate::dns::settings::{Settings, Shared};
 use crate::dns::slow::answer_unusual;
 use crate::dns::view::{Asker, View};
@@ -20,6 +21,7 @@ use std::cell::RefCell;
 use std::net::UdpSocket;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 
 /// What other threads give to the thread `dns-slow`.
@@ -117,6 +119,8 @@ pub(crate) struct Moment<'r> {
     counters: &'r Shard,
     forwards: &'r Forwards,
     origin: Origin,
+    /// When it came, where that is logged.
+    since: Option<Instant>,
 }
 
 impl Moment<'_> {
@@ -146,6 +150,7 @@ impl Moment<'_> {
             return Answered::Later(Asked { message: message.to_vec(), begun, kind, origin: self.origin });
         }
         self.counters.count(kind, reply.rcode, transport, path);
+        self.settings.note(self.since, || line(self.origin, message, kind, (reply.rcode, path)));
         if self.settings.denied(self.view.forwards, reply.rcode) {
             self.forwards.count(Forwarded::Denied);
         }
@@ -180,6 +185,7 @@ impl Responder {
             counters: &self.counters,
             forwards: &self.forwards,
             origin,
+            since: settings.since(),
         })
     }
 
@@ -253,23 +259,36 @@ impl Responder {
     }
 
     async fn ask_forwarder(&self, asked: Asked, max_udp_bytes: Option<u16>) -> Vec<u8> {
-        let Asked { message, kind, origin: Origin { asker, transport }, .. } = asked;
+        let Asked { message, kind, origin, .. } = asked;
+        let Origin { asker, transport } = origin;
         let settings = self.settings.load_full();
+        let since = settings.since();
         let (Some(forwarder), Some(mut query)) = (&settings.forwarder, question_of(&message)) else {
             return failed(&message);
         };
         self.room.borrow_mut().baker.serve(&mut query, asker.client);
         let max_bytes = max_udp_bytes.map_or(TCP_BYTES, |most| Answer::udp_bytes(&query, most));
-        let Some(_flight) = self.forwards.try_fly(forwarder.options().max_in_flight) else {
-            self.forwards.count(Forwarded::Overloaded);
-            self.counters.count(kind, rcode::SERVFAIL, transport, Path::Forwarded);
-            return failed(&message);
+        let _flight = match self.forwards.try_fly(asker.client, forwarder.options().in_flight()) {
+            Ok(flight) => flight,
+            Err(outcome) => {
+                self.forwards.count(outcome);
+                self.counters.count(kind, rcode::SERVFAIL, transport, Path::Forwarded);
+                settings.note(since, || line(origin, &message, kind, (rcode::SERVFAIL, Path::Forwarded)));
+                return failed(&message);
+            }
         };
         let (octets, answered) = forwarder.answer(&Foreign { query, client: asker.client, max_bytes }).await;
         self.forwards.count(answered.counted);
         self.counters.count(kind, answered.code, transport, answered.path);
+        settings.note(since, || line(origin, &message, kind, (answered.code, answered.path)));
         octets
     }
+}
+
+/// What is logged of a question.
+fn line(origin: Origin, message: &[u8], kind: u16, (code, path): (u16, Path)) -> Line<'_> {
+    let name = Query::question_of(message).map_or(&[][..], |(query, _)| query.name());
+    Line { client: origin.asker.client, transport: origin.transport, name, kind, code, path }
 }
 
 /// Returns the answer that says: not now.

@@ -2,17 +2,19 @@
 //!
 //! Addresses, zone and threads are not in it: those need a restart.
 
+use crate::clock;
 use crate::dns::forward::{Answered, Foreign, Forwarder};
+use crate::dns::querylog::{Line, Lines, QueryLog};
 use crate::dns::rate::Limiter;
 use crate::dns::view::{Asker, Scopes, View};
-use crate::dns::{Aliases, Authority, Gateway, Options, Schemas};
+use crate::dns::{Aliases, Authority, Gateway, Options, QueryLogOptions, Schemas};
 use crate::dnswire::{Answer, Query, rcode};
 use crate::rng::Rng;
 use crate::table::Snapshot;
 use arc_swap::ArcSwap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The current settings; shared by all threads of the server.
 pub(crate) type Shared = Arc<ArcSwap<Settings>>;
@@ -32,6 +34,10 @@ pub(crate) struct Settings {
     pub(crate) forwarder: Option<Arc<Forwarder>>,
     /// How many answers over UDP a source network gets.
     pub(crate) limiter: Arc<Limiter>,
+    /// Writes down some of the questions; `None`: none.
+    pub(crate) log: Option<Arc<QueryLog>>,
+    /// What it has written, also before the last change.
+    pub(crate) lines: Arc<Lines>,
     /// Where containers ask.
     pub(crate) gateways: Arc<[Gateway]>,
     /// TCP connections at a time.
@@ -54,6 +60,7 @@ impl Settings {
         let limiter = known
             .cloned()
             .unwrap_or_else(|| Arc::new(Limiter::new(options.rate_limit.clone(), Rng::from_os().next_u64())));
+        let lines = before.map(|before| before.lines.clone()).unwrap_or_default();
         let bound: Vec<IpAddr> = addresses.iter().map(SocketAddr::ip).collect();
         Self {
             authority: Authority::new(options, &bound),
@@ -62,6 +69,8 @@ impl Settings {
             scopes: Scopes::new(&options.views),
             forwarder,
             limiter,
+            log: options.log.as_ref().and_then(|wanted| open_log(wanted, before, &lines)),
+            lines,
             gateways: before.map_or_else(|| Arc::new([]) as Arc<[Gateway]>, |before| before.gateways.clone()),
             tcp_connections: options.tcp_connections,
             tcp_connections_per_client: options.tcp_connections_per_client,
@@ -115,8 +124,35 @@ impl Settings {
         self.forwarder.as_ref()?.quick(&asked, now_ms, out)
     }
 
+    /// Returns when a question that is answered from now on came, where that is logged.
+    pub(crate) fn since(&self) -> Option<Instant> {
+        self.log.as_ref().map(|_| clock::now())
+    }
+
+    /// Writes a question down that came at that time, where the draw falls on it.
+    pub(crate) fn note<'q>(&self, since: Option<Instant>, line: impl FnOnce() -> Line<'q>) {
+        if let (Some(log), Some(since)) = (&self.log, since) {
+            log.offer(&line(), since);
+        }
+    }
+
     /// Returns whether a refusal is because the client may not have names resolved.
     pub(crate) fn denied(&self, forwards: bool, code: u16) -> bool {
         self.forwarder.is_some() && !forwards && code == rcode::REFUSED
+    }
+}
+
+/// Opens the log that is wanted, or goes on with the one that is.
+fn open_log(wanted: &QueryLogOptions, before: Option<&Settings>, lines: &Arc<Lines>) -> Option<Arc<QueryLog>> {
+    let known = before.and_then(|before| before.log.as_ref()).filter(|known| known.options() == wanted);
+    if let Some(known) = known {
+        return Some(known.clone());
+    }
+    match QueryLog::open(wanted, lines.clone(), Rng::from_os().next_u64()) {
+        Ok(log) => Some(Arc::new(log)),
+        Err(error) => {
+            tracing::error!(%error, "failed to start the log of DNS questions; it stays off");
+            None
+        }
     }
 }

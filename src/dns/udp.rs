@@ -7,6 +7,7 @@ use crate::clock;
 use crate::dns::cookies::Baker;
 use crate::dns::counters::{Forwarded, Forwards, Limits, Path, Shard};
 use crate::dns::handler::{Transport, answer};
+use crate::dns::querylog::Line;
 use crate::dns::rate::Verdict;
 use crate::dns::responder::{Datagram, Job};
 use crate::dns::settings::Shared;
@@ -85,6 +86,7 @@ impl Worker {
         let snapshot = self.reader.load();
         let settings = self.settings.load();
         let now_ms = clock::now_ms();
+        let since = settings.since();
         for index in 0..count {
             let Some((message, out, peer)) = batch.exchange(index) else { continue };
             let asker = asker(peer, self.address);
@@ -106,12 +108,14 @@ impl Worker {
                     let known = if is_plain { settings.known(&query, asker.client, now_ms, out) } else { None };
                     if let Some(known) = known {
                         self.counters.count(query.rtype, known.code, Transport::Udp, known.path);
+                        settings.note(since, || line(asker, &query, known.code, known.path));
                         self.forwards.count(known.counted);
                         Reply::new(known.bytes, known.code)
                     } else if reply.forward {
                         hand_over(&self.slow, from, message, &self.counters, out)
                     } else {
                         self.counters.count(query.rtype, reply.rcode, Transport::Udp, Path::Fast);
+                        settings.note(since, || line(asker, &query, reply.rcode, Path::Fast));
                         if settings.denied(view.forwards, reply.rcode) {
                             self.forwards.count(Forwarded::Denied);
                         }
@@ -133,13 +137,22 @@ impl Worker {
     }
 }
 
-/// Answers with nothing but TC, no longer than the question by more than a cookie: who is there comes back by TCP.
+/// What is logged of a question.
+fn line<'q>(asker: Asker, query: &Query<'q>, code: u16, path: Path) -> Line<'q> {
+    Line { client: asker.client, transport: Transport::Udp, name: query.name(), kind: query.rtype, code, path }
+}
+
+/// Answers with nothing but TC, no longer than the question by more than a cookie: who is there comes back by TCP. Who speaks
+/// cookies needs no TCP: BADCOOKIE brings the one to come back with, RFC 7873 §5.2.3.
 fn slip(query: &Query<'_>, out: &mut [u8]) -> Reply {
     let Some(mut answer) = Answer::begin(query, out, usize::from(u16::MAX)) else {
         return Reply::new(0, rcode::NOERROR);
     };
-    answer.truncate();
-    Reply::new(answer.finish(rcode::NOERROR, false), rcode::NOERROR)
+    let code = if query.reply_cookie.is_some() { rcode::BADCOOKIE } else { rcode::NOERROR };
+    if code == rcode::NOERROR {
+        answer.truncate();
+    }
+    Reply::new(answer.finish(code, false), code)
 }
 
 /// Gives a question that is unusual or for the forwarder to the slow path, which replies itself; SERVFAIL when its queue is full.

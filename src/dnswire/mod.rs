@@ -70,4 +70,6 @@ pub mod rcode {
     pub const NOTAUTH: u16 = 9;
     /// The EDNS version is not known, RFC 6891 §6.1.3.
     pub const BADVERS: u16 = 16;
+    /// The server's part of a cookie is missing or not good, RFC 7873 §5.2.
+    pub const BADCOOKIE: u16 = 23;
 }

@@ -7,6 +7,8 @@ use crate::dnswire::{HEADER_BYTES, class, rtype};
 const MAX_FAST_BYTES: usize = 512;
 /// Code of the COOKIE option, RFC 7873 §4.
 pub(crate) const COOKIE: u16 = 10;
+/// Code of the option that asks for the server's identity, RFC 5001 §2.
+const NSID: u16 = 3;
 /// Octets of the COOKIE option of an answer: a client's cookie of 8 and a server's of 16 (RFC 9018 §4).
 pub const REPLY_COOKIE_BYTES: usize = 24;
 /// Octets of an OPT record before its options: root, type, size, flags, length.
@@ -70,7 +72,7 @@ impl<'m> Query<'m> {
             return Parsed::Slow;
         }
         if [q0, q1] != [0, 1] {
-            return Parsed::FormErr;
+            return if Self::cookie_alone(message).is_some() { Parsed::Slow } else { Parsed::FormErr };
         }
         let Some((mut query, rest)) = Self::question_of(message) else { return Parsed::FormErr };
         if [an0, an1, ns0, ns1, ar0, ar1] == [0; 6] && !rest.is_empty() {
@@ -83,9 +85,9 @@ impl<'m> Query<'m> {
         match (ar1, rest) {
             (0, _) => Parsed::Fast(query),
             (1, _) => match opt(rest) {
-                Opt::Plain(edns, cookie) => {
+                Opt::Plain(edns, cookie, nsid) => {
                     (query.edns, query.cookie) = (Some(edns), cookie);
-                    Parsed::Fast(query)
+                    if nsid { Parsed::Slow } else { Parsed::Fast(query) }
                 }
                 Opt::Unusual => Parsed::Slow,
                 Opt::Malformed => Parsed::FormErr,
@@ -113,11 +115,30 @@ impl<'m> Query<'m> {
         Some((query, rest))
     }
 
+    /// Reads a message that asks for a cookie and nothing else: a header and an OPT record with one, RFC 7873 §5.4.
+    pub fn cookie_alone(message: &'m [u8]) -> Option<Self> {
+        let (&[i0, i1, f0, f1, counts @ ..], rest) = message.split_first_chunk::<HEADER_BYTES>()?;
+        if f0 & 0xF8 != 0 || counts != [0, 0, 0, 0, 0, 0, 0, 1] {
+            return None;
+        }
+        let Opt::Plain(edns, cookie @ Some(_), _) = opt(rest) else { return None };
+        Some(Self {
+            id: u16::from_be_bytes([i0, i1]),
+            flags: u16::from_be_bytes([f0, f1]),
+            question: &[],
+            rtype: 0,
+            class: 0,
+            edns: Some(edns),
+            cookie,
+            reply_cookie: None,
+        })
+    }
+
     /// Takes the COOKIE option out of what follows the question, where that is an OPT record alone; returns whether it is
     /// well formed.
     pub fn take_cookie(&mut self, rest: &'m [u8]) -> bool {
         match opt(rest) {
-            Opt::Plain(_, cookie) => {
+            Opt::Plain(_, cookie, _) => {
                 self.cookie = cookie;
                 true
             }
@@ -153,7 +174,8 @@ fn name_bytes(body: &[u8]) -> Option<usize> {
 }
 
 enum Opt<'m> {
-    Plain(Edns, Option<&'m [u8]>),
+    /// With the cookie in it, and whether the server's identity is asked for.
+    Plain(Edns, Option<&'m [u8]>, bool),
     Unusual,
     Malformed,
 }
@@ -171,7 +193,7 @@ fn opt(rest: &[u8]) -> Opt<'_> {
         return Opt::Malformed;
     }
     // RFC 6891 §6.1.2: unknown options are ignored, but lying lengths are an error.
-    let mut cookie = None;
+    let (mut cookie, mut nsid) = (None, false);
     while let Some((&[c0, c1, o0, o1], tail)) = options.split_first_chunk::<4>() {
         let length = usize::from(u16::from_be_bytes([o0, o1]));
         let Some((option, next)) = tail.split_at_checked(length) else { return Opt::Malformed };
@@ -182,12 +204,14 @@ fn opt(rest: &[u8]) -> Opt<'_> {
             }
             cookie = Some(option);
         }
+        // What it holds is ignored, RFC 5001 §2.1.
+        nsid |= u16::from_be_bytes([c0, c1]) == NSID;
         options = next;
     }
     if !options.is_empty() {
         return Opt::Malformed;
     }
-    Opt::Plain(Edns { udp_bytes: u16::from_be_bytes([s0, s1]), dnssec_ok: f0 & 0x80 != 0 }, cookie)
+    Opt::Plain(Edns { udp_bytes: u16::from_be_bytes([s0, s1]), dnssec_ok: f0 & 0x80 != 0 }, cookie, nsid)
 }
 
 #[cfg(test)]
@@ -241,6 +265,37 @@ mod tests {
         }
         for length in [0, 7, 9, 15, 41] {
             assert_eq!(Query::parse(&with(&[length])), Parsed::FormErr, "{length}");
+        }
+    }
+
+    #[test]
+    fn a_cookie_is_asked_for_with_or_without_a_question_and_the_identity_is_unusual() {
+        let option = |code: u8, octets: usize| {
+            let mut opt = OPT.to_vec();
+            opt[10] = 4 + octets as u8;
+            opt.extend([0, code, 0, octets as u8]);
+            opt.extend(std::iter::repeat_n(7, octets));
+            opt
+        };
+        assert_eq!(Query::parse(&message([1, 0, 0, 1], &web(), rtype::A, &option(3, 0))), Parsed::Slow);
+        let bare = |counts: [u8; 4], opt: &[u8]| {
+            let [q, an, ns, ar] = counts;
+            [&[0xAB, 0xCD, 1, 0, 0, q, 0, an, 0, ns, 0, ar][..], opt].concat()
+        };
+        let alone = bare([0, 0, 0, 1], &option(10, 8));
+        assert_eq!(Query::parse(&alone), Parsed::Slow);
+        assert_eq!(
+            Query::cookie_alone(&alone).map(|query| (query.id, query.cookie)),
+            Some((0xABCD, Some(&[7; 8][..])))
+        );
+        for wrong in [
+            bare([0, 0, 0, 1], OPT),
+            bare([0, 0, 0, 1], &option(10, 7)),
+            bare([0, 1, 0, 1], &option(10, 8)),
+            bare([0, 0, 0, 0], &[]),
+            bare([0, 0, 0, 1], &[]),
+        ] {
+            assert_eq!(Query::parse(&wrong), Parsed::FormErr, "{wrong:?}");
         }
     }
 

@@ -3,10 +3,13 @@
 use crate::clock;
 use crate::telemetry::{Format, LogOptions};
 use prometheus::IntCounter;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
+
+/// Text that is written at once, about, in octets.
+const MAX_TEXT: usize = 64 * 1024;
 
 /// What one finished request was; holds no header values but host and request id.
 #[derive(Debug, Clone)]
@@ -75,15 +78,20 @@ impl AccessLog {
     }
 }
 
-fn write_all(records: &Receiver<AccessRecord>, format: Format, output: impl Write) {
-    let mut output = BufWriter::with_capacity(64 * 1024, output);
+fn write_all(records: &Receiver<AccessRecord>, format: Format, mut output: impl Write) {
+    let mut text = Vec::with_capacity(2 * MAX_TEXT);
     while let Ok(record) = records.recv() {
-        // A reader that went away must not end the product: lines are lost, traffic goes on.
-        let _ = write_line(&mut output, &record, format);
+        let _ = write_line(&mut text, &record, format);
         for record in records.try_iter().take(1024) {
-            let _ = write_line(&mut output, &record, format);
+            let _ = write_line(&mut text, &record, format);
+            if text.len() > MAX_TEXT {
+                break;
+            }
         }
-        let _ = output.flush();
+        // Whole lines at once: others write to standard output too. A reader that went away must not end the product: lines
+        // are lost, traffic goes on.
+        let _ = output.write_all(&text).and_then(|()| output.flush());
+        text.clear();
     }
 }
 

@@ -332,6 +332,36 @@ fn more_than_may_be_in_flight_is_servfail_at_once_and_own_names_are_not_affected
 }
 
 #[test]
+fn one_client_has_no_more_in_flight_than_its_share_and_leaves_room_for_others() {
+    let upstream = Upstream::start();
+    let fixture = server(vec![upstream.address], |forward| {
+        forward.max_in_flight = 3;
+        forward.max_in_flight_per_client = 2;
+    });
+    let client = |address: &str| {
+        let socket = UdpSocket::bind((address, 0)).unwrap();
+        socket.set_read_timeout(Some(WAIT)).unwrap();
+        socket.connect(fixture.address).unwrap();
+        socket
+    };
+    let (greedy, other) = (client("127.0.0.1"), client("127.0.0.2"));
+    let mut room = [0; 512];
+    for n in 0..3 {
+        greedy.send(&question(&format!("silent.n{n}.example."), RecordType::A).to_vec().unwrap()).unwrap();
+    }
+    let length = greedy.recv(&mut room).unwrap();
+    assert_eq!(code(&Message::from_vec(&room[..length]).unwrap()), ResponseCode::ServFail);
+    assert_eq!([Forwarded::ClientOverloaded, Forwarded::Overloaded].map(|outcome| count(&fixture, outcome)), [1, 0]);
+    other.send(&question("www.example.", RecordType::A).to_vec().unwrap()).unwrap();
+    let length = other.recv(&mut room).unwrap();
+    assert_eq!(addresses(&Message::from_vec(&room[..length]).unwrap().answers), ["192.0.2.1"]);
+    // What is kept costs nobody a place.
+    greedy.send(&question("www.example.", RecordType::A).to_vec().unwrap()).unwrap();
+    let length = greedy.recv(&mut room).unwrap();
+    assert_eq!(addresses(&Message::from_vec(&room[..length]).unwrap().answers), ["192.0.2.1"]);
+}
+
+#[test]
 fn forwarding_is_taken_up_and_given_up_while_it_runs() {
     let upstream = Upstream::start();
     let fixture = Fixture::start(|_| {});

@@ -29,6 +29,7 @@ mod forwarding;
 mod glibc;
 mod malformed;
 mod names;
+mod querylog;
 mod rate;
 mod resolvers;
 mod rfc8906;

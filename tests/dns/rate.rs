@@ -97,6 +97,36 @@ fn rfc7873_3_who_shows_a_cookie_is_not_limited() {
 }
 
 #[test]
+fn rfc7873_5_2_3_who_speaks_cookies_is_brought_one_instead_of_sent_to_tcp() {
+    let fixture = limited(5, 1);
+    let socket = client(Ipv4Addr::new(127, 1, 1, 1), fixture.address);
+    let with_cookie = |cookie: &[u8]| {
+        let mut message = question_edns("web.weir.internal.", RecordType::A, 1232).to_vec().unwrap();
+        let length = message.len();
+        message[length - 1] = 4 + cookie.len() as u8;
+        message.extend([0, 10, 0, cookie.len() as u8]);
+        message.extend_from_slice(cookie);
+        message
+    };
+    let asked = with_cookie(&[7; 8]);
+    let answers = flood(&socket, &asked, 100);
+    let bad: Vec<&Vec<u8>> = answers.iter().filter(|answer| answer[3] & 15 == 7).collect();
+    assert!(bad.len() >= 80, "{} of {}", bad.len(), answers.len());
+    for answer in &bad {
+        let decoded = Message::from_vec(answer).unwrap();
+        assert_eq!(u16::from(decoded.metadata.response_code), 23, "BADCOOKIE");
+        assert!(!decoded.metadata.truncation && decoded.answers.is_empty());
+        assert_eq!(answer.len(), asked.len() + 16, "larger by the server's part of the cookie");
+    }
+    // With that it is served.
+    let cookie = &bad[0][bad[0].len() - 24..];
+    assert_eq!(flood(&socket, &with_cookie(cookie), 100).iter().filter(|answer| answer[7] == 2).count(), 100);
+    // And programs of others come back with it by themselves, over UDP.
+    let said = dig(fixture.address, "-b 127.1.1.9 +cookie +ignore web.weir.internal A");
+    said.has(&["status: NOERROR", "10.1.0.1"]).lacks(&["retrying in TCP"]);
+}
+
+#[test]
 fn a_flood_from_many_networks_takes_no_more_memory_and_leaves_a_neighbour_served() {
     let fixture = limited(20, 1);
     let message = question_edns("web.weir.internal.", RecordType::A, 1232).to_vec().unwrap();

@@ -46,6 +46,13 @@ impl Peer {
         self.child.id()
     }
 
+    /// Kills it: it has no time to say anything to anybody.
+    #[allow(dead_code, reason = "not every bench kills one")]
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
     fn wait(&mut self) -> io::Result<()> {
         let deadline = clock::now() + Duration::from_secs(15);
         for address in self.listen {
@@ -86,7 +93,7 @@ impl Drop for Peer {
 pub(crate) const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
 /// What each peer needs: its name, a file of the package, the package.
-const PACKAGES: [(&str, &str, &str); 8] = [
+const PACKAGES: [(&str, &str, &str); 10] = [
     ("nginx", "/usr/sbin/nginx", "nginx-light"),
     ("nginx", NGINX_STREAM, "libnginx-mod-stream"),
     ("haproxy", "/usr/sbin/haproxy", "haproxy"),
@@ -95,6 +102,8 @@ const PACKAGES: [(&str, &str, &str); 8] = [
     ("knot", "/usr/sbin/knotd", "knot"),
     ("gdnsd", "/usr/sbin/gdnsd", "gdnsd"),
     ("nsd", "/usr/sbin/nsd", "nsd"),
+    ("unbound", "/usr/sbin/unbound", "unbound"),
+    ("dnsmasq", "/usr/sbin/dnsmasq", "dnsmasq-base"),
 ];
 
 /// Installs the packages of peers that are missing, where that is possible.

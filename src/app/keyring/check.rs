@@ -40,11 +40,20 @@ pub fn check(loaded: &Loaded) -> Vec<Fault> {
         found.extend(binding.key().err().map(|bad| fault(key, bad)));
     }
     if let Some(path) = loaded.control.acme.as_ref().and_then(|acme| acme.directory_ca.as_deref()) {
-        let read = files::read(path).and_then(|text| files::certificates(path, &text));
-        let checked = read.and_then(|list| files::authorities(path, list)).and_then(|_| in_force(path));
-        found.extend(checked.err().map(|bad| fault(KeyPath::default().key("acme").key("directory_ca"), bad)));
+        found.extend(authorities(path).err().map(|bad| fault(KeyPath::default().key("acme").key("directory_ca"), bad)));
+    }
+    if let Some(path) = loaded.dns.as_ref().and_then(|dns| dns.forward.as_ref()?.ca.as_deref()) {
+        found.extend(
+            authorities(path).err().map(|bad| fault(KeyPath::default().key("dns").key("forward").key("ca"), bad)),
+        );
     }
     found
+}
+
+/// Opens a file of authorities.
+fn authorities(path: &Path) -> Result<(), BadFile> {
+    let list = files::read(path).and_then(|text| files::certificates(path, &text))?;
+    files::authorities(path, list).and_then(|_| in_force(path))
 }
 
 fn listener_files(spec: &TlsSpec) -> Vec<(KeyPath, BadFile)> {
