@@ -83,7 +83,8 @@ fn the_example_shows_the_default_of_every_key() {
     let tls = loaded.dns.as_ref().and_then(|dns| dns.tls.clone());
     let listen = tls.as_ref().map(|tls| (tls.listen.clone(), tls.https.clone(), tls.spec.minimum_version));
     assert_eq!(listen, Some((vec!["127.0.0.1:8853".parse().unwrap()], Vec::new(), TlsVersion::V12)));
-    assert_eq!(loaded.dns, Some(dns::Options { forward, aliases, views, tls, ..dns::Options::default() }));
+    let log = Some(dns::QueryLogOptions::default());
+    assert_eq!(loaded.dns, Some(dns::Options { forward, aliases, views, tls, log, ..dns::Options::default() }));
     assert_eq!(loaded.admin, admin::Options { socket: Some(state.join("weir.sock")), ..admin::Options::default() });
     assert_eq!(loaded.log, telemetry::LogOptions::default());
 

@@ -236,11 +236,11 @@ mod tests {
         );
         assert!(word("name").ends_with(".COM."), "{text}");
         assert!(value["duration_us"].is_u64() && value["ts_ms"].is_u64());
-        log.offer(&Line { kind: 65_280, code: 23, ..line(&[3, b'a']) }, clock::now());
+        log.offer(&Line { kind: 65_280, code: 22, ..line(&[3, b'a']) }, clock::now());
         let value: serde_json::Value = serde_json::from_str(&written(&lines.recv().unwrap())).unwrap();
         assert_eq!(
             (&value["type"], &value["rcode"], &value["name"]),
-            (&"TYPE65280".into(), &"RCODE23".into(), &"".into())
+            (&"TYPE65280".into(), &"RCODE22".into(), &"".into())
         );
     }
 
