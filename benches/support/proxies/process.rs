@@ -75,6 +75,9 @@ fn is_here(address: SocketAddr) -> bool {
 
 impl Drop for Peer {
     fn drop(&mut self) {
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return;
+        }
         // SIGTERM, so that a master ends its workers; SIGKILL for what stays.
         let _ = Command::new("kill").arg(self.child.id().to_string()).status();
         let deadline = clock::now() + Duration::from_secs(5);

@@ -165,7 +165,9 @@ impl Forwarder {
             Some((Age::Stale, entry)) => (if self.is_bad(key) { Duration::ZERO } else { STALE_WAIT }, Some(entry)),
             None => (2 * self.options.timeout + STALE_WAIT, None),
         };
-        let found = timeout(wait, landed(self.fly(key, name, kind))).await.ok().flatten();
+        let flight = self.fly(key, name, kind);
+        // Who need not wait does not: a timer would take a millisecond.
+        let found = if wait.is_zero() { None } else { timeout(wait, landed(flight)).await.ok().flatten() };
         let now_ms = clock::now_ms();
         match (found.filter(|entry| old.is_none() || !entry.is_failure()), old) {
             (Some(entry), _) => written(&entry, asked, (now_ms, Age::Fresh), Path::Forwarded, out),
