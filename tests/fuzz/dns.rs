@@ -2,7 +2,7 @@
 
 use crate::fuzz;
 use hickory_proto::op::Message;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
@@ -122,7 +122,11 @@ fn dns_responder() {
         socket.send(input).unwrap();
         socket.send(&good).unwrap();
         loop {
-            let length = socket.recv(&mut room).expect("an answer");
+            let length = match socket.recv(&mut room) {
+                // Stopped and continued.
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                received => received.expect("an answer"),
+            };
             let answer = Message::from_vec(&room[..length]).expect("a well-formed answer");
             assert!(length <= if answer.edns.is_some() { 1232 } else { 512 });
             if answer.metadata.id == id && answer.answers.len() == 1 {
