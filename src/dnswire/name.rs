@@ -33,8 +33,10 @@ fn record_label(wire: &mut Vec<u8>, label: &str) {
 /// Length octets are at most 63, below `A`, so that lowering the whole slice leaves them alone.
 pub fn lower_into<'o>(name: &[u8], out: &'o mut [u8; MAX_NAME_BYTES]) -> &'o [u8] {
     let Some(copy) = out.get_mut(..name.len()) else { return &[] };
-    copy.copy_from_slice(name);
-    copy.make_ascii_lowercase();
+    // In one pass: what was just written is not read again.
+    for (octet, asked) in copy.iter_mut().zip(name) {
+        *octet = asked.to_ascii_lowercase();
+    }
     copy
 }
 
