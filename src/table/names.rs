@@ -31,8 +31,8 @@ enum Key {
     Long(Arc<[u8]>),
 }
 
-/// Octets of a short name: with its length and the mark of its kind as large as a pointer and a length with theirs.
-const SHORT_BYTES: usize = 22;
+/// Octets of a short name: with its length and the mark of its kind half a line of the cache.
+const SHORT_BYTES: usize = 30;
 
 impl Key {
     fn new(name: &[u8]) -> Self {

@@ -13,25 +13,30 @@ use xxhash_rust::xxh3::xxh3_64;
 /// Octets of the part of an SRV record before its target.
 const SRV_PART: usize = record::FIXED_BYTES + record::SRV_BYTES;
 
+/// So many endpoints are searched in turn: their places stand side by side, on a line or two of the cache.
+const FEW: usize = 32;
+
 /// Encoded records of a service's endpoints.
 #[derive(Debug, Clone, Default)]
 pub struct Records {
     slab: Box<[u8]>,
     places: Box<[Place]>,
-    /// Hashes of instance ids in ascending order, each with its endpoint's index: a lookup by name reads one target.
+    /// Of many endpoints: hashes of instance ids in ascending order, each with its endpoint's index. Few are searched in turn.
     by_id: Box<[(u32, u32)]>,
-    ports: usize,
+    ports: u32,
+    ttl_seconds: u32,
     shared_addresses: bool,
     differ_in_weight: bool,
     /// Types of the address records, so that a question for the other family touches no endpoint.
     kinds: [bool; 2],
-    ttl_ms: u64,
 }
 
 /// Where an endpoint's records are in the slab.
 #[derive(Debug, Clone, Copy)]
 struct Place {
     start: u32,
+    /// Hash of the instance's id.
+    hash: u32,
     address_bytes: u8,
     target_bytes: u8,
     /// The first endpoint with the same address; itself when it is the first.
@@ -62,15 +67,17 @@ impl Records {
             }
             places.push(Place {
                 start: u32::try_from(start).unwrap_or(u32::MAX),
+                hash: hash(endpoint.id.as_str().as_bytes()),
                 address_bytes: u8::try_from(address_bytes).unwrap_or(0),
                 target_bytes: u8::try_from(target_bytes).unwrap_or(0),
                 first: firsts.of(index),
             });
         }
-        let named = places.iter().zip(endpoints).zip(0u32..).filter(|((place, _), _)| place.target_bytes > 0);
-        let mut by_id: Vec<(u32, u32)> =
-            named.map(|((_, endpoint), index)| (hash(endpoint.id.as_str().as_bytes()), index)).collect();
-        by_id.sort_unstable();
+        let mut by_id = Vec::new();
+        if places.len() > FEW {
+            by_id.extend(places.iter().zip(0u32..).map(|(place, index)| (place.hash, index)));
+            by_id.sort_unstable();
+        }
         let has = |ipv4: bool| endpoints.iter().any(|e| e.address.to_canonical().is_ipv4() == ipv4);
         Self {
             slab: slab.into(),
@@ -79,14 +86,14 @@ impl Records {
             shared_addresses: places.iter().enumerate().any(|(index, place)| place.first as usize != index),
             places: places.into(),
             by_id: by_id.into(),
-            ports: spec.ports.len(),
-            ttl_ms: u64::from(ttl) * 1000,
+            ports: u32::try_from(spec.ports.len()).unwrap_or(0),
+            ttl_seconds: ttl,
         }
     }
 
     /// Returns the TTL of these records in milliseconds.
     pub fn ttl_ms(&self) -> u64 {
-        self.ttl_ms
+        u64::from(self.ttl_seconds) * 1000
     }
 
     /// Returns an endpoint's A or AAAA record without its owner.
@@ -105,7 +112,7 @@ impl Records {
 
     /// Returns an endpoint's SRV record for a port in its two parts, without owner; `None` where it does not offer the port.
     pub fn service(&self, index: usize, port: usize) -> Option<(&[u8], &[u8])> {
-        let place = self.places.get(index).filter(|_| port < self.ports)?;
+        let place = self.places.get(index).filter(|_| port < self.ports as usize)?;
         let target = self.target(index)?;
         let start = place.start as usize + usize::from(place.address_bytes) + target.len() + port * SRV_PART;
         let part = self.slab.get(start..start + SRV_PART)?;
@@ -136,10 +143,17 @@ impl Records {
     /// Returns the endpoint whose instance id is this lower-case label.
     pub fn find(&self, label: &[u8]) -> Option<usize> {
         let hash = hash(label);
+        let is_it = |&index: &usize| {
+            let id = self.target(index).and_then(|target| target.get(1..=usize::from(*target.first()?)));
+            id == Some(label)
+        };
+        if self.places.len() <= FEW {
+            let same = self.places.iter().enumerate().filter(|(_, place)| place.hash == hash);
+            return same.map(|(index, _)| index).find(is_it);
+        }
         let first = self.by_id.partition_point(|(known, _)| *known < hash);
         let same = self.by_id.get(first..)?.iter().take_while(|(known, _)| *known == hash);
-        let id = |index: usize| self.target(index).and_then(|t| t.get(1..=usize::from(*t.first()?)));
-        same.map(|(_, index)| *index as usize).find(|&index| id(index) == Some(label))
+        same.map(|(_, index)| *index as usize).find(is_it)
     }
 }
 

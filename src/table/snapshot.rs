@@ -46,8 +46,15 @@ impl Endpoint {
 }
 
 /// A service in a snapshot: its definition and its endpoints.
+///
+/// What nearly every answer of DNS reads stands first, on two neighbouring lines of the cache.
 #[derive(Debug)]
+#[repr(C, align(128))]
 pub struct Service {
+    /// What the usual question for its addresses is answered from.
+    pub(crate) front: Front,
+    /// DNS records of the endpoints, encoded once, in the same order.
+    pub records: Records,
     /// Where it stands in the snapshot; stable while the service exists, reused after it is gone.
     pub slot: usize,
     /// Its definition.
@@ -58,16 +65,12 @@ pub struct Service {
     pub(crate) is_direct: bool,
     /// Whether its endpoints are told to everybody, or, with an address of its own, to whoever reaches them all.
     pub(crate) is_plain: bool,
-    /// What the usual question for its addresses is answered from.
-    pub(crate) front: Front,
     /// Endpoints that may be picked; ready instances whatever their verdict.
     pub endpoints: Box<[Endpoint]>,
     /// What policies see of them, in the same order.
     pub candidates: Box<[Candidate]>,
     /// Withdrawn endpoints that still finish requests; never picked, never named.
     pub draining: Box<[(Endpoint, Candidate)]>,
-    /// DNS records of the endpoints, encoded once, in the same order.
-    pub records: Records,
     /// Shared counters and wait queue.
     pub stats: Arc<ServiceStats>,
     /// Where a first replica is asked for.
