@@ -107,7 +107,8 @@ impl QueryLog {
     pub(crate) fn offer(&self, line: &Line<'_>, since: Instant) {
         let number = self.drawn.fetch_add(1, Ordering::Relaxed);
         // By chance: what comes in a rhythm is not always or never drawn.
-        if xxh3_64_with_seed(&number.to_le_bytes(), self.seed) % u64::from(self.options.one_in.max(1)) != 0 {
+        let drawn = xxh3_64_with_seed(&number.to_le_bytes(), self.seed);
+        if !drawn.is_multiple_of(u64::from(self.options.one_in.max(1))) {
             return;
         }
         let now = clock::now();
