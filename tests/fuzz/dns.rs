@@ -31,6 +31,8 @@ fn corpus() -> Vec<Vec<u8>> {
         message([1, 0, 0, 0], 1, &[]),
         message([1, 0, 0, 1], 28, &opt),
         message([1, 0, 0, 1], 33, &cookie),
+        message([1, 0, 0, 1], 1, &[0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 4, 0, 3, 0, 0]),
+        [&[0x12, 0x34, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], &cookie[..]].concat(),
         message([1, 0, 0, 0], 255, &[]),
         message([1, 0, 0, 2], 1, &[opt, opt].concat()),
         message([1, 0, 1, 0], 252, &[0xC0, 12, 0, 6, 0, 1, 0, 0, 0, 0, 0, 0]),
@@ -77,7 +79,8 @@ fn dns_questions() {
 
 #[test]
 fn dns_responder() {
-    let options = Options { listen: vec![([127, 0, 0, 1], 0).into()], ..Options::default() };
+    let listen = vec![([127, 0, 0, 1], 0).into()];
+    let options = Options { listen, nsid: Some("fuzz".into()), ..Options::default() };
     let (mut publisher, table) = channel(Snapshot::empty(Names::new(&options.zone)));
     let (_trigger, signal) = drain();
     let server = serve(bind(&options, &Binder::Local, false).unwrap(), &options, &table, &signal).unwrap();
