@@ -86,6 +86,7 @@ impl World {
             protocol: Default::default(),
             tls: None,
             redirect_https: false,
+            admission: Default::default(),
         };
         Changes {
             services: self.services.iter().map(set).collect(),

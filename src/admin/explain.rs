@@ -113,6 +113,14 @@ fn explain(snapshot: &Snapshot, history: &History, method: &Method, uri: &Uri) -
         let because = format!("listener {} forwards connections to {service} without looking into them", listener.name);
         return Explanation { service: Some(service.to_string()), outcome: "tcp".to_owned(), because, ..made };
     }
+    if listener.protocol == ListenerProtocol::Captured {
+        let because = format!("listener {} passes connections on to where they were going", listener.name);
+        return Explanation { outcome: "tcp".to_owned(), because, ..made };
+    }
+    if listener.protocol.is_udp() {
+        let because = format!("listener {} takes datagrams", listener.name);
+        return Explanation { outcome: "no_listener".to_owned(), because, ..made };
+    }
     let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
     let path = if uri.path().is_empty() { "/" } else { uri.path() };
     let Some(route) = snapshot.routes.find(&listener.name, &host, path) else {

@@ -85,6 +85,7 @@ fn of(service: &Service) -> impl Iterator<Item = ListenerSpec> + '_ {
             trusted_proxies: Vec::new(),
             tls: None,
             redirect_https: false,
+            admission: Default::default(),
         })
     })
 }

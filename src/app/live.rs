@@ -5,13 +5,18 @@
 //! lent anew or bound. Changes are bound first and applied then, whole or not at all, one after another.
 
 use crate::app::RunOptions;
-use crate::model::ListenerSpec;
-use crate::net::{Binder, Kind, Wanted};
+use crate::model::{CaptureMode, ListenerSpec};
+use crate::net::{BindError, Binder, Door, Kind, Wanted};
 use crate::proxy::{Lent, Workers};
 use anyhow::Context;
-use std::net::{SocketAddr, TcpListener};
+use socket2::SockRef;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{Mutex, OwnedMutexGuard};
+
+/// Datagrams are waited for by the reactor; this is never reached.
+const UDP_WAIT: Duration = Duration::from_secs(1);
 
 /// The listeners and workers of this process; a cheap handle.
 #[derive(Debug, Clone)]
@@ -43,7 +48,7 @@ struct Listening {
     wanted: SocketAddr,
     /// The listener with its exact address.
     spec: Arc<ListenerSpec>,
-    sockets: Vec<(u64, Arc<TcpListener>)>,
+    sockets: Vec<(u64, Arc<Door>)>,
     /// Whether it is at a service's own address: not of the configuration.
     is_own: bool,
 }
@@ -134,20 +139,23 @@ impl Sockets {
         next_id: &mut u64,
     ) -> anyhow::Result<Listening> {
         let known = self.open.iter().find(|known| {
-            known.wanted == listener.address && (listener.address.port() != 0 || known.spec.name == listener.name)
+            known.wanted == listener.address
+                && known.spec.protocol.is_udp() == listener.protocol.is_udp()
+                && (listener.address.port() != 0 || known.spec.name == listener.name)
         });
         let mut sockets = known.map(|known| known.sockets.clone()).unwrap_or_default();
         let wanted = Wanted { address: listener.address, count: workers, free, ahead: false, label: &listener.name };
-        let fresh = match known {
-            Some(known) => self.binder.more_tcp(&wanted, known.spec.address, sockets.len()),
-            None => self.binder.tcp(&wanted).map(|bound| {
-                if let Some(taken) = bound.instead_of {
-                    tracing::warn!("{taken}; taking a free port instead");
-                }
-                bound.sockets
-            }),
+        let fresh = match (known, listener.protocol.is_udp()) {
+            (Some(known), false) => {
+                let more = self.binder.more_tcp(&wanted, known.spec.address, sockets.len());
+                more.map(|sockets| sockets.into_iter().map(Door::Tcp).collect())
+            }
+            // As many as there were workers when it was bound: flows stay on the sockets that the kernel leads them to.
+            (Some(_), true) => Ok(Vec::new()),
+            (None, is_udp) => self.bind_new(&wanted, is_udp),
         };
         for socket in fresh.with_context(|| format!("listener {}", listener.name))? {
+            make_transparent(&socket, listener)?;
             sockets.push((*next_id, Arc::new(socket)));
             *next_id += 1;
         }
@@ -160,13 +168,48 @@ impl Sockets {
         Ok(Listening { wanted: listener.address, spec, sockets, is_own: false })
     }
 
+    fn bind_new(&self, wanted: &Wanted<'_>, is_udp: bool) -> Result<Vec<Door>, BindError> {
+        let (doors, instead_of): (Vec<Door>, _) = if is_udp {
+            let bound = self.binder.udp(wanted, UDP_WAIT)?;
+            for socket in &bound.sockets {
+                let unusable = |source| BindError { address: wanted.address, holder: None, source };
+                socket.set_nonblocking(true).map_err(unusable)?;
+            }
+            (bound.sockets.into_iter().map(Door::Udp).collect(), bound.instead_of)
+        } else {
+            let bound = self.binder.tcp(wanted)?;
+            (bound.sockets.into_iter().map(Door::Tcp).collect(), bound.instead_of)
+        };
+        if let Some(taken) = instead_of {
+            tracing::warn!("{taken}; taking a free port instead");
+        }
+        Ok(doors)
+    }
+
     /// Lets go of sockets, the keeper's too: whoever still holds a duplicate is the last.
     fn close(&self, gone: Listening) {
         let Listening { wanted, spec, sockets, .. } = gone;
+        let kind = if spec.protocol.is_udp() { Kind::Udp } else { Kind::Tcp };
         drop(sockets);
-        self.binder
-            .close(Kind::Tcp, &Wanted { address: wanted, count: 0, free: false, ahead: false, label: &spec.name });
+        self.binder.close(kind, &Wanted { address: wanted, count: 0, free: false, ahead: false, label: &spec.name });
     }
+}
+
+/// Lets a socket take connections to addresses that are not this machine's, where its listener captures them so.
+fn make_transparent(door: &Door, listener: &ListenerSpec) -> anyhow::Result<()> {
+    let (Some(capture), Door::Tcp(socket)) = (&listener.admission.capture, door) else { return Ok(()) };
+    if capture.mode == CaptureMode::Tproxy {
+        let is_ipv6 = socket.local_addr().is_ok_and(|address| address.is_ipv6());
+        let socket = SockRef::from(socket);
+        let set = if is_ipv6 { socket.set_ip_transparent_v6(true) } else { socket.set_ip_transparent_v4(true) };
+        set.with_context(|| {
+            format!(
+                "listener {}: mode = \"tproxy\" needs CAP_NET_ADMIN: run as root, or write \"redirect\"",
+                listener.name
+            )
+        })?;
+    }
+    Ok(())
 }
 
 /// Returns the listeners of the configuration.
@@ -310,7 +353,10 @@ impl Change {
             let before = std::mem::replace(&mut sockets.open, open);
             sockets.next_id = next_id;
             for old in before {
-                if !sockets.open.iter().any(|new| new.spec.address == old.spec.address) {
+                let same = |new: &Listening| {
+                    new.spec.address == old.spec.address && new.spec.protocol.is_udp() == old.spec.protocol.is_udp()
+                };
+                if !sockets.open.iter().any(same) {
                     tracing::info!(listener = %old.spec.name, address = %old.spec.address, "listening no more");
                     sockets.close(old);
                 }

@@ -8,9 +8,11 @@ mod candidate;
 mod expected_delay;
 mod outlier;
 mod picker;
+mod rendezvous;
 mod stats;
 
 pub use candidate::{Candidate, usable};
 pub use outlier::{Failure, observe};
 pub use picker::{Local, Picker, Tried};
-pub use stats::{EndpointStats, InFlight, Marks, ServiceStats};
+pub use rendezvous::rendezvous;
+pub use stats::{EndpointStats, InFlight, Marks, ServiceStats, StreamPlace};

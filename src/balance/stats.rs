@@ -232,14 +232,33 @@ impl Drop for InFlight {
 #[derive(Debug, Default)]
 pub struct ServiceStats {
     marks: Arc<Marks>,
+    /// Streams and flows that are counted, where they are bounded.
+    streams: AtomicU32,
     waiting: AtomicU32,
     queue: Mutex<VecDeque<oneshot::Sender<()>>>,
+}
+
+/// A stream or flow that counts against the bound of its service until dropped.
+#[derive(Debug)]
+pub struct StreamPlace(Arc<ServiceStats>);
+
+impl Drop for StreamPlace {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl ServiceStats {
     /// Returns what is known of all endpoints together.
     pub fn marks(&self) -> &Arc<Marks> {
         &self.marks
+    }
+
+    /// Counts a stream or flow; `None`: there are as many as may be.
+    pub fn try_stream(self: &Arc<Self>, limit: u32) -> Option<StreamPlace> {
+        let more = |open: u32| (open < limit).then_some(open + 1);
+        self.streams.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
+        Some(StreamPlace(self.clone()))
     }
 
     /// Returns the requests that wait for a free replica.

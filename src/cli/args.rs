@@ -4,6 +4,7 @@ use crate::cli::doctor::DoctorArgs;
 use crate::cli::exec::ExecArgs;
 use crate::cli::global::Global;
 use crate::cli::resolve::ResolveArgs;
+use crate::cli::sidecar::SidecarArgs;
 use crate::cli::whoami::WhoamiArgs;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -29,6 +30,8 @@ pub(super) enum Command {
     Run(RunArgs),
     /// Run the demo: a service with three replicas behind http://127.0.0.1:8080.
     Demo(DemoArgs),
+    /// What is for Weir beside a workload.
+    Sidecar(SidecarArgs),
     /// Check a configuration: print it with every default, or every problem with file, line, key and hint.
     Check(CheckArgs),
     /// Print the JSON schema of the configuration file.

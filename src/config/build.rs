@@ -56,7 +56,7 @@ pub(super) fn build(
         admin: read_admin(p, file, &state),
         log: read_log(p, &file.log.clone().unwrap_or_default()),
         listeners: collect(p, "listener", &file.listeners, |listener| {
-            listener.to_model(index.find(listener.service.as_deref()).map(Service::port_names).as_deref())
+            listener.to_model(&|service| index.find(service).map(Service::port_names))
         }),
         services: collect(p, "service", &file.services, |service| service.to_model().map(Arc::new)),
         routes: collect(p, "route", &file.routes, |route| {

@@ -14,7 +14,7 @@ use crate::config::places::DnsListen;
 use crate::config::views;
 use crate::config::{dns_log, dns_tls, forward, rate_limit};
 use crate::dns::Options as DnsOptions;
-use crate::model::{self, ListenerProtocol, ListenerSpec, PortSpec, RouteSpec, ServiceName};
+use crate::model::{self, ListenerSpec, PortSpec, RouteSpec, ServiceName};
 use crate::proxy::Options as ProxyOptions;
 use crate::spec::{Address, Listener, Range, Route, Service, Size};
 use crate::telemetry::{Format, LogOptions};
@@ -77,10 +77,7 @@ impl Loaded {
     }
 
     fn write_listener(&self, listener: &ListenerSpec) -> Listener {
-        match &listener.protocol {
-            ListenerProtocol::Http | ListenerProtocol::Service { .. } => Listener::from_model(listener, &[]),
-            ListenerProtocol::Tcp { service, .. } => Listener::from_model(listener, self.ports_of(service)),
-        }
+        Listener::from_model(listener, |service| self.ports_of(service))
     }
 
     fn write_route(&self, route: &RouteSpec) -> Route {

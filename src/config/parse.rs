@@ -386,7 +386,7 @@ mod tests {
                 "7: service.web.retries: invalid type: string \"two\" (write a whole number from 0 to 4294967295)",
                 "8: service.web.health.interval: invalid type: integer `5` (write a duration with its unit, such as \
                  \"10s\" or \"500ms\")",
-                "11: service.api.weight: unknown key (known keys here: name, namespace, protocol, policy, replicas, retries, dns_ttl, \
+                "11: service.api.weight: unknown key (known keys here: name, namespace, protocol, proxy_protocol, policy, replicas, retries, dns_ttl, \
                  slow_start, drain_timeout, health, limits, timeouts, outliers, run, scale, rollout, dns, resolve, tls, port, endpoint)",
                 "13: proxy.limits.head: size \"64\" has no unit (write it as \"64B\" or with KiB, MiB or GiB)",
             ]

@@ -128,11 +128,20 @@ fn other_line(line: Option<usize>) -> String {
     )
 }
 
-/// A TCP address that is taken, and by which key.
+/// An address that is taken, and by which key.
 struct Taken {
     address: SocketAddr,
+    /// TCP, UDP.
+    transports: [bool; 2],
     key: KeyPath,
     what: String,
+}
+
+const TCP: [bool; 2] = [true, false];
+
+/// Returns whether both are of one transport.
+fn meets(one: &Taken, other: &Taken) -> bool {
+    one.transports.iter().zip(other.transports).any(|(one, other)| *one && other)
 }
 
 /// Records addresses that cannot be bound together.
@@ -140,7 +149,7 @@ fn addresses(p: &mut Problems, file: &File, loaded: &Loaded, line_of: LineOf<'_>
     let root = KeyPath::default();
     let mut taken: Vec<Taken> = Vec::new();
     let mut claim = |p: &mut Problems, new: Taken| {
-        if let Some(other) = taken.iter().find(|other| overlap(other.address, new.address)) {
+        if let Some(other) = taken.iter().find(|other| meets(other, &new) && overlap(other.address, new.address)) {
             let line = line_of(&other.key).map_or_else(String::new, |line| format!(" on line {line}"));
             let message = format!("{} is already the address of {}{line}", shown(new.address), other.what);
             p.at(&new.key, message, "give each its own address or port");
@@ -148,7 +157,7 @@ fn addresses(p: &mut Problems, file: &File, loaded: &Loaded, line_of: LineOf<'_>
         taken.push(new);
     };
     if let Some(address) = loaded.admin.listen {
-        claim(p, Taken { address, key: root.key("admin.listen"), what: "the admin API".to_owned() });
+        claim(p, Taken { address, transports: TCP, key: root.key("admin.listen"), what: "the admin API".to_owned() });
     }
     for (i, address) in loaded.dns.iter().flat_map(|dns| dns.listen.iter().enumerate()) {
         let listed = file.dns.as_ref().is_some_and(|dns| dns.listen.is_some());
@@ -156,7 +165,7 @@ fn addresses(p: &mut Problems, file: &File, loaded: &Loaded, line_of: LineOf<'_>
         let places = || file.dns.iter().flat_map(|dns| dns.listen.iter().flatten()).enumerate();
         let i = places().filter(|(_, place)| place.address().is_some()).map(|(at, _)| at).nth(i).unwrap_or(i);
         let key = if listed { root.key("dns.listen").index(i) } else { root.key("dns") };
-        claim(p, Taken { address: *address, key, what: "the DNS server".to_owned() });
+        claim(p, Taken { address: *address, transports: [true; 2], key, what: "the DNS server".to_owned() });
     }
     let tls = loaded.dns.iter().filter_map(|dns| dns.tls.as_ref());
     for (name, list) in tls.flat_map(|tls| [("dns.tls.listen", &tls.listen), ("dns.tls.https", &tls.https)]) {
@@ -164,14 +173,16 @@ fn addresses(p: &mut Problems, file: &File, loaded: &Loaded, line_of: LineOf<'_>
             let own = file.dns.as_ref().and_then(|dns| dns.tls.as_ref());
             let listed = name.ends_with("https") || own.is_some_and(|tls| tls.listen.is_some());
             let key = if listed { root.key(name).index(i) } else { root.key("dns.tls") };
-            claim(p, Taken { address: *address, key, what: "the DNS server with TLS".to_owned() });
+            let what = "the DNS server with TLS".to_owned();
+            claim(p, Taken { address: *address, transports: TCP, key, what });
         }
     }
     for (i, listener) in file.listeners.iter().enumerate() {
         let Some(address) = listener.address else { continue };
         let what = format!("listener {:?}", listener.name.as_deref().unwrap_or_default());
         let key = root.key("listener").index(i).key("address");
-        claim(p, Taken { address: address.get(), key, what });
+        let transports = if is_udp(listener) { [false, true] } else { TCP };
+        claim(p, Taken { address: address.get(), transports, key, what });
     }
 }
 
@@ -207,7 +218,7 @@ fn references(p: &mut Problems, file: &File, index: &Index<'_>) {
             {
                 p.add(
                     "listeners",
-                    format!("listener {name:?} speaks tcp: it has no requests to route"),
+                    format!("listener {name:?} speaks {}: it has no requests to route", transport(file, name)),
                     "name http listeners only; a tcp listener names its service itself",
                 );
             }
@@ -217,12 +228,28 @@ fn references(p: &mut Problems, file: &File, index: &Index<'_>) {
         });
     }
     for (i, listener) in file.listeners.iter().enumerate().filter(|(_, listener)| is_tcp(listener) && all_services) {
-        p.within("listener", i, |p| known_service(p, listener.service.as_deref(), index));
+        p.within("listener", i, |p| {
+            known_service(p, listener.service.as_deref(), index);
+            for (j, rule) in listener.sni.iter().enumerate() {
+                p.within("sni", j, |p| known_service(p, rule.service.as_deref(), index));
+            }
+        });
     }
 }
 
+/// Says what a listener that is named speaks.
+fn transport(file: &File, name: &str) -> &'static str {
+    let named = |listener: &&Listener| listener.name.as_deref() == Some(name);
+    if file.listeners.iter().find(named).is_some_and(is_udp) { "udp" } else { "tcp" }
+}
+
+/// Returns whether it leads to services itself, instead of by routes.
 fn is_tcp(listener: &Listener) -> bool {
-    listener.protocol == Some(ListenerProtocol::Tcp)
+    !matches!(listener.protocol, None | Some(ListenerProtocol::Http))
+}
+
+fn is_udp(listener: &Listener) -> bool {
+    listener.protocol == Some(ListenerProtocol::Udp)
 }
 
 /// Records a reference to a service that does not exist.
@@ -247,21 +274,32 @@ fn meant<'a>(name: &str, known: impl Iterator<Item = &'a str>, list: &str) -> St
     }
 }
 
-/// Records routes and listeners that lead to UDP ports.
+/// Records routes and listeners that lead to ports of another transport.
 fn transports(p: &mut Problems, file: &File, index: &Index<'_>) {
-    let mut check = |list: &str, i: usize, service: Option<&str>, port: &Option<String>| {
+    let check = |p: &mut Problems, service: Option<&str>, port: &Option<String>, udp: bool| {
         let Some(service) = index.find(service) else { return };
-        let named = |known: &&Port| port.is_none() || known.name == *port;
-        if let Some(port) = service.ports.iter().find(named).filter(|port| port.protocol == Some(Protocol::Udp)) {
-            let message = format!("leads to port {:?}, which is UDP", port.name.as_deref().unwrap_or_default());
-            p.within(list, i, |p| p.add("port", message, "name a TCP port of the service"));
+        let named = |named: &&Port| port.is_none() || named.name == *port;
+        let found = service.ports.iter().find(named);
+        let is_udp = found.is_some_and(|port| port.protocol == Some(Protocol::Udp));
+        if is_udp != udp && (found.is_some() || port.is_none()) {
+            let (name, hint) = match udp {
+                true => ("not UDP", "name a UDP port of the service: [[service.port]] with protocol = \"udp\""),
+                false => ("UDP", "name a TCP port of the service"),
+            };
+            let shown = found.and_then(|port| port.name.as_deref()).unwrap_or("http");
+            p.add("port", format!("leads to port {shown:?}, which is {name}"), hint);
         }
     };
     for (i, route) in file.routes.iter().enumerate() {
-        check("route", i, route.service.as_deref(), &route.port);
+        p.within("route", i, |p| check(p, route.service.as_deref(), &route.port, false));
     }
     for (i, listener) in file.listeners.iter().enumerate().filter(|(_, listener)| is_tcp(listener)) {
-        check("listener", i, listener.service.as_deref(), &listener.port);
+        p.within("listener", i, |p| {
+            check(p, listener.service.as_deref(), &listener.port, is_udp(listener));
+            for (j, rule) in listener.sni.iter().enumerate() {
+                p.within("sni", j, |p| check(p, rule.service.as_deref(), &rule.port, false));
+            }
+        });
     }
 }
 

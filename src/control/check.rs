@@ -68,7 +68,17 @@ impl Plan {
             (InstanceState::Starting | InstanceState::Ready, None) => {
                 let port = gate_port(spec, &instance.ports)?;
                 let address = SocketAddr::new(instance.address, port);
-                (Target { address, probe: Probe::Tcp, timeout: GATE_TIMEOUT, tls: None, container }, GATE)
+                (
+                    Target {
+                        address,
+                        probe: Probe::Tcp,
+                        timeout: GATE_TIMEOUT,
+                        tls: None,
+                        tells: spec.streams.proxy_protocol,
+                        container,
+                    },
+                    GATE,
+                )
             }
         };
         let delay = if starting && instance.source == Source::Scheduler { STARTING.0 } else { Duration::ZERO };
@@ -89,8 +99,8 @@ impl Plan {
 fn configured(instance: &Instance, spec: &ServiceSpec, check: &HealthCheck) -> Option<(Target, Timing)> {
     let port = instance.ports.get(check.port).copied().filter(|&port| port != 0)?;
     let address = SocketAddr::new(instance.address, port);
-    let target =
-        Target { address, probe: check.probe.clone(), timeout: check.timeout, tls: spec.tls.clone(), container: None };
+    let (probe, timeout, tls) = (check.probe.clone(), check.timeout, spec.tls.clone());
+    let target = Target { address, probe, timeout, tls, tells: spec.streams.proxy_protocol, container: None };
     let &HealthCheck { interval, fast_interval, rise, fall, .. } = check;
     Some((target, Timing { interval, fast_interval, rise, fall }))
 }

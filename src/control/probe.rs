@@ -6,7 +6,8 @@
 
 use crate::control::grpc_probe;
 use crate::control::runtime::Runtime;
-use crate::model::{InstanceId, Probe, UpstreamTlsSpec};
+use crate::model::{InstanceId, Probe, ProxyVersion, UpstreamTlsSpec};
+use crate::net::preface::proxy::{Header, write_v1, write_v2};
 use crate::net::tls::{Clients, HTTP2, connect_session, speaking};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -17,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -40,6 +41,8 @@ pub struct Target {
     pub timeout: Duration,
     /// How it speaks TLS there; `None`: in clear text.
     pub tls: Option<Arc<UpstreamTlsSpec>>,
+    /// How it says that it is Weir's own connection, where the endpoint expects to be told; `None`: it does not.
+    pub tells: Option<ProxyVersion>,
     /// The container whose own check decides instead, when it has one.
     pub container: Option<InstanceId>,
 }
@@ -109,7 +112,14 @@ pub struct Network {
 impl Prober for Network {
     async fn probe(&self, target: &Target) -> Result<String, String> {
         let connect = TcpStream::connect(target.address).await;
-        let stream = connect.map_err(|error| format!("connect: {}", cause(&error)))?;
+        let mut stream = connect.map_err(|error| format!("connect: {}", cause(&error)))?;
+        if let Some(version) = target.tells {
+            let header = match version {
+                ProxyVersion::V1 => write_v1(&Header::default()),
+                ProxyVersion::V2 => write_v2(&Header::default()),
+            };
+            stream.write_all(&header).await.map_err(|error| format!("connect: {}", cause(&error)))?;
+        }
         match &target.probe {
             Probe::Tcp => Ok("connect: accepted".to_owned()),
             Probe::Grpc { service, host } => {
@@ -232,7 +242,7 @@ mod tests {
 
     async fn probe(address: SocketAddr, probe: Probe) -> Result<String, String> {
         Network::default()
-            .probe(&Target { address, probe, timeout: Duration::from_secs(5), tls: None, container: None })
+            .probe(&Target { address, probe, timeout: Duration::from_secs(5), tls: None, tells: None, container: None })
             .await
     }
 
@@ -317,8 +327,14 @@ mod tests {
     async fn silence_fails_after_the_timeout() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let target =
-            Target { address, probe: http("/"), timeout: Duration::from_millis(50), tls: None, container: None };
+        let target = Target {
+            address,
+            probe: http("/"),
+            timeout: Duration::from_millis(50),
+            tls: None,
+            tells: None,
+            container: None,
+        };
         assert_eq!(attempt(&Network::default(), &target).await, Err("no answer in 50ms".to_owned()));
     }
 }

@@ -11,6 +11,7 @@ mod id;
 mod instance;
 mod rollout;
 mod service;
+mod stream;
 mod tls;
 
 pub use acme::{AcmeDirectory, Challenge};
@@ -24,5 +25,8 @@ pub use service::{
     EndpointProtocol, HealthCheck, Limits, ListenerProtocol, ListenerSpec, Objective, OnExit, Outliers, Policy,
     PortSpec, Probe, Protocol, ResolveKind, ResolveSpec, RouteSpec, RunSpec, ScalePolicy, ScaleSpec, ServiceSpec,
     StaticEndpoint, Timeouts,
+};
+pub use stream::{
+    AdmissionSpec, CaptureMode, CaptureSpec, ProxyProtocolSpec, ProxyVersion, SniRoute, StartTls, StreamSpec, UdpSpec,
 };
 pub use tls::{CertificateFiles, ClientCertificate, TlsSpec, TlsVersion, UpstreamTlsSpec, Verify};

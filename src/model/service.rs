@@ -4,7 +4,8 @@
 //! absent.
 
 use crate::model::{
-    ContainerAddress, ContainerSpec, DnsSpec, RolloutSpec, ServiceName, TlsSpec, Traits, UpstreamTlsSpec,
+    AdmissionSpec, ContainerAddress, ContainerSpec, DnsSpec, RolloutSpec, ServiceName, StreamSpec, TlsSpec, Traits,
+    UpstreamTlsSpec,
 };
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -288,6 +289,8 @@ pub struct ServiceSpec {
     pub rollout: RolloutSpec,
     /// How its endpoints are spoken to in TLS; `None`: in clear text.
     pub tls: Option<Arc<UpstreamTlsSpec>>,
+    /// What is said about its connections.
+    pub streams: StreamSpec,
     /// Number of the stored revision that this is; 0 before it is stored.
     pub revision: u64,
     /// Where DNS names its endpoints; then it has no others.
@@ -363,6 +366,8 @@ pub struct ListenerSpec {
     pub tls: Option<Arc<TlsSpec>>,
     /// Whether every request is sent to the same place over https.
     pub redirect_https: bool,
+    /// Who may connect.
+    pub admission: AdmissionSpec,
 }
 
 /// What a listener speaks, and where that leads.
@@ -373,6 +378,15 @@ pub enum ListenerProtocol {
     Http,
     /// Any octets, each connection to one endpoint of one service.
     Tcp {
+        /// The service.
+        service: ServiceName,
+        /// Index of the port in the service's ports.
+        port: usize,
+    },
+    /// Any octets, each connection to where it was going.
+    Captured,
+    /// Datagrams, each flow to one endpoint of one service.
+    Udp {
         /// The service.
         service: ServiceName,
         /// Index of the port in the service's ports.
@@ -390,7 +404,12 @@ pub enum ListenerProtocol {
 impl ListenerProtocol {
     /// Returns whether requests are told apart.
     pub fn is_http(&self) -> bool {
-        !matches!(self, Self::Tcp { .. })
+        !matches!(self, Self::Tcp { .. } | Self::Captured | Self::Udp { .. })
+    }
+
+    /// Returns whether it takes datagrams.
+    pub fn is_udp(&self) -> bool {
+        matches!(self, Self::Udp { .. })
     }
 }
 

@@ -8,7 +8,7 @@ use rustix::net::{RecvFlags, SendFlags};
 use socket2::SockRef;
 use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -118,6 +118,18 @@ impl Stream {
         match self {
             Self::Tcp(stream) => Some(stream),
             Self::Accepted(_) | Self::Layered(_) => None,
+        }
+    }
+
+    /// Returns the other side's address and this one's, of a bare socket.
+    pub fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
+        match self {
+            Self::Tcp(stream) => stream.peer_addr().ok().zip(stream.local_addr().ok()),
+            Self::Accepted(stream) => {
+                let stream = stream.as_ref()?;
+                stream.peer_addr().ok().zip(stream.local_addr().ok())
+            }
+            Self::Layered(_) => None,
         }
     }
 

@@ -7,14 +7,20 @@
 use crate::clock;
 use crate::lifecycle::{Phase, Signal};
 use crate::model::{ListenerProtocol, ListenerSpec};
+use crate::net::{Door, Stream};
+use crate::proxy::capture;
 use crate::proxy::connection;
+use crate::proxy::datagram;
 use crate::proxy::entry::Entry;
 use crate::proxy::handshake;
 use crate::proxy::memory::Pressure;
+use crate::proxy::network::contains;
+use crate::proxy::passing;
+use crate::proxy::preface::{Arrival, greet};
 use crate::proxy::shortage::Shortage;
 use crate::proxy::spread::Handed;
 use crate::proxy::state::{Open, Worker};
-use crate::proxy::tcp;
+use crate::proxy::tcp::{self, Way};
 use crate::proxy::timer::ms;
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
@@ -39,7 +45,7 @@ pub struct Lent {
     /// The listener that it belongs to, with its exact address.
     pub listener: Arc<ListenerSpec>,
     /// A duplicate of the socket; nonblocking.
-    pub socket: TcpListener,
+    pub socket: Door,
 }
 
 /// One socket that is being accepted from.
@@ -94,14 +100,26 @@ impl Holdings {
             }
             let (name, id) = (lent.listener.name.clone(), lent.id);
             let entry = self.entry(&lent.listener);
-            // Small answers must not wait for the client's delayed acknowledgement; what is accepted inherits this.
-            let socket = SockRef::from(&lent.socket).set_tcp_nodelay(true).map(|()| lent.socket);
-            match socket.and_then(crate::sys::accept::watch) {
-                Ok(listener) => {
-                    let task = accept(self.worker.clone(), listener, entry.clone(), self.signal.clone());
-                    self.held.push(Held { id, entry, accepting: tokio::task::spawn_local(task) });
-                }
+            match self.enter(lent.socket, &entry) {
+                Ok(accepting) => self.held.push(Held { id, entry, accepting }),
                 Err(error) => tracing::error!(%error, listener = %name, "failed to accept from a socket"),
+            }
+        }
+    }
+
+    /// Begins to take what comes to a socket.
+    fn enter(&self, socket: Door, entry: &Rc<Entry>) -> io::Result<JoinHandle<()>> {
+        let (worker, entry, signal) = (self.worker.clone(), entry.clone(), self.signal.clone());
+        match socket {
+            Door::Tcp(socket) => {
+                // Small answers must not wait for the client's delayed acknowledgement; what is accepted inherits this.
+                SockRef::from(&socket).set_tcp_nodelay(true)?;
+                let listener = crate::sys::accept::watch(socket)?;
+                Ok(tokio::task::spawn_local(accept(worker, listener, entry, signal)))
+            }
+            Door::Udp(socket) => {
+                let socket = crate::sys::accept::watch_datagrams(socket)?;
+                Ok(tokio::task::spawn_local(datagram::serve(worker, socket, entry, signal)))
             }
         }
     }
@@ -300,43 +318,92 @@ fn admit(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, entry: &Rc<En
     }
 }
 
-fn serve(worker: &Rc<Worker>, open: Open, stream: TcpStream, peer: SocketAddr, entry: &Rc<Entry>) {
+fn serve(worker: &Rc<Worker>, mut open: Open, stream: TcpStream, peer: SocketAddr, entry: &Rc<Entry>) {
     let (peer, spec) = (peer.ip().to_canonical(), entry.spec());
-    let trusted = spec.trusted_proxies.iter().any(|(network, length)| contains(*network, *length, peer));
-    if spec.protocol.is_http() && spec.tls.is_none() {
-        let connection = connection::serve(open, worker.clone(), stream.into(), (peer, trusted), entry.clone());
-        tokio::task::spawn_local(connection);
+    if spec.admission.proxy_protocol.is_none() && !enter(worker, &mut open, &spec, peer) {
+        // At once, with all that the kernel holds for it.
+        let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
         return;
+    }
+    let arrival = Arrival { peer, origin: None };
+    if spec.protocol.is_http() && spec.tls.is_none() && spec.admission.proxy_protocol.is_none() {
+        return serve_plain(worker, open, stream.into(), arrival, entry);
     }
     let stream = match tokio::net::TcpStream::from_std(stream) {
         Ok(stream) => stream,
         Err(error) => return tracing::warn!(%error, listener = %entry.name, "failed to watch a connection"),
     };
+    if spec.admission.proxy_protocol.is_none() {
+        return serve_watched(worker, open, stream, arrival, entry);
+    }
+    let (worker, entry) = (worker.clone(), entry.clone());
+    tokio::task::spawn_local(async move {
+        let Some(said) = &spec.admission.proxy_protocol else { return };
+        let deadline = worker.timers.register();
+        let arrival = greet(&worker, &deadline, &stream, peer, (said, &entry.name)).await;
+        // Whom the proxy tells of is the client.
+        if let Some(arrival) = arrival
+            && enter(&worker, &mut open, &spec, arrival.peer)
+        {
+            serve_watched(&worker, open, stream, arrival, &entry);
+        }
+    });
+}
+
+/// Counts a connection where its listener bounds them; false: it must not stay.
+fn enter(worker: &Worker, open: &mut Open, spec: &ListenerSpec, client: IpAddr) -> bool {
+    match worker.admissions.enter(spec, client) {
+        Ok(place) => open.keep(place),
+        Err(reason) => {
+            worker.shard.refused(reason);
+            worker.underway.say_preface(worker.timers.now_ms(), &spec.name, client, reason);
+            return false;
+        }
+    }
+    true
+}
+
+/// Serves HTTP in clear text.
+fn serve_plain(worker: &Rc<Worker>, open: Open, stream: Stream, arrival: Arrival, entry: &Rc<Entry>) {
+    let trusted = is_trusted(&entry.spec(), arrival.peer);
+    tokio::task::spawn_local(connection::serve(open, worker.clone(), stream, (arrival, trusted), entry.clone()));
+}
+
+/// Serves a connection that the reactor watches.
+fn serve_watched(worker: &Rc<Worker>, open: Open, stream: tokio::net::TcpStream, arrival: Arrival, entry: &Rc<Entry>) {
+    let spec = entry.spec();
     match spec.protocol {
-        ListenerProtocol::Http | ListenerProtocol::Service { .. } => {
-            let secured = handshake::serve(open, worker.clone(), stream, (peer, trusted), entry.clone());
-            tokio::task::spawn_local(secured);
+        ListenerProtocol::Tcp { .. } if spec.tls.is_none() && spec.admission.is_blind() => {
+            let forwarding = tcp::forward(open, worker.clone(), stream.into(), arrival, spec, Way::default());
+            tokio::task::spawn_local(forwarding);
         }
         ListenerProtocol::Tcp { .. } => {
-            tokio::task::spawn_local(tcp::forward(open, worker.clone(), stream.into(), peer, spec));
+            tokio::task::spawn_local(passing::serve(open, worker.clone(), stream, arrival, entry.clone()));
+        }
+        ListenerProtocol::Captured => {
+            if let Some(capture) = &spec.admission.capture {
+                capture::serve(open, worker, stream, arrival, (entry, capture));
+            }
+        }
+        // Has no connections.
+        ListenerProtocol::Udp { .. } => {}
+        _ if spec.tls.is_none() => serve_plain(worker, open, stream.into(), arrival, entry),
+        ListenerProtocol::Http | ListenerProtocol::Service { .. } => {
+            let trusted = is_trusted(&spec, arrival.peer);
+            let secured = handshake::serve(open, worker.clone(), stream, (arrival, trusted), entry.clone());
+            tokio::task::spawn_local(secured);
         }
     }
 }
 
-/// Returns whether a network of the given prefix length holds the address.
-fn contains(network: IpAddr, length: u8, address: IpAddr) -> bool {
-    let (a, b, width) = match (network, address) {
-        (IpAddr::V4(n), IpAddr::V4(a)) => (u128::from(n.to_bits()), u128::from(a.to_bits()), 32),
-        (IpAddr::V6(n), IpAddr::V6(a)) => (n.to_bits(), a.to_bits(), 128),
-        _ => return false,
-    };
-    let shift = width - u32::from(length).min(width);
-    a.checked_shr(shift).unwrap_or(0) == b.checked_shr(shift).unwrap_or(0)
+/// Returns whether the forwarding fields of a client are believed.
+fn is_trusted(spec: &ListenerSpec, peer: IpAddr) -> bool {
+    spec.trusted_proxies.iter().any(|(network, length)| contains(*network, *length, peer))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{contains, empty_queue};
+    use super::empty_queue;
     use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
     #[test]
@@ -351,15 +418,5 @@ mod tests {
         assert_eq!(*peer, client.local_addr().unwrap());
         assert!(stream.nodelay().unwrap());
         assert!(socket2::SockRef::from(stream).nonblocking().unwrap());
-    }
-
-    #[test]
-    fn a_network_holds_its_addresses() {
-        let ip = |text: &str| text.parse().unwrap();
-        assert!(contains(ip("10.0.0.0"), 8, ip("10.255.1.2")));
-        assert!(!contains(ip("10.0.0.0"), 8, ip("11.0.0.0")));
-        assert!(contains(ip("0.0.0.0"), 0, ip("1.2.3.4")) && !contains(ip("0.0.0.0"), 0, ip("::1")));
-        assert!(contains(ip("fd00::"), 8, ip("fdff::1")) && contains(ip("::"), 0, ip("::1")));
-        assert!(contains(ip("192.0.2.1"), 32, ip("192.0.2.1")) && !contains(ip("192.0.2.1"), 32, ip("192.0.2.2")));
     }
 }

@@ -1,18 +1,23 @@
 //! Dialling an endpoint under a deadline.
 
-use crate::model::UpstreamTlsSpec;
+use crate::model::{ProxyVersion, UpstreamTlsSpec};
+use crate::net::preface::postgres::SSL_REQUEST;
+use crate::net::preface::proxy::{Header, write_v1, write_v2};
+use crate::net::preface::{Peeked, peek, take};
 use crate::net::{Stream, tls};
 use crate::proxy::error::ProxyError;
 use crate::proxy::state::Worker;
 use crate::proxy::timer::{Deadline, ms};
+use rustix::net::SendFlags;
 use socket2::{SockRef, TcpKeepalive};
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 /// The kernel takes no longer times.
 const MAX_QUIET: Duration = Duration::from_secs(32_000);
@@ -22,11 +27,23 @@ const MAX_QUIET: Duration = Duration::from_secs(32_000);
 pub(crate) enum Inside {
     Http1,
     Http2,
-    Octets,
+    /// Anything. Who speaks PostgreSQL is asked for TLS in clear text: whoever `asks`, and with `starttls` where it is TLS.
+    Octets {
+        asks: bool,
+        starttls: bool,
+        captured: Option<Captured>,
+    },
+}
+
+/// A connection that is made for a captured one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Captured {
+    /// The client's address, where the endpoint is to see it.
+    pub(crate) source: Option<IpAddr>,
 }
 
 /// Connects to an endpoint of a service, with TLS where its definition says so; the deadline is the connection's own and is
-/// replaced.
+/// replaced. `told` is asked for the client where the endpoints are told of it.
 ///
 /// # Errors
 /// [`ProxyError::Connect`], [`ProxyError::ConnectTimeout`], [`ProxyError::LocalLimit`], [`ProxyError::UpstreamTls`] or
@@ -37,8 +54,17 @@ pub(crate) async fn connect(
     inside: Inside,
     timeout_ms: u64,
     deadline: &Deadline,
+    told: impl FnOnce() -> Rc<Header>,
 ) -> Result<Stream, ProxyError> {
-    let socket = connect_tcp(address, timeout_ms, deadline).await?;
+    let captured = match inside {
+        Inside::Octets { captured, .. } => captured,
+        Inside::Http1 | Inside::Http2 => None,
+    };
+    let socket = connect_tcp(worker, (address, captured), timeout_ms, deadline).await?;
+    let version = worker.locals.borrow_mut().at(slot).and_then(|local| local.service.spec.streams.proxy_protocol);
+    if let Some(version) = version {
+        tell(&socket, version, &told())?;
+    }
     if inside == Inside::Http2 {
         watch_host(
             &socket,
@@ -46,14 +72,62 @@ pub(crate) async fn connect(
         );
     }
     let tls = worker.locals.borrow_mut().at(slot).and_then(|local| local.service.spec.tls.clone());
-    let Some(spec) = tls else { return Ok(socket.into()) };
-    let mut securing = Box::pin(secure(worker, socket, (spec, inside), address));
+    let asks = matches!(inside, Inside::Octets { asks, starttls, .. } if asks || (starttls && tls.is_some()));
+    let tls = match (tls, asks) {
+        (None, false) => return Ok(socket.into()),
+        (tls, _) => tls,
+    };
+    let mut securing = Box::pin(begin(worker, socket, (tls, inside, asks), address));
     poll_fn(|cx| match securing.as_mut().poll(cx) {
         Poll::Ready(done) => Poll::Ready(done),
         Poll::Pending if deadline.poll_expired(cx) => Poll::Ready(Err(ProxyError::ConnectTimeout)),
         Poll::Pending => Poll::Pending,
     })
     .await
+}
+
+/// Tells an endpoint of the client before anything else.
+fn tell(socket: &TcpStream, version: ProxyVersion, client: &Header) -> Result<(), ProxyError> {
+    let octets = match version {
+        ProxyVersion::V1 => write_v1(client),
+        ProxyVersion::V2 => write_v2(client),
+    };
+    // Nothing was sent before: the kernel has room for it, or the connection is gone.
+    match rustix::net::send(socket, &octets, SendFlags::NOSIGNAL) {
+        Ok(sent) if sent == octets.len() => Ok(()),
+        _ => Err(ProxyError::Connect),
+    }
+}
+
+/// Asks the endpoint for TLS where that is needed, and does the handshake where it is Weir's.
+async fn begin(
+    worker: &Worker,
+    socket: TcpStream,
+    (spec, inside, asks): (Option<Arc<UpstreamTlsSpec>>, Inside, bool),
+    address: SocketAddr,
+) -> Result<Stream, ProxyError> {
+    if asks {
+        ask(&socket).await?;
+    }
+    match spec {
+        Some(spec) => secure(worker, socket, (spec, inside), address).await,
+        None => Ok(socket.into()),
+    }
+}
+
+/// Asks an endpoint that speaks PostgreSQL for TLS. Exactly one octet is taken: what somebody put behind it is no part of the
+/// TLS that follows.
+async fn ask(socket: &TcpStream) -> Result<(), ProxyError> {
+    match rustix::net::send(socket, &SSL_REQUEST, SendFlags::NOSIGNAL) {
+        Ok(sent) if sent == SSL_REQUEST.len() => {}
+        _ => return Err(ProxyError::Connect),
+    }
+    let answer = peek(socket, &mut [0; 1], |octets| octets.first().copied()).await;
+    match answer {
+        Ok(Peeked::Found(b'S')) => take(socket, &mut [0; 1]).map_err(|_| ProxyError::Reset),
+        Ok(Peeked::Found(_)) => Err(ProxyError::UpstreamTls),
+        Ok(Peeked::Ended(_)) | Err(_) => Err(ProxyError::Reset),
+    }
 }
 
 async fn secure(
@@ -72,7 +146,7 @@ async fn secure(
     let config = match inside {
         Inside::Http1 => config,
         Inside::Http2 => tls::speaking(&config, tls::HTTP2),
-        Inside::Octets => tls::speaking(&config, b""),
+        Inside::Octets { .. } => tls::speaking(&config, b""),
     };
     tls::connect(socket, config, (&spec, address.ip())).await.map_err(|error| {
         worker.underway.say_upstream(worker.timers.now_ms(), address, &error);
@@ -80,10 +154,20 @@ async fn secure(
     })
 }
 
-async fn connect_tcp(address: SocketAddr, timeout_ms: u64, deadline: &Deadline) -> Result<TcpStream, ProxyError> {
+async fn connect_tcp(
+    worker: &Worker,
+    (address, captured): (SocketAddr, Option<Captured>),
+    timeout_ms: u64,
+    deadline: &Deadline,
+) -> Result<TcpStream, ProxyError> {
     deadline.set(timeout_ms);
     // Boxed: rare, and it would make every connection's future larger.
-    let mut dialling = Box::pin(TcpStream::connect(address));
+    let mut dialling = Box::pin(async {
+        match captured {
+            None => TcpStream::connect(address).await,
+            Some(captured) => bound(worker, address, captured)?.connect(address).await,
+        }
+    });
     let stream = poll_fn(|cx| match dialling.as_mut().poll(cx) {
         Poll::Ready(Ok(stream)) => Poll::Ready(Ok(stream)),
         Poll::Ready(Err(error)) => Poll::Ready(Err(classify(&error))),
@@ -93,6 +177,23 @@ async fn connect_tcp(address: SocketAddr, timeout_ms: u64, deadline: &Deadline) 
     .await?;
     stream.set_nodelay(true).map_err(|_| ProxyError::Connect)?;
     Ok(stream)
+}
+
+/// Makes a socket for a captured connection: known by its port when it comes back, and with the client's address where that is
+/// to be kept.
+fn bound(worker: &Worker, to: SocketAddr, captured: Captured) -> io::Result<TcpSocket> {
+    let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    if captured.source.is_some() {
+        let socket = SockRef::from(&socket);
+        if to.is_ipv4() { socket.set_ip_transparent_v4(true)? } else { socket.set_ip_transparent_v6(true)? }
+    }
+    socket.bind(SocketAddr::new(captured.source.unwrap_or(any), 0))?;
+    // With the client's address it is sent on the way that the client's was on, which captures nothing that this machine sends.
+    if captured.source.is_none() {
+        worker.outgoing.begin(socket.local_addr()?.port(), to, worker.timers.now_ms());
+    }
+    Ok(socket)
 }
 
 /// Has the kernel find a host that is gone, which costs the endpoint nothing: it is asked when nothing came for `quiet_ms`, and
@@ -112,7 +213,7 @@ fn watch_host(socket: &TcpStream, quiet_ms: u64) {
 }
 
 /// Tells what is wrong with the endpoint from what is wrong with this machine, which must eject nobody.
-fn classify(error: &io::Error) -> ProxyError {
+pub(crate) fn classify(error: &io::Error) -> ProxyError {
     match error.raw_os_error() {
         Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL) => {
             ProxyError::LocalLimit

@@ -5,9 +5,9 @@ use crate::net::Stream;
 use crate::proxy::entry::Entry;
 use crate::proxy::http::{Client, Downstream, h1};
 use crate::proxy::http2::server;
+use crate::proxy::preface::Arrival;
 use crate::proxy::state::{Open, Worker};
 use crate::proxy::timer::ms;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -94,13 +94,13 @@ impl server::Host for Lanes {
     }
 }
 
-/// Returns the future that serves a connection to its end. `open` counts it; the peer comes with whether it is a trusted
-/// proxy.
+/// Returns the future that serves a connection to its end. `open` counts it; with where it comes from goes whether that is
+/// a trusted proxy.
 pub(crate) fn serve(
     open: Open,
     worker: Rc<Worker>,
     stream: Stream,
-    peer: (IpAddr, bool),
+    peer: (Arrival, bool),
     entry: Rc<Entry>,
 ) -> Connection {
     let down = Downstream::new(stream, peer, entry, worker.timers.register());
@@ -115,6 +115,7 @@ mod tests {
     use crate::proxy::entry::Entry;
     use crate::proxy::handshake;
     use crate::proxy::options::Options;
+    use crate::proxy::preface::Arrival;
     use crate::proxy::state::{Open, Shared, Worker};
     use crate::proxy::tcp::forward;
     use crate::proxy::tls::Tls;
@@ -142,6 +143,8 @@ mod tests {
             challenges: Default::default(),
             signal,
             spread: Arc::default(),
+            admissions: Default::default(),
+            outgoing: Default::default(),
         };
         let shard = shared.metrics.shard();
         Rc::new(Worker::new(0, &shared, shard))
@@ -152,7 +155,7 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let worker = worker();
-        let peer = (IpAddr::V4(Ipv4Addr::LOCALHOST), false);
+        let peer = || (Arrival { peer: IpAddr::V4(Ipv4Addr::LOCALHOST), origin: None }, false);
         let spec = ListenerSpec {
             name: "web".into(),
             address: listener.local_addr().unwrap(),
@@ -160,13 +163,14 @@ mod tests {
             protocol: ListenerProtocol::Http,
             tls: None,
             redirect_https: false,
+            admission: Default::default(),
         };
         let entry = Rc::new(Entry::new(Arc::new(spec)));
-        let future = serve(Open::new(&worker), worker.clone(), stream.into(), peer, entry.clone());
+        let future = serve(Open::new(&worker), worker.clone(), stream.into(), peer(), entry.clone());
         let size = size_of_val(&future);
         assert!(size <= MAX_FUTURE_BYTES, "{size} octets");
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let size = size_of_val(&handshake::serve(Open::new(&worker), worker.clone(), stream, peer, entry));
+        let size = size_of_val(&handshake::serve(Open::new(&worker), worker.clone(), stream, peer(), entry));
         assert!(size <= MAX_FUTURE_BYTES, "{size} octets with TLS");
     }
 
@@ -185,10 +189,12 @@ mod tests {
             protocol,
             tls: None,
             redirect_https: false,
+            admission: Default::default(),
         };
         let spec = Arc::new(spec);
-        let peer = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let size = size_of_val(&forward(Open::new(&worker), worker.clone(), stream.into(), peer, spec));
+        let peer = Arrival { peer: IpAddr::V4(Ipv4Addr::LOCALHOST), origin: None };
+        let size =
+            size_of_val(&forward(Open::new(&worker), worker.clone(), stream.into(), peer, spec, Default::default()));
         assert!(size <= MAX_STREAM_BYTES, "{size} octets");
     }
 }

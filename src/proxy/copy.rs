@@ -27,6 +27,9 @@ const FULL_READS: u8 = 3;
 /// Below this, copying is cheaper again.
 const SMALL_BYTES: usize = 16 * 1024;
 
+/// Longest pause of a stream to an address of no service: the default of a service.
+const ORIGINAL_IDLE_MS: u64 = 3_600_000;
+
 /// How a stream ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
@@ -36,6 +39,8 @@ pub(crate) enum End {
     Broken,
     /// Nothing moved for the idle time.
     Idle,
+    /// It lasted as long as it may: both sides were reset.
+    Session,
     /// Its endpoint was withdrawn and the drain time passed: both sides were reset.
     Cut,
 }
@@ -47,6 +52,7 @@ impl End {
             Self::Closed => "",
             Self::Broken => "stream_reset",
             Self::Idle => "idle_timeout",
+            Self::Session => "session_timeout",
             Self::Cut => "drain_deadline",
         }
     }
@@ -57,6 +63,8 @@ pub(crate) struct Watch<'a> {
     pub(crate) worker: &'a Worker,
     pub(crate) deadline: &'a Deadline,
     pub(crate) idle_ms: u64,
+    /// When it is over whatever moves, by the worker's clock.
+    pub(crate) until_ms: u64,
     pub(crate) counters: Arc<ServiceCounters>,
     pub(crate) place: Place,
 }
@@ -68,9 +76,23 @@ impl<'a> Watch<'a> {
         let local = locals.at(picked.key.slot);
         // A service that was removed since the pick is counted nowhere and drains as the worker does.
         let drain = local.as_ref().map_or(worker.options.timeouts.drain, |local| local.service.spec.drain_timeout);
+        let session = local.as_ref().and_then(|local| local.service.spec.streams.session);
+        let until_ms = session.map_or(u64::MAX, |session| worker.timers.now_ms() + ms(session));
         let counters = local.map(|local| local.counters.clone()).unwrap_or_default();
         let place = worker.streams.enter(picked.key.slot, picked.key.serial, ms(drain));
-        Self { worker, deadline, idle_ms, counters, place }
+        Self { worker, deadline, idle_ms, until_ms, counters, place }
+    }
+
+    /// Returns the watch of a stream to an address of no service: it drains with the worker.
+    pub(crate) fn original(worker: &'a Worker, deadline: &'a Deadline) -> Self {
+        let place = worker.streams.enter(usize::MAX, u64::MAX, u64::MAX / 4);
+        let counters = worker.shard.service("(original)");
+        Self { worker, deadline, idle_ms: ORIGINAL_IDLE_MS, until_ms: u64::MAX, counters, place }
+    }
+
+    /// Waits for the idle time from now on, and no longer than the whole of it may last.
+    fn rest(&self) {
+        self.deadline.set_at(self.worker.timers.now_ms().saturating_add(self.idle_ms).min(self.until_ms));
     }
 }
 
@@ -95,7 +117,7 @@ impl<'a> Relay<'a> {
     ) -> Self {
         watch.counters.streams.add(1);
         watch.counters.streams_open.add(1);
-        watch.deadline.set(watch.idle_ms);
+        watch.rest();
         let (upward, downward) = (Direction::new(from_client), Direction::new(from_endpoint));
         Self { watch, down, up, upward, downward, moved: 0, end: None }
     }
@@ -118,7 +140,7 @@ impl<'a> Relay<'a> {
         if *moved > 0 {
             watch.counters.received_bytes.add(received as u64);
             watch.counters.sent_bytes.add(sent as u64);
-            watch.deadline.set(watch.idle_ms);
+            watch.rest();
         }
         if upward.write_ended && downward.write_ended {
             return Poll::Ready(End::Closed);
@@ -130,7 +152,11 @@ impl<'a> Relay<'a> {
             // Other connections get their turn.
             cx.waker().wake_by_ref();
         }
-        if watch.deadline.poll_expired(cx) { Poll::Ready(End::Idle) } else { Poll::Pending }
+        match watch.deadline.poll_expired(cx) {
+            true if worker.timers.now_ms() >= watch.until_ms => Poll::Ready(End::Session),
+            true => Poll::Ready(End::Idle),
+            false => Poll::Pending,
+        }
     }
 
     /// Returns how many octets the last poll delivered, both ways.
@@ -149,7 +175,7 @@ impl Drop for Relay<'_> {
         self.watch.counters.streams_open.sub(1);
         match self.end {
             Some(End::Closed | End::Idle) => return,
-            Some(End::Broken) => {}
+            Some(End::Broken | End::Session) => {}
             Some(End::Cut) | None => self.watch.counters.streams_cut.add(1),
         }
         self.down.abort_on_close();

@@ -12,6 +12,8 @@ pub(crate) struct Entry {
     /// The listener's name, by which routes know it.
     pub(crate) name: Arc<str>,
     address: SocketAddr,
+    /// Whether it takes datagrams.
+    udp: bool,
     /// The service and the index of its port where every request goes: at the service's own address.
     pub(crate) only: RefCell<Option<(ServiceName, usize)>>,
     /// As of now: a reload may change all but name and address.
@@ -28,6 +30,7 @@ impl Entry {
         Self {
             name: listener.name.clone(),
             address: listener.address,
+            udp: listener.protocol.is_udp(),
             only: RefCell::new(only(&listener)),
             redirect_https: Cell::new(listener.redirect_https),
             spec: RefCell::new(listener),
@@ -66,7 +69,7 @@ impl Entry {
 
     /// Returns whether it is this listener's.
     pub(crate) fn is_of(&self, listener: &ListenerSpec) -> bool {
-        self.name == listener.name && self.address == listener.address
+        self.name == listener.name && self.address == listener.address && self.udp == listener.protocol.is_udp()
     }
 
     /// Waits until the listener is removed.
@@ -80,6 +83,6 @@ impl Entry {
 fn only(listener: &ListenerSpec) -> Option<(ServiceName, usize)> {
     match &listener.protocol {
         ListenerProtocol::Service { service, port } => Some((service.clone(), *port)),
-        ListenerProtocol::Http | ListenerProtocol::Tcp { .. } => None,
+        _ => None,
     }
 }

@@ -42,6 +42,8 @@ pub(crate) enum ProxyError {
     Exhausted,
     /// The wait queue is full.
     QueueFull,
+    /// The service has as many streams and flows as it may.
+    StreamsFull,
     /// No replica became free in time.
     QueueTimeout,
     /// No connection to any endpoint can be made now: this machine has no descriptors, ports or memory left.
@@ -99,6 +101,7 @@ impl ProxyError {
             | Self::ServiceOff
             | Self::WakeTimeout
             | Self::QueueFull
+            | Self::StreamsFull
             | Self::QueueTimeout
             | Self::LocalLimit
             | Self::HeadMemory
@@ -137,6 +140,7 @@ impl ProxyError {
             Self::WakeTimeout => "wake_timeout",
             Self::Exhausted => "endpoints_exhausted",
             Self::QueueFull => "queue_full",
+            Self::StreamsFull => "streams_full",
             Self::QueueTimeout => "queue_timeout",
             Self::LocalLimit => "local_limit",
             Self::Connect => "connect_failed",
@@ -172,6 +176,7 @@ impl ProxyError {
             Self::ServiceOff => "the service is scaled to 0",
             Self::WakeTimeout => "the service had no replica, and none was ready in time; try again",
             Self::Exhausted => "every endpoint of the service failed; try again",
+            Self::StreamsFull => "the service has as many streams as it may",
             Self::QueueFull => "the service is saturated and its queue is full; try again",
             Self::QueueTimeout => "the service is saturated; try again",
             Self::LocalLimit => "the load balancer is out of connections; try again",

@@ -74,12 +74,14 @@ pub(crate) fn record_stream(worker: &Worker, listener: &ListenerSpec, peer: IpAd
     log.record(AccessRecord {
         client: peer,
         request_id: String::new(),
-        method: "TCP".to_owned(),
+        method: if listener.protocol.is_udp() { "UDP".to_owned() } else { "TCP".to_owned() },
         host: listener.name.to_string(),
         path: String::new(),
         service: match &listener.protocol {
-            ListenerProtocol::Tcp { service, .. } | ListenerProtocol::Service { service, .. } => service.to_string(),
-            ListenerProtocol::Http => String::new(),
+            ListenerProtocol::Tcp { service, .. }
+            | ListenerProtocol::Udp { service, .. }
+            | ListenerProtocol::Service { service, .. } => service.to_string(),
+            ListenerProtocol::Http | ListenerProtocol::Captured => String::new(),
         },
         endpoint: summary.endpoint,
         status: 0,

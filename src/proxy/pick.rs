@@ -3,7 +3,7 @@
 //! The caller has loaded the current snapshot in the same step. Only so does "acknowledged and nothing in flight" mean
 //! that nobody will use a withdrawn endpoint.
 
-use crate::balance::{EndpointStats, InFlight, ServiceStats, Tried, observe};
+use crate::balance::{EndpointStats, InFlight, ServiceStats, StreamPlace, Tried, observe};
 use crate::proxy::error::ProxyError;
 use crate::proxy::pool::Key;
 use crate::proxy::state::Worker;
@@ -26,6 +26,8 @@ pub(crate) struct Picked {
 pub(crate) struct Permit {
     in_flight: Option<InFlight>,
     queue: Option<Arc<ServiceStats>>,
+    /// Its place among the streams of a service that bounds them.
+    stream: Option<StreamPlace>,
 }
 
 impl Permit {
@@ -111,8 +113,10 @@ pub(crate) fn choose(
         };
         let Some(in_flight) = in_flight else { continue };
         let Some(address) = endpoint.socket(port) else { return Err(Refused::Error(ProxyError::NoEndpoint)) };
-        let mut permit = Permit { in_flight: Some(in_flight), queue: concurrency.map(|_| service.stats.clone()) };
+        let mut permit =
+            Permit { in_flight: Some(in_flight), queue: concurrency.map(|_| service.stats.clone()), stream: None };
         if traffic == Traffic::Stream {
+            permit.stream = place(service).map_err(Refused::Error)?;
             permit.becomes_tunnel();
         }
         return Ok(Picked {
@@ -133,6 +137,30 @@ pub(crate) fn choose(
     } else {
         Refused::Error(ProxyError::Exhausted)
     })
+}
+
+/// Takes a place among the streams and flows of a service; `None`: it bounds none.
+fn place(service: &Service) -> Result<Option<StreamPlace>, ProxyError> {
+    let limit = service.spec.streams.open;
+    limit.map(|limit| service.stats.try_stream(limit).ok_or(ProxyError::StreamsFull)).transpose()
+}
+
+/// Takes an endpoint that was found by rendezvous among those of a service that was loaded in this step, for a flow.
+pub(crate) fn hashed(
+    worker: &Worker,
+    service: &Arc<Service>,
+    port: usize,
+    index: Option<usize>,
+) -> Result<Picked, ProxyError> {
+    worker.locals.borrow_mut().enter(service, &worker.shard, &mut worker.rng.borrow_mut(), worker.timers.now_ms());
+    let none = if service.candidates.is_empty() { ProxyError::NoEndpoint } else { ProxyError::Exhausted };
+    let index = index.ok_or(none)?;
+    let candidate = service.candidates.get(index).ok_or(none)?;
+    let address = service.endpoints.get(index).and_then(|endpoint| endpoint.socket(port)).ok_or(none)?;
+    let mut permit = Permit { in_flight: Some(candidate.stats.begin()), queue: None, stream: place(service)? };
+    permit.becomes_tunnel();
+    let key = Key { slot: service.slot, serial: candidate.stats.serial(), address };
+    Ok(Picked { address, key, permit, others: service.candidates.len() > 1 })
 }
 
 /// Feeds a failure of a picked endpoint, request or stream, to the passive ejection, at once.

@@ -3,10 +3,13 @@
 use crate::clock;
 use crate::http1::head;
 use crate::lifecycle::Signal;
+use crate::proxy::admission::{Admissions, Place};
 use crate::proxy::entry::Entry;
+use crate::proxy::known::Known;
 use crate::proxy::local::Locals;
 use crate::proxy::memory::Memory;
 use crate::proxy::options::Options;
+use crate::proxy::outgoing::Outgoing;
 use crate::proxy::partial::PartialHeads;
 use crate::proxy::pipe::Pipes;
 use crate::proxy::pool::Pool;
@@ -46,6 +49,8 @@ pub(crate) struct Shared {
     pub(crate) challenges: Challenges,
     pub(crate) signal: Signal,
     pub(crate) spread: Arc<Spread>,
+    pub(crate) admissions: Admissions,
+    pub(crate) outgoing: Outgoing,
 }
 
 /// A worker's state; owned by its thread, shared by its tasks.
@@ -75,6 +80,12 @@ pub(crate) struct Worker {
     spares: [RefCell<Vec<Box<dyn Any>>>; 2],
     pub(crate) open: Cell<usize>,
     pub(crate) spread: Arc<Spread>,
+    /// Counts the connections of listeners that bound them.
+    pub(crate) admissions: Admissions,
+    /// Knows connections of its own that come back.
+    pub(crate) outgoing: Outgoing,
+    /// Which service has the address that a captured connection was going to.
+    pub(crate) captured: RefCell<Known>,
     /// What other workers see of this one.
     pub(crate) seat: Arc<Seat>,
     handed: Cell<Option<mpsc::Receiver<Handed>>>,
@@ -124,6 +135,9 @@ impl Worker {
             spares: Default::default(),
             open: Cell::new(0),
             spread: shared.spread.clone(),
+            admissions: shared.admissions.clone(),
+            outgoing: shared.outgoing.clone(),
+            captured: RefCell::default(),
             seat,
             handed: Cell::new(Some(handed)),
             draining_ms: Cell::new(0),
@@ -257,6 +271,8 @@ impl Worker {
 /// Counts a connection as open until dropped, also when its task panics.
 pub(crate) struct Open {
     worker: Rc<Worker>,
+    /// Its place among the connections of a listener that bounds them.
+    place: Option<Box<Place>>,
 }
 
 impl Open {
@@ -273,7 +289,14 @@ impl Open {
         worker.shard.accepted.add(1);
         worker.shard.open.add(1);
         worker.changed.notify_waiters();
-        Self { worker: worker.clone() }
+        Self { worker: worker.clone(), place: None }
+    }
+}
+
+impl Open {
+    /// Keeps a place until the connection ends.
+    pub(crate) fn keep(&mut self, place: Option<Place>) {
+        self.place = place.map(Box::new);
     }
 }
 

@@ -10,26 +10,60 @@ use crate::balance::{ServiceStats, Tried};
 use crate::clock;
 use crate::model::{ListenerProtocol, ListenerSpec};
 use crate::net::Stream;
-use crate::proxy::connect::{Inside, connect};
+use crate::proxy::connect::{Captured, Inside, connect};
 use crate::proxy::copy::{Relay, Watch};
 use crate::proxy::error::{ProxyError, Retry};
 use crate::proxy::observe::{StreamSummary, record_stream};
 use crate::proxy::pick::{Picked, Refused, Traffic, choose, failed};
+use crate::proxy::preface::{Arrival, seen};
 use crate::proxy::state::{Open, Worker};
 use crate::proxy::timer::{Deadline, ms};
 use crate::proxy::wait::{pass_on, woken};
 use crate::table::Wake;
 use std::future::{pending, poll_fn};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::io::Interest;
 
+/// A slot that no service has.
+const NO_SLOT: usize = usize::MAX;
+/// Time for a connection to an address of no service.
+const ORIGINAL_MS: u64 = 5000;
+
+/// Where a connection goes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) enum Target {
+    /// To the listener's own service.
+    #[default]
+    Listener,
+    /// To the service of the listener's rule in this place.
+    Rule(usize),
+    /// To the service in this slot of the table.
+    Service { slot: usize, port: usize },
+    /// To an address of no service.
+    Original(SocketAddr),
+}
+
+/// Which way a connection takes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Way {
+    pub(crate) target: Target,
+    /// It was led here by rules of the kernel.
+    pub(crate) captured: bool,
+    /// The client asked for TLS in clear text, and what it sends is passed through: the endpoint is asked too.
+    pub(crate) asks: bool,
+    /// Endpoints that speak TLS are asked for it in clear text first.
+    pub(crate) starttls: bool,
+}
+
 /// A connection to an endpoint.
 struct Established {
     stream: Stream,
-    picked: Picked,
+    /// `None`: it goes to an address of no service.
+    picked: Option<Picked>,
+    address: SocketAddr,
     attempts: u8,
 }
 
@@ -40,18 +74,22 @@ pub(crate) fn forward(
     open: Open,
     worker: Rc<Worker>,
     mut down: Stream,
-    peer: IpAddr,
+    arrival: Arrival,
     listener: Arc<ListenerSpec>,
+    way: Way,
 ) -> impl Future<Output = ()> {
     let deadline = worker.timers.register();
     let started = clock::now();
     async move {
         let _open = open;
         // Boxed: it is over soon, and an idle stream must stay small.
-        match Box::pin(establish(&worker, &deadline, &listener, &mut down)).await {
-            Ok(Established { mut stream, picked, attempts }) => {
+        match Box::pin(establish(&worker, &deadline, (&listener, way), (&mut down, &arrival))).await {
+            Ok(Established { mut stream, picked, address, attempts }) => {
                 let connected = clock::now();
-                let watch = Watch::new(&worker, &deadline, &picked, idle_ms(&worker, &picked));
+                let watch = match &picked {
+                    Some(picked) => Watch::new(&worker, &deadline, picked, idle_ms(&worker, picked)),
+                    None => Watch::original(&worker, &deadline),
+                };
                 let mut relay = Relay::new(watch, (&mut down, &mut stream), (Vec::new(), Vec::new()));
                 let end = poll_fn(|cx| {
                     let polled = relay.poll(cx);
@@ -60,12 +98,12 @@ pub(crate) fn forward(
                 })
                 .await;
                 let (sent_bytes, received_bytes) = relay.carried();
-                let (endpoint, reason) = (Some(picked.address), end.reason());
+                let (endpoint, reason) = (Some(address), end.reason());
                 let summary =
                     StreamSummary { started, connected, endpoint, reason, attempts, sent_bytes, received_bytes };
-                record_stream(&worker, &listener, peer, &summary);
+                record_stream(&worker, &listener, arrival.peer, &summary);
             }
-            Err((error, attempts)) => refuse(&worker, down, (peer, &listener), (error, attempts, started)),
+            Err((error, attempts)) => refuse(&worker, down, (arrival.peer, &listener), (error, attempts, started)),
         }
     }
 }
@@ -95,13 +133,22 @@ fn idle_ms(worker: &Worker, picked: &Picked) -> u64 {
 async fn establish(
     worker: &Worker,
     deadline: &Deadline,
-    listener: &ListenerSpec,
-    down: &mut Stream,
+    (listener, way): (&ListenerSpec, Way),
+    (down, arrival): (&mut Stream, &Arrival),
 ) -> Result<Established, (ProxyError, u8)> {
+    let told = |down: &Stream| arrival.header(|| down.socket().and_then(seen));
+    let keep = listener.admission.capture.as_ref().filter(|_| way.captured).map(|capture| capture.keep_source);
+    let captured = keep.map(|keep| Captured { source: keep.then_some(arrival.peer) });
+    let inside = Inside::Octets { asks: way.asks, starttls: way.starttls, captured };
+    if let Target::Original(address) = way.target {
+        let connected = connect(worker, (NO_SLOT, address), inside, ORIGINAL_MS, deadline, || told(down)).await;
+        let stream = connected.map_err(|error| (error, 1))?;
+        return Ok(Established { stream, picked: None, address, attempts: 1 });
+    }
     let (mut tried, mut attempts, mut last) = (Tried::default(), 0u8, None);
     loop {
-        let picked = match pick(worker, listener, &tried) {
-            Err(Unpicked::Absent(absent)) => hold(worker, deadline, (listener, &tried), down, absent).await,
+        let picked = match pick(worker, (listener, way), &tried) {
+            Err(Unpicked::Absent(absent)) => hold(worker, deadline, (listener, way, &tried), down, absent).await,
             result => result.map_err(Unpicked::error),
         };
         let (picked, connect_ms) = match picked {
@@ -117,8 +164,12 @@ async fn establish(
         }
         attempts += 1;
         tried.push(picked.key.serial);
-        match connect(worker, (picked.key.slot, picked.address), Inside::Octets, connect_ms, deadline).await {
-            Ok(stream) => return Ok(Established { stream, picked, attempts }),
+        let to = (picked.key.slot, picked.address);
+        match connect(worker, to, inside, connect_ms, deadline, || told(down)).await {
+            Ok(stream) => {
+                let address = picked.address;
+                return Ok(Established { stream, picked: Some(picked), address, attempts });
+            }
             Err(error) => {
                 failed(worker, picked.key, error);
                 if !may_retry(worker, &picked, error, attempts) {
@@ -134,7 +185,7 @@ async fn establish(
 async fn hold(
     worker: &Worker,
     deadline: &Deadline,
-    (listener, tried): (&ListenerSpec, &Tried),
+    (listener, way, tried): (&ListenerSpec, Way, &Tried),
     down: &mut Stream,
     absent: Absent,
 ) -> Result<(Picked, u64), ProxyError> {
@@ -143,7 +194,7 @@ async fn hold(
     down.watch().map_err(|_| ProxyError::LocalLimit)?;
     let mut place = absent.stats.try_wait(absent.queue).ok_or(ProxyError::QueueFull)?;
     loop {
-        match pick(worker, listener, tried) {
+        match pick(worker, (listener, way), tried) {
             // It counts as waiting by now, so whoever hears it knows what for.
             Err(Unpicked::Absent(again)) => again.wake.ring(),
             result => {
@@ -204,14 +255,23 @@ impl Unpicked {
 }
 
 /// Loads the current snapshot and picks; returns the time for the connection with it.
-fn pick(worker: &Worker, listener: &ListenerSpec, tried: &Tried) -> Result<(Picked, u64), Unpicked> {
+fn pick(worker: &Worker, (listener, way): (&ListenerSpec, Way), tried: &Tried) -> Result<(Picked, u64), Unpicked> {
     let none = Unpicked::Error(ProxyError::NoService);
-    let ListenerProtocol::Tcp { service, port } = &listener.protocol else { return Err(none) };
+    let by_name = match (way.target, &listener.protocol) {
+        (Target::Rule(rule), _) => listener.admission.sni.get(rule).map(|rule| (&rule.service, rule.port)),
+        (Target::Listener, ListenerProtocol::Tcp { service, port }) => Some((service, *port)),
+        _ => None,
+    };
     let mut reader = worker.reader.borrow_mut();
     let snapshot = reader.load();
-    let service = snapshot.services.get(service).ok_or(none)?;
+    let (service, port) = match (by_name, way.target) {
+        (Some((name, port)), _) => (snapshot.services.get(name), port),
+        (None, Target::Service { slot, port }) => (snapshot.services.at(slot), port),
+        (None, _) => (None, 0),
+    };
+    let service = service.ok_or(none)?;
     let connect_ms = ms(service.spec.timeouts.connect);
-    match choose(worker, service, *port, tried, Traffic::Stream) {
+    match choose(worker, service, port, tried, Traffic::Stream) {
         Ok(picked) => Ok((picked, connect_ms)),
         Err(Refused::Error(error)) => Err(Unpicked::Error(error)),
         Err(Refused::Absent(stats, wake)) => {

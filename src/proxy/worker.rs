@@ -164,6 +164,8 @@ pub fn start(options: &Options, sockets: Vec<Vec<Lent>>, parts: Parts, signal: &
         challenges,
         signal: signal.clone(),
         spread: Arc::default(),
+        admissions: Default::default(),
+        outgoing: Default::default(),
     };
     let mut running = Vec::with_capacity(sockets.len());
     for (index, lent) in sockets.into_iter().enumerate() {

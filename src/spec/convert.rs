@@ -7,6 +7,7 @@ use crate::model::{self, ServiceName, parse_label};
 use crate::spec::bounds::{bounded, positive};
 use crate::spec::listener::{MAX_NAME_OCTETS, find_port};
 use crate::spec::route::check_path;
+use crate::spec::stream::CONNECTIONS as STREAMS;
 use crate::spec::{
     Duration, Endpoint, EndpointProtocol, Health, Policy, ProbeType, Problem, Problems, Protocol, Said, Service, scale,
 };
@@ -73,6 +74,11 @@ impl Service {
             p.add("resolve", format!("is there beside {what}"), "endpoints come from one of them: remove the other");
         }
         let tls = self.tls.as_ref().map(|tls| Arc::new(tls.read(p)));
+        let streams = self.read_streams(p);
+        if self.proxy_protocol.is_some() && self.protocol == Some(EndpointProtocol::H2) {
+            let hint = "a connection to an h2 endpoint carries requests of many clients: remove one of them";
+            p.add("proxy_protocol", "is not for protocol = \"h2\"", hint);
+        }
         match name {
             Some(name) if problems.is_empty() => Ok(model::ServiceSpec {
                 name,
@@ -98,6 +104,7 @@ impl Service {
                 rollout,
                 resolve,
                 tls,
+                streams,
                 revision: 0,
             }),
             _ => Err(problems.into_vec()),
@@ -264,6 +271,16 @@ impl Service {
                 .map(|concurrency| bounded(p, "limits.concurrency", Some(concurrency), 1, &CONCURRENCY)),
             queue: bounded(p, "limits.queue", limits.queue, 100, &QUEUE),
             queue_timeout: positive(p, "limits.queue_timeout", limits.queue_timeout, Time::from_secs(5)),
+        }
+    }
+
+    fn read_streams(&self, p: &mut Problems) -> model::StreamSpec {
+        let session = self.timeouts.as_ref().and_then(|timeouts| timeouts.session);
+        let open = self.limits.as_ref().and_then(|limits| limits.streams);
+        model::StreamSpec {
+            proxy_protocol: self.proxy_protocol.map(Into::into),
+            session: session.map(|_| positive(p, "timeouts.session", session, Time::from_secs(3600))),
+            open: open.map(|_| bounded(p, "limits.streams", open, 1, &STREAMS)),
         }
     }
 

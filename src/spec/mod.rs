@@ -11,6 +11,7 @@
 
 mod address;
 mod bounds;
+mod capture;
 mod container;
 mod convert;
 mod cores;
@@ -29,15 +30,18 @@ mod scale;
 mod section;
 mod service;
 mod size;
+mod sni;
+mod stream;
 mod suggest;
 mod text;
 mod tls;
 
 pub use address::{Address, Network, Range};
+pub use capture::{Capture, CaptureMode, CaptureTo, Unknown};
 pub use cores::Cores;
 pub use duration::Duration;
 pub use fingerprint::{canonical, fingerprint};
-pub use listener::{Listener, ListenerProtocol};
+pub use listener::{Listener, ListenerProtocol, PortsOf};
 pub use naming::{Said, ServiceDns, written};
 pub use objective::{Objective, ObjectiveError};
 pub use problem::{Key, KeyPath, Problem, Problems};
@@ -51,6 +55,8 @@ pub use service::{
     Endpoint, EndpointProtocol, Health, Limits, Outliers, Policy, Port, ProbeType, Protocol, Service, Timeouts,
 };
 pub use size::Size;
+pub use sni::{Sni, StartTls};
+pub use stream::{ListenerLimits, ProxyMode, ProxyProtocol, ProxyProtocolVersion, Udp};
 pub use suggest::nearest;
 pub(crate) use text::text;
 pub use tls::{CertificateFiles, ClientCertificate, ListenerTls, ServiceTls, TlsVersion, Verify};

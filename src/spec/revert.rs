@@ -18,6 +18,7 @@ impl Service {
                 model::EndpointProtocol::Http1 => EndpointProtocol::Http1,
                 model::EndpointProtocol::Http2 => EndpointProtocol::H2,
             }),
+            proxy_protocol: model.streams.proxy_protocol.map(Into::into),
             policy: Some(model.policy.into()),
             replicas: model.run.as_ref().map(|_| model.replicas),
             retries: Some(model.retries),
@@ -25,8 +26,8 @@ impl Service {
             slow_start: Some(model.slow_start.into()),
             drain_timeout: Some(model.drain_timeout.into()),
             health: model.health.as_ref().map(|health| write_health(health, &model.ports)),
-            limits: Some(write_limits(&model.limits)),
-            timeouts: Some(write_timeouts(&model.timeouts)),
+            limits: Some(write_limits(model)),
+            timeouts: Some(write_timeouts(model)),
             outliers: Some(write_outliers(&model.outliers)),
             scale: model.scale.as_ref().map(write_scale),
             rollout: model.run.as_ref().map(|_| Rollout::write(&model.rollout)),
@@ -81,16 +82,20 @@ fn write_health(health: &model::HealthCheck, ports: &[model::PortSpec]) -> Healt
     }
 }
 
-fn write_limits(limits: &model::Limits) -> Limits {
+fn write_limits(model: &model::ServiceSpec) -> Limits {
+    let limits = &model.limits;
     Limits {
+        streams: model.streams.open,
         concurrency: limits.concurrency,
         queue: Some(limits.queue),
         queue_timeout: Some(limits.queue_timeout.into()),
     }
 }
 
-fn write_timeouts(timeouts: &model::Timeouts) -> Timeouts {
+fn write_timeouts(model: &model::ServiceSpec) -> Timeouts {
+    let timeouts = &model.timeouts;
     Timeouts {
+        session: model.streams.session.map(Into::into),
         connect: Some(timeouts.connect.into()),
         response: Some(timeouts.response.into()),
         idle: Some(timeouts.idle.into()),

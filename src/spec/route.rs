@@ -47,7 +47,7 @@ impl Route {
     pub fn to_model(&self, ports: Option<&[String]>) -> Result<model::RouteSpec, Vec<Problem>> {
         let mut problems = Problems::new();
         let name = name(&mut problems, self.name.as_deref(), "route");
-        let host = self.host.as_deref().and_then(|host| read_host(&mut problems, host));
+        let host = self.host.as_deref().and_then(|host| read_host(&mut problems, "host", host));
         let path = self.path.as_deref().unwrap_or("/");
         check_path(&mut problems, "path", path, false);
         let service = self.read_service(&mut problems);
@@ -92,7 +92,7 @@ impl Route {
 }
 
 /// Reads a host or `*.suffix`; returns it in lower case.
-fn read_host(problems: &mut Problems, host: &str) -> Option<String> {
+pub(super) fn read_host(problems: &mut Problems, key: &str, host: &str) -> Option<String> {
     let lower = host.to_ascii_lowercase();
     let bare = lower.strip_prefix("*.").unwrap_or(&lower);
     let (message, hint) = if bare.is_empty() || bare == "*" {
@@ -120,7 +120,7 @@ fn read_host(problems: &mut Problems, host: &str) -> Option<String> {
     } else {
         return Some(lower);
     };
-    problems.add("host", message, hint);
+    problems.add(key, message, hint);
     None
 }
 

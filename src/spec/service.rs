@@ -1,7 +1,9 @@
 //! The definition of a service, as written. Defaults are named in the documentation of each key and filled in by
 //! `spec/convert.rs`.
 
-use crate::spec::{Address, Duration, Range, Resolve, Rollout, Run, Scale, ServiceDns, ServiceTls};
+use crate::spec::{
+    Address, Duration, ProxyProtocolVersion, Range, Resolve, Rollout, Run, Scale, ServiceDns, ServiceTls,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -23,6 +25,10 @@ pub struct Service {
     /// What its endpoints speak to HTTP listeners; default `http1`. gRPC needs `h2`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub protocol: Option<EndpointProtocol>,
+    /// Version of the PROXY protocol in which its endpoints are told of the client, before anything else; default: they are
+    /// not told. A connection then carries the requests of one client connection and is not kept; not with `h2`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<ProxyProtocolVersion>,
     /// How an endpoint is picked; default `expected-delay`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy: Option<Policy>,
@@ -181,6 +187,10 @@ pub struct Limits {
     /// Longest wait in the queue; then 503. Default `5s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue_timeout: Option<Duration>,
+    /// TCP streams and UDP flows at a time, from 1; what comes above is reset, or dropped. Default no bound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub streams: Option<u32>,
 }
 
 /// Time limits of a service's requests, all above zero.
@@ -200,6 +210,9 @@ pub struct Timeouts {
     /// Longest pause in a tunnel (WebSocket and other upgrades); default `1h`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tunnel_idle: Option<Duration>,
+    /// Longest life of a TCP stream or tunnel, whatever moves; then it is reset. Default no bound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<Duration>,
     /// Silence on an HTTP/2 connection with requests on it until its endpoint is asked by PING, and as long again until it
     /// is given up; default `15s`. `0s`: never.
     #[serde(skip_serializing_if = "Option::is_none")]

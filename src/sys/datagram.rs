@@ -179,6 +179,12 @@ impl Batch {
         Some((request, self.replies.get_mut(start..start + self.reply_bytes)?, self.peers.get(index)?))
     }
 
+    /// Returns a received datagram and who sent it.
+    pub fn received(&self, index: usize) -> Option<(&[u8], &Peer)> {
+        let start = index * self.request_bytes;
+        Some((self.requests.get(start..start + *self.received.get(index)?)?, self.peers.get(index)?))
+    }
+
     /// Sets the length of the reply to a datagram; 0 sends none.
     pub fn set_reply(&mut self, index: usize, bytes: usize) {
         if let Some(length) = self.to_send.get_mut(index) {
@@ -233,6 +239,34 @@ pub fn send_one(socket: impl AsFd, peer: &Peer, reply: &[u8]) -> io::Result<()> 
     // SAFETY: the header is initialised; the vector, the peer and the reply, which is only read, outlive the call.
     let sent = unsafe { libc::sendmsg(descriptor, &raw const header, libc::MSG_DONTWAIT) };
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Sends datagrams, at most [`BATCH`], in one call: to a peer from the address that it sent to, or where the socket is
+/// connected to; never waits. Returns how many were sent: at least one where there is any.
+///
+/// # Errors
+/// The errno of `sendmmsg` for the first; `EAGAIN` when the send buffer is full.
+pub fn send_many(socket: impl AsFd, datagrams: &[&[u8]], to: Option<&Peer>) -> io::Result<usize> {
+    let mut peer = to.copied();
+    let mut vectors = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; BATCH];
+    // SAFETY: `mmsghdr` is plain old data; all zeroes is a valid empty header.
+    let mut headers: [libc::mmsghdr; BATCH] = unsafe { std::mem::zeroed() };
+    for ((header, vector), datagram) in headers.iter_mut().zip(vectors.iter_mut()).zip(datagrams) {
+        vector.iov_base = datagram.as_ptr().cast_mut().cast();
+        vector.iov_len = datagram.len();
+        match &mut peer {
+            Some(peer) => header.msg_hdr = header_to(peer, vector),
+            None => {
+                header.msg_hdr.msg_iov = vector;
+                header.msg_hdr.msg_iovlen = 1;
+            }
+        }
+    }
+    let (descriptor, start) = (socket.as_fd().as_raw_fd(), headers.as_mut_ptr());
+    let (count, flags) = (datagrams.len().min(BATCH), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
+    // SAFETY: `count` initialised headers whose vectors, peer and datagrams, which are only read, outlive the call.
+    let sent = unsafe { libc::sendmmsg(descriptor, start, count as _, flags as _) };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
 /// Makes a socket report the local address of each datagram: needed where it is bound to a wildcard address, so that

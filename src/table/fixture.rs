@@ -33,6 +33,7 @@ pub(crate) fn spec(name: &str, ports: &[&str]) -> Arc<ServiceSpec> {
         rollout: RolloutSpec::default(),
         resolve: None,
         tls: None,
+        streams: Default::default(),
         revision: 0,
     })
 }

@@ -16,7 +16,7 @@ pub(crate) struct ShardCollector {
 }
 
 /// Name, help and labels of each family of the data plane; the one list, also for the documentation.
-const FAMILIES: [(&str, &str, &[&str]); 20] = [
+const FAMILIES: [(&str, &str, &[&str]); 21] = [
     ("weir_connections_total", "Connections accepted.", &[]),
     ("weir_connections_open", "Connections open now.", &[]),
     ("weir_panics_total", "Panics caught at a connection's boundary.", &[]),
@@ -28,9 +28,9 @@ const FAMILIES: [(&str, &str, &[&str]); 20] = [
     ("weir_retries_total", "Further attempts, by whether the budget allowed them.", &["service", "outcome"]),
     ("weir_ejections_total", "Passive ejections.", &["service"]),
     ("weir_queued_total", "Requests that waited for a free replica.", &["service"]),
-    ("weir_streams_total", "TCP streams and tunnels begun.", &["service"]),
-    ("weir_streams_open", "TCP streams and tunnels open now.", &["service"]),
-    ("weir_streams_cut_total", "TCP streams and tunnels reset at a drain deadline.", &["service"]),
+    ("weir_streams_total", "TCP streams, tunnels and UDP flows begun.", &["service"]),
+    ("weir_streams_open", "TCP streams, tunnels and UDP flows open now.", &["service"]),
+    ("weir_streams_cut_total", "TCP streams, tunnels and UDP flows ended at a drain deadline.", &["service"]),
     ("weir_worker_connections_open", "Connections open now, by worker in the order of their start.", &["worker"]),
     ("weir_partial_head_bytes", "Memory held for request heads that have not come whole.", &[]),
     (
@@ -41,10 +41,15 @@ const FAMILIES: [(&str, &str, &[&str]); 20] = [
     ("weir_accept_pauses_total", "Pauses in accepting for want of descriptors.", &[]),
     ("weir_connections_shed_total", "Connections reset as soon as they came, for want of memory.", &[]),
     ("weir_held_total", "Requests and streams that were held because there was no replica.", &["service"]),
+    (
+        "weir_udp_datagrams_total",
+        "Datagrams passed on, to endpoints (in) and clients (out).",
+        &["service", "direction"],
+    ),
 ];
 
 /// Counters of a service that are summed as they are.
-const PLAIN: usize = 10;
+const PLAIN: usize = 12;
 
 /// The sums of one service.
 #[derive(Default)]
@@ -131,6 +136,8 @@ impl Sums {
             &from.streams_open,
             &from.streams_cut,
             &from.held,
+            &from.datagrams_in,
+            &from.datagrams_out,
         ];
         for (sum, counter) in self.plain.iter_mut().zip(plain) {
             *sum = sum.wrapping_add(counter.value());
@@ -155,6 +162,10 @@ fn service_families(services: &BTreeMap<Arc<str>, Sums>) -> Vec<MetricFamily> {
                 .map(|(outcome, n)| counter(&[("outcome", outcome), ("service", name)], n))
         })
         .collect();
+    let datagrams = services.iter().flat_map(|(name, s)| {
+        [("in", value(&s.plain, 10)), ("out", value(&s.plain, 11))]
+            .map(|(direction, n)| counter(&[("direction", direction), ("service", name)], n))
+    });
     vec![
         family(4, requests),
         family(5, services.iter().map(|(name, sums)| histogram(name, sums)).collect()),
@@ -167,6 +178,7 @@ fn service_families(services: &BTreeMap<Arc<str>, Sums>) -> Vec<MetricFamily> {
         family(12, services.iter().map(|(name, s)| gauge(&[("service", name)], value(&s.plain, 7))).collect()),
         family(13, per_service(8)),
         family(19, per_service(9)),
+        family(20, datagrams.collect()),
     ]
 }
 

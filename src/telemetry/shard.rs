@@ -92,6 +92,10 @@ pub struct ServiceCounters {
     pub streams_open: Counter,
     /// Of them those that were reset at a drain deadline.
     pub streams_cut: Counter,
+    /// Datagrams passed on to endpoints.
+    pub datagrams_in: Counter,
+    /// Datagrams passed on to clients.
+    pub datagrams_out: Counter,
 }
 
 impl ServiceCounters {

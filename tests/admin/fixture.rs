@@ -210,6 +210,7 @@ fn definitions() -> Definitions {
         protocol: Default::default(),
         tls: None,
         redirect_https: false,
+        admission: Default::default(),
     };
     let route = RouteSpec {
         name: "all".into(),
@@ -267,6 +268,7 @@ fn spec(service: &str) -> ServiceSpec {
         rollout: RolloutSpec::default(),
         resolve: None,
         tls: None,
+        streams: Default::default(),
         revision: 0,
     }
 }

@@ -106,6 +106,7 @@ pub(crate) fn spec(name: &str, ports: &[&str]) -> ServiceSpec {
         rollout: RolloutSpec::default(),
         resolve: None,
         tls: None,
+        streams: Default::default(),
         revision: 0,
     }
 }

@@ -35,3 +35,25 @@ pub(crate) const CHUNKED: &[&[u8]] = &[
     b"1;a\r\nx\r\n000A;b=\"c\"\r\n0123456789\r\n00\r\nTrailer: v\r\n\r\n",
     b"a\r\n0123456789\r\n0\r\nA: b\r\nC: d\r\n\r\nGET / HTTP/1.1\r\n",
 ];
+
+pub(crate) const PROXY: &[&[u8]] = &[
+    b"PROXY TCP4 10.0.0.1 10.0.0.2 12345 80\r\nGET / HTTP/1.1\r\n",
+    b"PROXY TCP6 2001:db8::1 ::ffff:10.0.0.2 1 65535\r\n",
+    b"PROXY UNKNOWN\r\n",
+    b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x0a\0\0\x01\x0a\0\0\x02\x30\x39\0\x50GET /",
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x2c\x0a\0\0\x01\x0a\0\0\x02\x30\x39\0\x50\x01\0\x02h2\x02\0\x06a.test\x20\0\x0f\x05\0\0\0\0\x21\0\x07TLSv1.3",
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x24\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x01\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x02\x30\x39\0\x50",
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x13\x0a\0\0\x01\x0a\0\0\x02\x30\x39\0\x50\x03\0\x04\0\0\0\0",
+];
+
+pub(crate) const HELLOS: &[&[u8]] = &[
+    // Name and protocols.
+    b"\x16\x03\x01\0\x49\x01\0\0\x45\x03\x030123456789abcdef0123456789abcdef\0\0\x02\x13\x01\x01\0\0\x1a\0\0\0\x0b\0\x09\0\0\x06a.test\0\x10\0\x07\0\x05\x02h2\x01x",
+    // No extensions.
+    b"\x16\x03\x01\0\x2d\x01\0\0\x29\x03\x030123456789abcdef0123456789abcdef\0\0\x02\x13\x01\x01\0",
+    // Over two records.
+    b"\x16\x03\x01\0\x04\x01\0\0\x29\x16\x03\x03\0\x29\x03\x030123456789abcdef0123456789abcdef\0\0\x02\x13\x01\x01\0",
+    b"\x16\x03\x01\x40\0\x01\0\x40\x01",
+    b"GET / HTTP/1.1\r\n",
+];

@@ -7,7 +7,7 @@
     clippy::print_stdout,
     reason = "tests"
 )]
-//! Mutated input against the parsers of HTTP/1.1, HTTP/2 and DNS, the DNS responder, and a whole running proxy.
+//! Mutated input against the parsers of HTTP/1.1, HTTP/2, DNS and what stands before a connection's traffic, the DNS responder, and a whole running proxy.
 //!
 //! Each target mutates a small corpus for `WEIR_FUZZ_SECONDS` (2 unless set; `tests/run --fuzz SECONDS` sets it) and checks
 //! what must hold for any input whatsoever. The seed is printed; `WEIR_SEED` repeats it. What fails is printed as a literal,
@@ -20,6 +20,7 @@ mod dns;
 mod heads;
 mod http2;
 mod mutate;
+mod preface;
 #[path = "../support/mod.rs"]
 mod support;
 

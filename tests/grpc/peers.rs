@@ -73,8 +73,14 @@ async fn a_health_check_hears_what_a_server_says_of_itself() {
         ("other", Err("grpc: the server does not know the service")),
     ] {
         let probe = Probe::Grpc { service: service.into(), host: None };
-        let target =
-            Target { address: server.address, probe, timeout: Duration::from_secs(5), tls: None, container: None };
+        let target = Target {
+            address: server.address,
+            probe,
+            timeout: Duration::from_secs(5),
+            tls: None,
+            tells: None,
+            container: None,
+        };
         let said = within("a check", LIMIT, Network::default().probe(&target)).await;
         assert_eq!(said.as_deref().map_err(String::as_str), expected, "{service:?}");
     }

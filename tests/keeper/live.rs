@@ -33,6 +33,7 @@ fn listener(name: &str, address: SocketAddr) -> ListenerSpec {
         protocol: ListenerProtocol::Http,
         tls: None,
         redirect_https: false,
+        admission: Default::default(),
     }
 }
 

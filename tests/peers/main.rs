@@ -34,6 +34,7 @@ mod fronts;
 mod gateways;
 mod loads;
 mod program;
+mod proxied;
 mod python;
 mod servers;
 mod sockets;

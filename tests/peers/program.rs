@@ -24,7 +24,11 @@ pub(crate) struct Program {
 
 impl Program {
     /// Starts a command whose configuration `text` makes of its addresses and folder; waits until it listens.
-    async fn start(name: &str, arguments: &[&str], text: impl FnOnce([SocketAddr; 3], &Folder) -> String) -> Self {
+    pub(crate) async fn start(
+        name: &str,
+        arguments: &[&str],
+        text: impl FnOnce([SocketAddr; 3], &Folder) -> String,
+    ) -> Self {
         let folder = Folder::new(name);
         let addresses = [free_address(), free_address(), free_address()];
         let text = text(addresses, &folder);

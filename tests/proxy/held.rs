@@ -116,8 +116,11 @@ async fn the_hold_is_bounded_in_time_and_number() {
     let begin = Instant::now();
     let mut held = [TcpStream::connect(proxy.address).await.unwrap(), TcpStream::connect(proxy.address).await.unwrap()];
     waiting(&proxy, 2).await;
-    let mut third = TcpStream::connect(proxy.address).await.unwrap();
-    assert!(rest(&mut third).await.is_err() && begin.elapsed() < Duration::from_millis(300), "at once");
+    // The reset may come before the client has looked whether it is connected.
+    if let Ok(mut third) = TcpStream::connect(proxy.address).await {
+        assert!(rest(&mut third).await.is_err());
+    }
+    assert!(begin.elapsed() < Duration::from_millis(300), "at once");
     for stream in &mut held {
         assert!(rest(stream).await.is_err(), "an orderly end would look like an empty answer");
     }

@@ -17,6 +17,7 @@ mod endpoints;
 mod forwarding;
 mod held;
 mod limits;
+mod proxied;
 mod refusals;
 mod tcp;
 mod workers;

@@ -249,6 +249,7 @@ pub(crate) fn spec(service: &str, health: Option<HealthCheck>) -> Arc<ServiceSpe
         rollout: RolloutSpec::default(),
         resolve: None,
         tls: None,
+        streams: Default::default(),
         revision: 0,
     })
 }

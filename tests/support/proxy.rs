@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use weir::lifecycle::{Phase, Trigger};
 use weir::model::{
-    Instance, InstanceId, InstanceState, Limits, ListenerProtocol, ListenerSpec, NodeId, Outliers, Policy, PortSpec,
-    RolloutSpec, RouteSpec, ServiceName, ServiceSpec, Source, Timeouts, TlsSpec, Verdict,
+    AdmissionSpec, Instance, InstanceId, InstanceState, Limits, ListenerProtocol, ListenerSpec, NodeId, Outliers,
+    Policy, PortSpec, RolloutSpec, RouteSpec, ServiceName, ServiceSpec, Source, Timeouts, TlsSpec, Verdict,
 };
 use weir::proxy::{Lent, Options, Parts, Tls, Workers};
 use weir::table::{Change, Changes, Publisher, Snapshot, Table, build, channel, names::Names};
@@ -33,6 +33,8 @@ pub struct Setup {
     pub tls: Option<Arc<TlsSpec>>,
     /// Whether it sends everybody to https.
     pub redirect_https: bool,
+    /// Who may connect.
+    pub admission: AdmissionSpec,
     endpoints: Vec<SocketAddr>,
 }
 
@@ -90,6 +92,7 @@ fn spec() -> ServiceSpec {
         rollout: RolloutSpec::default(),
         resolve: None,
         tls: None,
+        streams: Default::default(),
         revision: 0,
     }
 }
@@ -130,6 +133,7 @@ impl Setup {
             protocol: ListenerProtocol::Http,
             tls: None,
             redirect_https: false,
+            admission: Default::default(),
             endpoints: endpoints.to_vec(),
         }
     }
@@ -158,6 +162,7 @@ impl Setup {
             protocol: self.protocol,
             tls: self.tls,
             redirect_https: self.redirect_https,
+            admission: self.admission,
         };
         let route = RouteSpec {
             name: "all".into(),
@@ -168,7 +173,10 @@ impl Setup {
             port: 0,
         };
         let shared = Arc::new(listener.clone());
-        let lent = (0..).zip(sockets).map(|(id, socket)| vec![Lent { id, listener: shared.clone(), socket }]).collect();
+        let lent = (0..)
+            .zip(sockets)
+            .map(|(id, socket)| vec![Lent { id, listener: shared.clone(), socket: socket.into() }])
+            .collect();
         let set = Change::Set { spec: spec.clone(), instances: instances(&self.endpoints) };
         let changes = Changes {
             services: vec![set],

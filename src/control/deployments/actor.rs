@@ -245,11 +245,16 @@ impl Actor {
         let file = &self.deployments.file;
         let routes = file.routes.iter().filter(|route| route.service == *name);
         let routes = routes.map(|route| (format!("route {:?}", route.name), route.port));
-        let listeners = file.listeners.iter().filter_map(|listener| match &listener.protocol {
-            ListenerProtocol::Tcp { service, port } if service == name => {
-                Some((format!("listener {:?}", listener.name), *port))
-            }
-            ListenerProtocol::Tcp { .. } | ListenerProtocol::Http | ListenerProtocol::Service { .. } => None,
+        let listeners = file.listeners.iter().flat_map(|listener| {
+            let own = match &listener.protocol {
+                ListenerProtocol::Tcp { service, port } | ListenerProtocol::Udp { service, port } => {
+                    Some((service, *port))
+                }
+                ListenerProtocol::Http | ListenerProtocol::Captured | ListenerProtocol::Service { .. } => None,
+            };
+            let rules = listener.admission.sni.iter().map(|rule| (&rule.service, rule.port));
+            let led = own.into_iter().chain(rules).filter(|(service, _)| *service == name);
+            led.map(|(_, port)| (format!("listener {:?}", listener.name), port))
         });
         routes.chain(listeners).collect()
     }

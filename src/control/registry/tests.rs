@@ -15,7 +15,6 @@ use std::time::Duration;
 const SECOND: Duration = Duration::from_secs(1);
 const HEALTHY: Transition = Transition { from: Verdict::Unknown, to: Verdict::Healthy };
 const UNHEALTHY: Transition = Transition { from: Verdict::Healthy, to: Verdict::Unhealthy };
-
 fn name(text: &str) -> ServiceName {
     ServiceName::parse(text).unwrap()
 }
@@ -57,6 +56,7 @@ pub(crate) fn spec(service: &str, health: Option<HealthCheck>) -> ServiceSpec {
         rollout: RolloutSpec::default(),
         resolve: None,
         tls: None,
+        streams: Default::default(),
         revision: 0,
     }
 }

@@ -224,7 +224,7 @@ async fn dial(
         return Box::pin(multiplex(worker, down, request, picked, fresh)).await;
     }
     let max_idle_ms = if request.idempotent { u64::MAX } else { FRESH_IDLE_MS };
-    let reused = match fresh {
+    let reused = match fresh || request.policy.tells {
         true => None,
         false => worker.pool.borrow_mut().checkout(picked.key, max_idle_ms, worker.timers.now_ms()),
     };
@@ -238,6 +238,7 @@ async fn dial(
                 Inside::Http1,
                 request.policy.connect_ms,
                 &down.deadline,
+                || down.told(),
             )
             .await?;
             down.deadline.set(request.policy.response_ms);
@@ -259,9 +260,8 @@ async fn multiplex(
         down.deadline.set(request.policy.response_ms);
         return Ok((stream, Some(0)));
     }
-    let stream =
-        connect(worker, (picked.key.slot, picked.address), Inside::Http2, request.policy.connect_ms, &down.deadline)
-            .await?;
+    let (to, connect_ms) = ((picked.key.slot, picked.address), request.policy.connect_ms);
+    let stream = connect(worker, to, Inside::Http2, connect_ms, &down.deadline, || down.told()).await?;
     let quiet_ms =
         worker.locals.borrow_mut().at(picked.key.slot).map_or(0, |local| ms(local.service.spec.timeouts.ping));
     let connection = client::begin(stream, worker.limits.clone(), quiet_ms).await.map_err(|_| ProxyError::Connect)?;
@@ -304,7 +304,8 @@ fn done(
     stream: Stream,
     (finished, tally, attempts): (Finished, Tally, u8),
 ) -> Next {
-    if let Some(keep_ms) = finished.reuse {
+    // What an endpoint was told of its client holds for no other.
+    if let Some(keep_ms) = finished.reuse.filter(|_| !request.policy.tells) {
         worker.pool.borrow_mut().checkin(picked.key, stream, keep_ms, worker.timers.now_ms());
     }
     let status = finished.status;

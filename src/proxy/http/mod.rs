@@ -16,8 +16,10 @@ mod response;
 mod upgrade;
 
 use crate::net::Stream;
+use crate::net::preface::proxy::Header;
 use crate::proxy::entry::Entry;
 use crate::proxy::partial::PartialHead;
+use crate::proxy::preface::Arrival;
 use crate::proxy::state::Worker;
 use crate::proxy::timer::Deadline;
 use crate::proxy::tls::Session;
@@ -44,11 +46,19 @@ pub(crate) struct Downstream {
     pub(crate) session: Option<Rc<Session>>,
     /// Whether it is a stream of an HTTP/2 connection.
     pub(crate) http2: bool,
+    /// What is known of where it comes from, beside what the socket says.
+    origin: Option<Rc<Header>>,
 }
 
 impl Downstream {
-    pub(crate) fn new(stream: Stream, (peer, trusted): (IpAddr, bool), entry: Rc<Entry>, deadline: Deadline) -> Self {
-        Client { peer, text: peer.to_string().into(), trusted, entry, session: None }.with(stream, deadline)
+    pub(crate) fn new(
+        stream: Stream,
+        (arrival, trusted): (Arrival, bool),
+        entry: Rc<Entry>,
+        deadline: Deadline,
+    ) -> Self {
+        let Arrival { peer, origin } = arrival;
+        Client { peer, text: peer.to_string().into(), trusted, entry, session: None, origin }.with(stream, deadline)
     }
 
     /// Counts what is carried; returns whether it may be.
@@ -84,10 +94,29 @@ impl Downstream {
         }
     }
 
+    /// Returns what endpoints are told of the client.
+    pub(crate) fn told(&self) -> Rc<Header> {
+        let addresses = || Header { addresses: self.stream.addresses(), ..Header::default() };
+        self.origin.clone().unwrap_or_else(|| Rc::new(addresses()))
+    }
+
     /// Parts what is known of the client from its stream and deadline.
     pub(crate) fn apart(self) -> (Client, Stream, Deadline) {
-        let Self { stream, deadline, peer, client: text, trusted, entry, session, carry: _, held: _, http2: _ } = self;
-        (Client { peer, text, trusted, entry, session }, stream, deadline)
+        let origin = Some(self.told());
+        let Self {
+            stream,
+            deadline,
+            peer,
+            client: text,
+            trusted,
+            entry,
+            session,
+            carry: _,
+            held: _,
+            http2: _,
+            origin: _,
+        } = self;
+        (Client { peer, text, trusted, entry, session, origin }, stream, deadline)
     }
 }
 
@@ -99,6 +128,7 @@ pub(crate) struct Client {
     trusted: bool,
     pub(crate) entry: Rc<Entry>,
     session: Option<Rc<Session>>,
+    origin: Option<Rc<Header>>,
 }
 
 impl Client {
@@ -108,7 +138,7 @@ impl Client {
     }
 
     fn with(self, stream: Stream, deadline: Deadline) -> Downstream {
-        let Self { peer, text: client, trusted, entry, session } = self;
+        let Self { peer, text: client, trusted, entry, session, origin } = self;
         Downstream {
             stream,
             carry: Vec::new(),
@@ -120,6 +150,7 @@ impl Client {
             held: None,
             session,
             http2: false,
+            origin,
         }
     }
 }

@@ -44,6 +44,8 @@ pub(crate) struct Policy {
     pub(crate) retries: u8,
     /// The endpoints speak HTTP/2.
     pub(crate) http2: bool,
+    /// Each connection to an endpoint begins with who its client is.
+    pub(crate) tells: bool,
 }
 
 /// One request, ready to be sent.
@@ -444,6 +446,7 @@ fn policy(service: &Service) -> Policy {
         queue: spec.limits.queue,
         retries: u8::try_from(spec.retries.min(5)).unwrap_or(5),
         http2: spec.protocol == EndpointProtocol::Http2,
+        tells: spec.streams.proxy_protocol.is_some(),
     }
 }
 

@@ -1,0 +1,88 @@
+//! A connection that rules of the kernel led here: where it was going decides.
+//!
+//! Its destination is a service where the table knows the address: an endpoint's, or the service's own. Elsewhere it goes where it
+//! was going, where the listener allows that. A connection that was going to the listener itself, or that is Weir's own come
+//! back, is closed: it would go round for ever. Next on the path: `tcp.rs`.
+
+use crate::model::{CaptureMode, CaptureSpec, ListenerSpec};
+use crate::net::Stream;
+use crate::net::preface::proxy::Header;
+use crate::proxy::entry::Entry;
+use crate::proxy::network::contains;
+use crate::proxy::preface::Arrival;
+use crate::proxy::state::{Open, Worker};
+use crate::proxy::tcp::{self, Target, Way};
+use socket2::SockRef;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use tokio::net::TcpStream;
+
+/// Serves a captured connection: finds out where it was going, and leads it.
+pub(crate) fn serve(
+    open: Open,
+    worker: &Rc<Worker>,
+    socket: TcpStream,
+    arrival: Arrival,
+    (entry, capture): (&Rc<Entry>, &CaptureSpec),
+) {
+    let spec = entry.spec();
+    let target =
+        original(&socket, capture, &spec).and_then(|to| lead(worker, &socket, to, capture).map(|way| (to, way)));
+    let (to, target) = match target {
+        Ok(target) => target,
+        Err(reason) => {
+            worker.shard.refused(reason);
+            worker.underway.say_preface(worker.timers.now_ms(), &entry.name, arrival.peer, reason);
+            return;
+        }
+    };
+    let source = socket.peer_addr().ok();
+    let addresses = source.map(|source| (source, to));
+    let origin = arrival.origin.or_else(|| Some(Rc::new(Header { addresses, ..Header::default() })));
+    let arrival = Arrival { origin, ..arrival };
+    let way = Way { target, captured: true, ..Way::default() };
+    tokio::task::spawn_local(tcp::forward(open, worker.clone(), Stream::from(socket), arrival, spec, way));
+}
+
+/// Returns where a connection was going.
+fn original(socket: &TcpStream, capture: &CaptureSpec, spec: &ListenerSpec) -> Result<SocketAddr, &'static str> {
+    let local = socket.local_addr().map_err(|_| "client_gone")?;
+    let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    let local = canonical(local);
+    let to = match capture.mode {
+        CaptureMode::Tproxy => local,
+        CaptureMode::Redirect => {
+            let socket = SockRef::from(socket);
+            let of = if local.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
+            // Without an entry it came here by itself.
+            of.ok().and_then(|address| address.as_socket()).map_or(local, canonical)
+        }
+    };
+    let is_here = match capture.mode {
+        CaptureMode::Redirect => to == local,
+        CaptureMode::Tproxy => to.port() == spec.address.port(),
+    };
+    if is_here { Err("capture_loop") } else { Ok(to) }
+}
+
+/// Decides where a connection goes.
+fn lead(worker: &Worker, socket: &TcpStream, to: SocketAddr, capture: &CaptureSpec) -> Result<Target, &'static str> {
+    // What comes from where Weir itself connects from, to where it connects to, is Weir's own.
+    let now_ms = worker.timers.now_ms();
+    if socket.peer_addr().is_ok_and(|from| worker.outgoing.is_own(from.port(), to, now_ms)) {
+        return Err("capture_loop");
+    }
+    let known = match capture.original_only {
+        true => None,
+        false => {
+            let mut reader = worker.reader.borrow_mut();
+            worker.captured.borrow_mut().find(reader.load(), to)
+        }
+    };
+    let allowed = || capture.allow_all || capture.allow.iter().any(|(net, length)| contains(*net, *length, to.ip()));
+    match known {
+        Some((slot, port)) => Ok(Target::Service { slot, port }),
+        None if allowed() => Ok(Target::Original(to)),
+        None => Err("capture_denied"),
+    }
+}

@@ -1,0 +1,379 @@
+//! A UDP listener on one worker: datagrams of a client go to one endpoint, and what that one sends comes back.
+//!
+//! A flow is a client's address and port, with the address of ours that it sent to. Its endpoint is found by rendezvous, so that
+//! other workers, a restart and another Weir find the same one; it has a socket of its own that is connected to it, which
+//! tells answers and ICMP errors of flows apart. A flow ends when nothing comes for the idle time, when its endpoint refuses
+//! (then the next datagram goes to another), when that one's verdict is bad, and at its drain deadline. Bounded in all and for each
+//! client: where there are too many, those whose client sent but one datagram make room. Datagrams move in batches.
+
+use crate::balance::{Tried, rendezvous};
+use crate::clock;
+use crate::lifecycle::{Phase, Signal};
+use crate::model::{ListenerProtocol, UdpSpec};
+use crate::proxy::connect::classify;
+use crate::proxy::entry::Entry;
+use crate::proxy::error::ProxyError;
+use crate::proxy::flow::{Flow, Key, Shared};
+use crate::proxy::memory::Pressure;
+use crate::proxy::observe::record_stream;
+use crate::proxy::pick::{Picked, failed, hashed};
+use crate::proxy::state::Worker;
+use crate::rng::Rng;
+use crate::sys::accept::watch_datagrams;
+use crate::sys::datagram::{BATCH, Batch, send_many};
+use foldhash::{HashMap, HashMapExt};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::rc::Rc;
+use tokio::io::unix::AsyncFd;
+
+/// Room for the longest datagram.
+const DATAGRAM_BYTES: usize = 1 << 16;
+/// Endpoints that are tried for one datagram.
+const TRIES: usize = 3;
+
+/// One UDP listener on one worker.
+struct Flows {
+    shared: Shared,
+    flows: RefCell<HashMap<Key, Rc<Flow>>>,
+    clients: RefCell<HashMap<IpAddr, u32>>,
+    /// Flows in the order in which they began; of those that go on only the first datagram is here.
+    young: RefCell<VecDeque<(Key, u64)>>,
+    next: Cell<u64>,
+    /// The table that the flows were looked at with last.
+    generation: Cell<u64>,
+}
+
+impl Flows {
+    fn new(worker: Rc<Worker>, entry: Rc<Entry>, socket: AsyncFd<UdpSocket>) -> Self {
+        Self {
+            shared: Shared { worker, entry, socket, batch: RefCell::new(Batch::new(DATAGRAM_BYTES, 1)) },
+            flows: RefCell::new(HashMap::new()),
+            clients: RefCell::new(HashMap::new()),
+            young: RefCell::default(),
+            next: Cell::new(1),
+            generation: Cell::new(0),
+        }
+    }
+
+    /// Takes what has come and passes it on; returns whether there may be more.
+    fn receive(self: &Rc<Self>) -> io::Result<bool> {
+        let mut batch = self.shared.batch.borrow_mut();
+        let count = batch.receive(self.shared.socket.get_ref())?;
+        self.shared.worker.timers.set_now(clock::now_ms());
+        self.follow();
+        let spec = self.shared.entry.spec();
+        let mut at = 0;
+        while at < count {
+            let Some(key) = key(&batch, at) else {
+                at += 1;
+                continue;
+            };
+            let end = (at + 1..count).find(|&i| self::key(&batch, i) != Some(key)).unwrap_or(count);
+            self.pass(&batch, key, (at, end), &spec.admission.udp);
+            at = end;
+        }
+        self.shared.worker.turn_ended();
+        Ok(count == BATCH)
+    }
+
+    /// Sends the datagrams `from..to` of one flow on.
+    fn pass(self: &Rc<Self>, batch: &Batch, key: Key, (from, to): (usize, usize), spec: &UdpSpec) {
+        let mut datagrams: [&[u8]; BATCH] = [&[]; BATCH];
+        let mut length = 0;
+        for (place, index) in datagrams.iter_mut().zip(from..to) {
+            *place = batch.received(index).map_or(&[][..], |(octets, _)| octets);
+            length += 1;
+        }
+        let mut rest = datagrams.get(..length).unwrap_or_default();
+        let mut tried = Tried::default();
+        for _ in 0..TRIES {
+            let known = self.find(key).filter(|flow| !self.is_over(flow));
+            let opened = known.map_or_else(|| self.open(batch, (key, from), spec, &tried), Ok);
+            let flow = match opened {
+                Ok(flow) => flow,
+                Err(reason) => return self.shared.worker.shard.refused(reason),
+            };
+            match send_many(flow.upstream.get_ref(), rest, None) {
+                Ok(sent) => {
+                    let (done, left) = rest.split_at(sent.min(rest.len()));
+                    flow.came(done, spec);
+                    // The kernel's buffer is full: what does not fit is lost, as it would be on the way.
+                    if !left.is_empty() {
+                        self.shared.worker.shard.refused("udp_send");
+                    }
+                    return;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return self.shared.worker.shard.refused("udp_send");
+                }
+                Err(error) if is_too_long(&error) => {
+                    // Longer than the way to the endpoint takes: the endpoint is well.
+                    self.shared.worker.shard.refused("udp_too_long");
+                    rest = rest.get(1..).unwrap_or_default();
+                    if rest.is_empty() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    tried.push(flow.picked.key.serial);
+                    self.fail(&flow, &error);
+                }
+            }
+        }
+        self.shared.worker.shard.refused("endpoints_exhausted");
+    }
+
+    fn find(&self, key: Key) -> Option<Rc<Flow>> {
+        self.flows.borrow().get(&key).cloned()
+    }
+
+    /// The endpoint of a flow refused: it is told of to the passive ejection, and the flow ends.
+    fn fail(&self, flow: &Flow, error: &io::Error) {
+        let error = classify(error);
+        failed(&self.shared.worker, flow.picked.key, error);
+        self.end(flow, error.reason());
+    }
+
+    /// Returns whether a flow's endpoint was ejected or withdrawn meanwhile; then the flow ends.
+    fn is_over(&self, flow: &Flow) -> bool {
+        let now_ms = self.shared.worker.timers.now_ms();
+        let reason = if flow.place.is_due(now_ms) {
+            flow.cut();
+            "drain_deadline"
+        } else if flow.picked.permit.stats().is_some_and(|stats| stats.is_ejected(now_ms)) {
+            "connect_failed"
+        } else {
+            return false;
+        };
+        self.end(flow, reason);
+        true
+    }
+
+    /// Looks at the flows again where the table has changed: the verdict on an endpoint moves its flows.
+    fn follow(&self) {
+        let mut reader = self.shared.worker.reader.borrow_mut();
+        let snapshot = reader.load();
+        if self.generation.replace(snapshot.generation) == snapshot.generation {
+            return;
+        }
+        let mut bad = HashMap::<u64, ()>::new();
+        let ListenerProtocol::Udp { service, .. } = &self.shared.entry.spec().protocol else { return };
+        if let Some(service) = snapshot.services.get(service) {
+            // Where none is usable all are used: then nothing is won by moving.
+            let now_ms = self.shared.worker.timers.now_ms();
+            if !service.fails_open(now_ms) {
+                bad.extend(service.candidates.iter().filter(|c| !c.healthy).map(|c| (c.stats.serial(), ())));
+            }
+        }
+        let over: Vec<Rc<Flow>> =
+            self.flows.borrow().values().filter(|flow| bad.contains_key(&flow.picked.key.serial)).cloned().collect();
+        for flow in over {
+            self.end(&flow, "unhealthy");
+        }
+    }
+
+    /// Begins a flow for a client.
+    fn open(
+        self: &Rc<Self>,
+        batch: &Batch,
+        (key, from): (Key, usize),
+        spec: &UdpSpec,
+        tried: &Tried,
+    ) -> Result<Rc<Flow>, &'static str> {
+        let ip = key.client.ip();
+        if self.clients.borrow().get(&ip).is_some_and(|&open| open >= spec.flows_per_client) {
+            return Err("udp_flows_per_client");
+        }
+        if self.flows.borrow().len() >= self.most(spec) && !self.make_room() {
+            return Err("udp_flows");
+        }
+        if self.shared.worker.memory.pressure(clock::now_ms) >= Pressure::Shed {
+            return Err("memory");
+        }
+        let picked = self.pick(key, tried).map_err(ProxyError::reason)?;
+        let upstream = connected(picked.address).map_err(|error| {
+            let error = classify(&error);
+            failed(&self.shared.worker, picked.key, error);
+            error.reason()
+        })?;
+        let peer = *batch.received(from).ok_or("client_gone")?.1;
+        let id = self.next.replace(self.next.get() + 1);
+        let flow = Rc::new(Flow::new(&self.shared.worker, (key, id), peer, upstream, picked));
+        self.flows.borrow_mut().insert(key, flow.clone());
+        *self.clients.borrow_mut().entry(ip).or_default() += 1;
+        self.young.borrow_mut().push_back((key, id));
+        let carried = Carried { flows: self.clone(), flow: flow.clone() };
+        let task = tokio::task::spawn_local(carry(carried));
+        flow.task.replace(Some(task.abort_handle()));
+        // The sweep sleeps while nothing is open.
+        self.shared.worker.changed.notify_waiters();
+        Ok(flow)
+    }
+
+    /// Returns how many flows this worker may have: its share.
+    fn most(&self, spec: &UdpSpec) -> usize {
+        let workers = self
+            .shared
+            .worker
+            .options
+            .workers
+            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        (spec.flows as usize).div_ceil(workers.max(1))
+    }
+
+    /// Ends the oldest flow whose client sent but one datagram; false: there is none.
+    fn make_room(&self) -> bool {
+        loop {
+            let Some((key, id)) = self.young.borrow_mut().pop_front() else { return false };
+            let flow = self.flows.borrow().get(&key).filter(|flow| flow.id == id && !flow.goes_on()).cloned();
+            if let Some(flow) = flow {
+                self.shared.worker.shard.refused("udp_flows");
+                self.end(&flow, "udp_flows");
+                return true;
+            }
+        }
+    }
+
+    fn pick(&self, key: Key, tried: &Tried) -> Result<Picked, ProxyError> {
+        let ListenerProtocol::Udp { service, port } = &self.shared.entry.spec().protocol else {
+            return Err(ProxyError::NoService);
+        };
+        let mut reader = self.shared.worker.reader.borrow_mut();
+        let service = reader.load().services.get(service).ok_or(ProxyError::NoService)?;
+        let identity =
+            |index: usize| service.endpoints.get(index).and_then(|endpoint| endpoint.socket(*port)).map_or(0, number);
+        let now_ms = self.shared.worker.timers.now_ms();
+        let index = rendezvous(&service.candidates, identity, number(key.client), tried, now_ms);
+        hashed(&self.shared.worker, service, *port, index)
+    }
+
+    /// Ends a flow at once; its client's next datagram begins another.
+    fn end(&self, flow: &Flow, reason: &'static str) {
+        flow.reason.set(reason);
+        self.forget(flow);
+        if let Some(task) = flow.task.take() {
+            task.abort();
+        }
+    }
+
+    /// Takes a flow out, if it is there still.
+    fn forget(&self, flow: &Flow) {
+        let mut flows = self.flows.borrow_mut();
+        if flows.get(&flow.key).is_none_or(|known| known.id != flow.id) {
+            return;
+        }
+        flows.remove(&flow.key);
+        let mut clients = self.clients.borrow_mut();
+        let ip = flow.key.client.ip();
+        if let Some(open) = clients.get_mut(&ip) {
+            *open -= 1;
+            if *open == 0 {
+                clients.remove(&ip);
+            }
+        }
+        let mut young = self.young.borrow_mut();
+        // What is left of flows that ended otherwise.
+        if young.len() > 64 && young.len() > 2 * flows.len() {
+            young.retain(|(key, id)| flows.get(key).is_some_and(|flow| flow.id == *id && !flow.goes_on()));
+        }
+    }
+
+    /// Ends all flows.
+    fn clear(&self) {
+        let all: Vec<Rc<Flow>> = self.flows.borrow().values().cloned().collect();
+        all.iter().for_each(|flow| self.end(flow, "listener_removed"));
+    }
+}
+
+/// Ends a flow however its task ends.
+struct Carried {
+    flows: Rc<Flows>,
+    flow: Rc<Flow>,
+}
+
+impl Drop for Carried {
+    fn drop(&mut self) {
+        let Self { flows, flow } = self;
+        flows.forget(flow);
+        let Shared { worker, entry, .. } = &flows.shared;
+        record_stream(worker, &entry.spec(), flow.key.client.ip(), &flow.ended());
+    }
+}
+
+/// Carries the answers of a flow until it ends.
+async fn carry(carried: Carried) {
+    let Carried { flows, flow } = &carried;
+    match poll_fn(|cx| flow.poll(&flows.shared, cx)).await {
+        Ok(reason) => flow.reason.set(reason),
+        Err(error) => flows.fail(flow, &error),
+    }
+}
+
+/// Takes datagrams until the drain begins or the listener is removed; then answers have a moment to come.
+pub(crate) async fn serve(worker: Rc<Worker>, socket: AsyncFd<UdpSocket>, entry: Rc<Entry>, mut signal: Signal) {
+    let flows = Rc::new(Flows::new(worker.clone(), entry.clone(), socket));
+    loop {
+        let ready = tokio::select! {
+            biased;
+            () = signal.reached(Phase::Draining) => break,
+            () = entry.removed() => break,
+            ready = flows.shared.socket.readable() => ready,
+        };
+        let Ok(mut ready) = ready else { break };
+        match flows.receive() {
+            // Others get their turn between two batches.
+            Ok(true) => tokio::task::yield_now().await,
+            // What comes from now on makes the socket ready again.
+            Ok(false) => ready.clear_ready(),
+            Err(error) => tracing::debug!(%error, listener = %entry.name, "failed to receive datagrams"),
+        }
+    }
+    tokio::time::sleep(worker.options.timeouts.drain_idle).await;
+    flows.clear();
+}
+
+/// Returns the flow that a received datagram belongs to.
+fn key(batch: &Batch, index: usize) -> Option<Key> {
+    let (_, peer) = batch.received(index)?;
+    let client = peer.address()?;
+    Some(Key { client: SocketAddr::new(client.ip().to_canonical(), client.port()), local: peer.local() })
+}
+
+/// Returns a number for an address, the same everywhere.
+fn number(address: SocketAddr) -> u64 {
+    let bits = match address.ip().to_canonical() {
+        IpAddr::V4(ip) => u128::from(ip.to_bits()),
+        IpAddr::V6(ip) => ip.to_bits(),
+    };
+    let (high, low) = ((bits >> 64) as u64, bits as u64);
+    [low, u64::from(address.port())].iter().fold(high, |seed, word| Rng::from_seed(seed ^ word).next_u64())
+}
+
+/// Makes a nonblocking socket that is connected to an endpoint.
+fn connected(to: SocketAddr) -> io::Result<AsyncFd<UdpSocket>> {
+    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.set_nonblocking(true)?;
+    socket.connect(to)?;
+    watch_datagrams(socket)
+}
+
+fn is_too_long(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EMSGSIZE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::number;
+
+    #[test]
+    fn an_address_has_the_same_number_in_every_form_and_build() {
+        let of = |text: &str| number(text.parse().unwrap());
+        assert_eq!(of("10.0.0.1:53"), of("[::ffff:10.0.0.1]:53"));
+        assert!(of("10.0.0.1:53") != of("10.0.0.1:54") && of("10.0.0.1:53") != of("10.0.0.2:53"));
+    }
+}

@@ -1,0 +1,182 @@
+//! One flow of datagrams: its socket to the endpoint, and what it shares with the others of its listener. See `datagram.rs`.
+
+use crate::clock;
+use crate::model::UdpSpec;
+use crate::proxy::copy::Watch;
+use crate::proxy::entry::Entry;
+use crate::proxy::observe::StreamSummary;
+use crate::proxy::pick::Picked;
+use crate::proxy::state::Worker;
+use crate::proxy::streams::Place;
+use crate::proxy::timer::{Deadline, ms};
+use crate::sys::datagram::{BATCH, Batch, Peer, send_many};
+use crate::telemetry::ServiceCounters;
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+use tokio::io::unix::AsyncFd;
+use tokio::task::AbortHandle;
+
+/// A flow whose client sent but one datagram ends after this: enough for an answer, too little to fill the table for long.
+const YOUNG_MS: u64 = 10_000;
+/// Batches of answers that a flow passes on before others get a turn.
+const TURNS: usize = 4;
+
+/// Whose datagrams they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    pub(crate) client: SocketAddr,
+    /// Which of our addresses they were sent to, where the listener has all.
+    pub(crate) local: Option<IpAddr>,
+}
+
+/// What the flows of one listener on one worker share.
+pub(crate) struct Shared {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) entry: Rc<Entry>,
+    pub(crate) socket: AsyncFd<UdpSocket>,
+    /// Borrowed within one poll.
+    pub(crate) batch: RefCell<Batch>,
+}
+
+/// One flow.
+pub(crate) struct Flow {
+    pub(crate) id: u64,
+    pub(crate) key: Key,
+    /// Where answers go, from the address that was asked.
+    peer: Peer,
+    pub(crate) upstream: AsyncFd<UdpSocket>,
+    pub(crate) picked: Picked,
+    pub(crate) place: Place,
+    deadline: Deadline,
+    idle_ms: Cell<u64>,
+    counters: Arc<ServiceCounters>,
+    /// Datagrams that came of the client.
+    came: Cell<u64>,
+    received_bytes: Cell<u64>,
+    sent_bytes: Cell<u64>,
+    /// Why it ended; empty: nothing came any more.
+    pub(crate) reason: Cell<&'static str>,
+    pub(crate) task: RefCell<Option<AbortHandle>>,
+    started: Instant,
+}
+
+impl Flow {
+    pub(crate) fn new(
+        worker: &Worker,
+        (key, id): (Key, u64),
+        peer: Peer,
+        upstream: AsyncFd<UdpSocket>,
+        picked: Picked,
+    ) -> Self {
+        let deadline = worker.timers.register();
+        let Watch { counters, place, .. } = Watch::new(worker, &deadline, &picked, 0);
+        counters.streams.add(1);
+        counters.streams_open.add(1);
+        Self {
+            id,
+            key,
+            peer,
+            upstream,
+            picked,
+            place,
+            deadline,
+            idle_ms: Cell::new(YOUNG_MS),
+            counters,
+            came: Cell::new(0),
+            received_bytes: Cell::new(0),
+            sent_bytes: Cell::new(0),
+            reason: Cell::new(""),
+            task: RefCell::default(),
+            started: clock::now(),
+        }
+    }
+
+    /// Returns whether its client sent more than one datagram.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.came.get() > 1
+    }
+
+    /// Counts what was passed on to the endpoint.
+    pub(crate) fn came(&self, datagrams: &[&[u8]], spec: &UdpSpec) {
+        let octets = datagrams.iter().map(|datagram| datagram.len() as u64).sum();
+        self.came.set(self.came.get() + datagrams.len() as u64);
+        self.received_bytes.set(self.received_bytes.get() + octets);
+        self.counters.received_bytes.add(octets);
+        self.counters.datagrams_in.add(datagrams.len() as u64);
+        let idle_ms = ms(spec.idle);
+        self.idle_ms.set(if self.goes_on() { idle_ms } else { idle_ms.min(YOUNG_MS) });
+        self.deadline.set(self.idle_ms.get());
+    }
+
+    /// Passes on what the endpoint sent; ready with why the flow has ended.
+    pub(crate) fn poll(&self, shared: &Shared, cx: &mut Context<'_>) -> Poll<io::Result<&'static str>> {
+        let mut turns = 0;
+        while let Poll::Ready(ready) = self.upstream.poll_read_ready(cx) {
+            let mut ready = ready?;
+            if !self.answer(shared)? {
+                // What comes from now on makes the socket ready again.
+                ready.clear_ready();
+            }
+            turns += 1;
+            if turns > TURNS {
+                cx.waker().wake_by_ref();
+                break;
+            }
+        }
+        if self.place.is_due(shared.worker.timers.now_ms()) {
+            self.cut();
+            return Poll::Ready(Ok("drain_deadline"));
+        }
+        if self.deadline.poll_expired(cx) { Poll::Ready(Ok("")) } else { Poll::Pending }
+    }
+
+    /// Takes a batch from the endpoint and sends it to the client; returns whether there may be more.
+    fn answer(&self, shared: &Shared) -> io::Result<bool> {
+        let mut batch = shared.batch.borrow_mut();
+        let count = batch.receive(self.upstream.get_ref())?;
+        if count == 0 {
+            return Ok(false);
+        }
+        let mut datagrams: [&[u8]; BATCH] = [&[]; BATCH];
+        let mut octets = 0;
+        for (place, index) in datagrams.iter_mut().zip(0..count) {
+            *place = batch.received(index).map_or(&[][..], |(datagram, _)| datagram);
+            octets += place.len() as u64;
+        }
+        let datagrams = datagrams.get(..count).unwrap_or_default();
+        // What the client's way does not take is lost, as it would be on that way.
+        if send_many(shared.socket.get_ref(), datagrams, Some(&self.peer)).unwrap_or(0) < count {
+            shared.worker.shard.refused("udp_send");
+        }
+        self.sent_bytes.set(self.sent_bytes.get() + octets);
+        self.counters.sent_bytes.add(octets);
+        self.counters.datagrams_out.add(count as u64);
+        self.deadline.set(self.idle_ms.get());
+        shared.worker.piece_ended(octets as usize);
+        Ok(count == BATCH)
+    }
+
+    /// Counts that it ended at its endpoint's drain deadline.
+    pub(crate) fn cut(&self) {
+        self.counters.streams_cut.add(1);
+    }
+
+    /// Counts its end, and returns how it ended.
+    pub(crate) fn ended(&self) -> StreamSummary {
+        self.counters.streams_open.sub(1);
+        StreamSummary {
+            started: self.started,
+            connected: self.started,
+            endpoint: Some(self.picked.address),
+            reason: self.reason.get(),
+            attempts: 1,
+            sent_bytes: self.sent_bytes.get(),
+            received_bytes: self.received_bytes.get(),
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! UDP listeners: flows keep their endpoint, those of a dead one move and no others, floods are bounded.
+
+use crate::support::process::{Weir, free_address};
+use crate::support::{eventually, within};
+use crate::{WAIT, metric, refused};
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+use tokio::net::UdpSocket;
+use tokio::task::JoinHandle;
+
+/// A server that answers each datagram with its own letter and the datagram. Nobody is there when it is aborted.
+async fn echo(letter: u8) -> (SocketAddr, JoinHandle<()>) {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let serving = tokio::spawn(async move {
+        let mut buffer = vec![0; 65536];
+        loop {
+            // An ICMP error about an answer is no end.
+            let Ok((n, from)) = socket.recv_from(&mut buffer[1..]).await else { continue };
+            buffer[0] = letter;
+            let _ = socket.send_to(&buffer[..=n], from).await;
+        }
+    });
+    (address, serving)
+}
+
+/// Weir in front of endpoints; `listener` and `service` are added to those sections.
+async fn front(name: &str, address: SocketAddr, endpoints: &[SocketAddr], (listener, service): (&str, &str)) -> Weir {
+    let mut toml = format!(
+        "[[listener]]\nname = \"game\"\naddress = \"{address}\"\nprotocol = \"udp\"\nservice = \"game\"\n{listener}\n\
+         [[service]]\nname = \"game\"\n{service}\n[[service.port]]\nname = \"game\"\nprotocol = \"udp\"\n"
+    );
+    for endpoint in endpoints {
+        toml += &format!("[[service.endpoint]]\naddress = \"{endpoint}\"\n");
+    }
+    let weir = Weir::start(name, &toml).await;
+    weir.settled("game", endpoints.len(), WAIT).await;
+    weir
+}
+
+/// A client with a port of its own.
+async fn client(address: SocketAddr) -> UdpSocket {
+    let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    client.connect(address).await.unwrap();
+    client
+}
+
+/// Sends a text until it is answered, as clients of UDP do; returns the letter of who answered, and how often it was sent.
+async fn ask(client: &UdpSocket, text: &[u8]) -> (u8, u32) {
+    let mut buffer = vec![0; 65536];
+    for sent in 1..100 {
+        client.send(text).await.unwrap();
+        let pause = Duration::from_millis(300);
+        while let Ok(received) = tokio::time::timeout(pause, client.recv(&mut buffer)).await {
+            // Nobody may be there while Weir starts; older answers are not this one's.
+            let Ok(n) = received else { break };
+            if &buffer[1..n] == text {
+                return (buffer[0], sent);
+            }
+        }
+    }
+    panic!("no answer");
+}
+
+#[tokio::test]
+async fn flows_keep_their_endpoint_and_those_of_a_dead_one_move_and_no_others() {
+    let (a, b, c) = tokio::join!(echo(b'a'), echo(b'b'), echo(b'c'));
+    let address = free_address();
+    let weir = front("udp", address, &[a.0, b.0, c.0], ("", "")).await;
+    let mut flows = Vec::new();
+    for _ in 0..60 {
+        let client = client(address).await;
+        let (letter, _) = ask(&client, b"first").await;
+        flows.push((client, letter));
+    }
+    let mut counts = BTreeMap::new();
+    for (_, letter) in &flows {
+        *counts.entry(*letter).or_insert(0) += 1;
+    }
+    assert!(counts.len() == 3 && counts.values().all(|count| *count >= 8), "{counts:?}");
+    for round in 0..3 {
+        for (client, letter) in &flows {
+            assert_eq!(ask(client, format!("round {round}").as_bytes()).await, (*letter, 1));
+        }
+    }
+    assert_eq!(metric(&weir, "weir_streams_open{service=\"game\"}").await, 60);
+    assert_eq!(metric(&weir, "weir_udp_datagrams_total{direction=\"in\",service=\"game\"}").await, 240);
+    b.1.abort();
+    let _ = b.1.await;
+    for (client, letter) in &flows {
+        let (now, sent) = ask(client, b"after").await;
+        if *letter == b'b' {
+            // The datagram that found nobody is lost; the next goes elsewhere, and so do those of the other flows.
+            assert!(now != b'b' && sent <= 3, "sent {sent} times");
+        } else {
+            assert_eq!((now, sent), (*letter, 1));
+        }
+    }
+    assert!(metric(&weir, "weir_ejections_total{service=\"game\"}").await >= 1);
+}
+
+#[tokio::test]
+async fn datagrams_of_every_size_come_back_in_their_order_and_from_the_address_that_was_asked() {
+    let server = echo(b'x').await;
+    let port = free_address().port();
+    let weir = front("udp-sizes", SocketAddr::from(([0, 0, 0, 0], port)), &[server.0], ("", "")).await;
+    let client = client(SocketAddr::from(([127, 0, 0, 9], port))).await;
+    // Up to the longest that there is.
+    for size in [0, 1, 100, 1200, 1472, 9000, 60_000, 65_506] {
+        let text = vec![b'.'; size];
+        assert_eq!(ask(&client, &text).await.0, b'x', "{size}");
+    }
+    let mut buffer = vec![0; 2048];
+    for batch in 0..20u32 {
+        for i in 0..40u32 {
+            client.send(&(batch * 40 + i).to_be_bytes()).await.unwrap();
+        }
+        for i in 0..40u32 {
+            let n = within("an answer", WAIT, client.recv(&mut buffer)).await.unwrap();
+            assert_eq!(buffer[1..n], (batch * 40 + i).to_be_bytes());
+        }
+    }
+    drop(weir);
+}
+
+#[tokio::test]
+async fn a_flow_ends_when_nothing_comes_for_its_idle_time() {
+    let server = echo(b'x').await;
+    let address = free_address();
+    let weir = front("udp-idle", address, &[server.0], ("[listener.udp]\nidle = \"200ms\"\n", "")).await;
+    ask(&client(address).await, b"one").await;
+    let none = async || (metric(&weir, "weir_streams_open{service=\"game\"}").await == 0).then_some(());
+    eventually("the flow ends", WAIT, none).await;
+    assert_eq!(metric(&weir, "weir_streams_total{service=\"game\"}").await, 1);
+}
+
+/// Memory of the serving process that is its own, KiB.
+fn memory(weir: &Weir) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", weir.serving())).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_flood_from_many_sources_holds_little_and_keeps_nobody_out_who_was_there() {
+    let server = echo(b'x').await;
+    let address = free_address();
+    let listener = "[listener.udp]\nflows = 200\nflows_per_client = 20\n";
+    let weir = front("udp-flood", SocketAddr::from(([0, 0, 0, 0], address.port())), &[server.0], (listener, "")).await;
+    let regular = client(address).await;
+    for text in [&b"one"[..], b"two", b"three"] {
+        assert_eq!(ask(&regular, text).await.0, b'x');
+    }
+    let before = memory(&weir);
+    // 5,000 sources, each with one datagram: a spoofed flood.
+    for source in 0..5000u32 {
+        let ip = Ipv4Addr::from(0x7F01_0000 + source);
+        let socket = std::net::UdpSocket::bind((ip, 0)).unwrap();
+        socket.send_to(b"spoofed", SocketAddr::from(([127, 0, 0, 1], address.port()))).unwrap();
+        if source % 250 == 0 {
+            assert_eq!(ask(&regular, format!("between {source}").as_bytes()).await.0, b'x');
+        }
+    }
+    refused(&weir, "udp_flows", 1000).await;
+    let open = metric(&weir, "weir_streams_open{service=\"game\"}").await;
+    // Those that were ended a moment ago may still be there.
+    assert!(open <= 300, "{open} flows");
+    let grown = memory(&weir).saturating_sub(before);
+    println!("{grown} KiB more, {open} flows");
+    assert!(grown < 8 * 1024, "{grown} KiB more");
+    // Whoever comes now is served, and who was there was never moved.
+    assert_eq!(ask(&client(address).await, b"new").await.0, b'x');
+    assert_eq!(ask(&regular, b"still").await, (b'x', 1));
+    // One source has its share.
+    let many: Vec<_> = (0..40).map(|_| std::net::UdpSocket::bind("127.9.9.9:0").unwrap()).collect();
+    for socket in &many {
+        socket.send_to(b"greedy", SocketAddr::from(([127, 0, 0, 1], address.port()))).unwrap();
+    }
+    refused(&weir, "udp_flows_per_client", 1).await;
+}
+
+#[tokio::test]
+async fn flows_of_an_endpoint_that_is_taken_away_end_at_the_drain_deadline_and_go_elsewhere() {
+    let (a, b) = tokio::join!(echo(b'a'), echo(b'b'));
+    let address = free_address();
+    let weir = front("udp-drain", address, &[a.0, b.0], ("", "drain_timeout = \"500ms\"\n")).await;
+    let mut flows = Vec::new();
+    for _ in 0..12 {
+        let client = client(address).await;
+        let letter = ask(&client, b"first").await.0;
+        flows.push((client, letter));
+    }
+    assert!(flows.iter().any(|(_, letter)| *letter == b'b'));
+    let file = weir.folder.0.join("weir.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let gone = format!("[[service.endpoint]]\naddress = \"{}\"\n", b.0);
+    assert!(text.contains(&gone));
+    std::fs::write(&file, text.replace(&gone, "")).unwrap();
+    weir.settled("game", 1, WAIT).await;
+    let moved = async || {
+        let mut letters = Vec::new();
+        for (client, before) in &flows {
+            let (now, sent) = ask(client, b"after").await;
+            assert!(*before == b'b' || (now, sent) == (b'a', 1), "a flow of the other moved");
+            letters.push(now);
+        }
+        letters.iter().all(|letter| *letter == b'a').then_some(())
+    };
+    eventually("all flows are elsewhere", WAIT, moved).await;
+    assert!(metric(&weir, "weir_streams_cut_total{service=\"game\"}").await >= 1);
+}
