@@ -226,19 +226,21 @@ fn nft(capture: &Capture) -> Vec<Step> {
 fn iptables(program: &'static str, capture: &Capture) -> Vec<Step> {
     let loopback = if program == "iptables" { "127.0.0.0/8" } else { "::1/128" };
     let ports = excluded(capture);
-    let leave = |chain: &str| ports.iter().map(move |port| format!("-A {chain} -p tcp --dport {port} -j RETURN"));
+    let leave = |chain: &str| -> Vec<String> {
+        ports.iter().map(|port| format!("-A {chain} -p tcp --dport {port} -j RETURN")).collect()
+    };
     let mut nat = Vec::new();
     if let Some(port) = capture.outbound() {
         nat.push("-N WEIR_OUT".to_owned());
         nat.push(format!("-A WEIR_OUT -m owner --uid-owner {} -j RETURN", capture.user));
         nat.push(format!("-A WEIR_OUT -d {loopback} -j RETURN"));
-        nat.extend(leave("WEIR_OUT").collect::<Vec<_>>());
+        nat.extend(leave("WEIR_OUT"));
         nat.push(format!("-A WEIR_OUT -p tcp -j REDIRECT --to-ports {port}"));
         nat.push("-A OUTPUT -p tcp -j WEIR_OUT".to_owned());
     }
     if let Some(port) = capture.inbound {
         nat.push("-N WEIR_IN".to_owned());
-        nat.extend(leave("WEIR_IN").collect::<Vec<_>>());
+        nat.extend(leave("WEIR_IN"));
         nat.push(format!("-A WEIR_IN -p tcp -m addrtype --dst-type LOCAL -j REDIRECT --to-ports {port}"));
         nat.push("-A PREROUTING -p tcp -j WEIR_IN".to_owned());
     }
@@ -247,7 +249,7 @@ fn iptables(program: &'static str, capture: &Capture) -> Vec<Step> {
         mangle.push("-N WEIR_THROUGH".to_owned());
         mangle.push(format!("-A WEIR_THROUGH -p tcp -m socket --transparent -j MARK --set-mark {MARK}"));
         mangle.push(format!("-A WEIR_THROUGH -m mark --mark {MARK} -j ACCEPT"));
-        mangle.extend(leave("WEIR_THROUGH").collect::<Vec<_>>());
+        mangle.extend(leave("WEIR_THROUGH"));
         mangle.push("-A WEIR_THROUGH -m addrtype --dst-type LOCAL -j RETURN".to_owned());
         mangle.push(format!("-A WEIR_THROUGH -p tcp -j TPROXY --on-port {port} --tproxy-mark {MARK}"));
         mangle.push("-A PREROUTING -p tcp -j WEIR_THROUGH".to_owned());

@@ -4,17 +4,25 @@
 //! was going, where the listener allows that. A connection that was going to the listener itself, or that is Weir's own come
 //! back, is closed: it would go round for ever. Next on the path: `tcp.rs`.
 
-use crate::model::{CaptureMode, CaptureSpec, ListenerSpec};
+use crate::model::{CaptureMode, CaptureSpec, ListenerProtocol, ListenerSpec, ServiceName};
 use crate::net::Stream;
+use crate::net::preface::detect::{MAX_BYTES, Protocol, detect};
 use crate::net::preface::proxy::Header;
+use crate::net::preface::{Peeked, peek};
+use crate::proxy::connection;
 use crate::proxy::entry::Entry;
 use crate::proxy::network::contains;
 use crate::proxy::preface::Arrival;
 use crate::proxy::state::{Open, Worker};
 use crate::proxy::tcp::{self, Target, Way};
+use crate::proxy::timer::ms;
 use socket2::SockRef;
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
 use tokio::net::TcpStream;
 
 /// Serves a captured connection: finds out where it was going, and leads it.
@@ -41,7 +49,53 @@ pub(crate) fn serve(
     let origin = arrival.origin.or_else(|| Some(Rc::new(Header { addresses, ..Header::default() })));
     let arrival = Arrival { origin, ..arrival };
     let way = Way { target, captured: true, ..Way::default() };
-    tokio::task::spawn_local(tcp::forward(open, worker.clone(), Stream::from(socket), arrival, spec, way));
+    match http_of(worker, target) {
+        Some(service) => {
+            tokio::task::spawn_local(detected(open, worker.clone(), socket, arrival, (spec, way, service)));
+        }
+        None => {
+            tokio::task::spawn_local(tcp::forward(open, worker.clone(), Stream::from(socket), arrival, spec, way));
+        }
+    }
+}
+
+/// Returns the service and port of a target whose port is said to speak HTTP.
+fn http_of(worker: &Worker, target: Target) -> Option<(ServiceName, usize)> {
+    let Target::Service { slot, port } = target else { return None };
+    let mut reader = worker.reader.borrow_mut();
+    let service = reader.load().services.at(slot)?;
+    service.spec.ports.get(port)?.http.then(|| (service.name().clone(), port))
+}
+
+/// Looks whether HTTP is spoken: then each request goes to an endpoint, not the connection.
+async fn detected(
+    open: Open,
+    worker: Rc<Worker>,
+    socket: TcpStream,
+    arrival: Arrival,
+    (spec, way, (service, port)): (Arc<ListenerSpec>, Way, (ServiceName, usize)),
+) {
+    let spoken = {
+        let deadline = worker.timers.register();
+        deadline.set(ms(worker.options.timeouts.handshake));
+        let mut room = [0; MAX_BYTES];
+        let mut looking = pin!(peek(&socket, &mut room, detect));
+        poll_fn(|cx| match looking.as_mut().poll(cx) {
+            Poll::Ready(Ok(Peeked::Found(protocol))) => Poll::Ready(Some(protocol)),
+            Poll::Ready(_) => Poll::Ready(None),
+            Poll::Pending if deadline.poll_expired(cx) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        })
+        .await
+    };
+    if !matches!(spoken, Some(Protocol::Http1 | Protocol::Http2)) {
+        tokio::task::spawn_local(tcp::forward(open, worker, Stream::from(socket), arrival, spec, way));
+        return;
+    }
+    // As at the service's own address.
+    let protocol = ListenerProtocol::Service { service, port };
+    let entry = Rc::new(Entry::new(Arc::new(ListenerSpec { protocol, ..ListenerSpec::clone(&spec) })));
+    tokio::task::spawn_local(connection::serve(open, worker, Stream::from(socket), (arrival, false), entry));
 }
 
 /// Returns where a connection was going.

@@ -1,9 +1,9 @@
 //! What stands before the traffic of a connection.
 
-use crate::corpus::{HELLOS, PROXY};
+use crate::corpus::{HELLOS, PROXY, REQUESTS};
 use crate::fuzz;
-use weir::net::preface::hello;
 use weir::net::preface::proxy::{Header, MAX_BYTES, Reading, read, write_v1, write_v2};
+use weir::net::preface::{detect, hello};
 
 #[test]
 fn proxy_headers() {
@@ -84,5 +84,22 @@ fn client_hellos() {
             Ok(hello::Reading::Absent) => assert!(!input.starts_with(b"\x16\x03")),
             Err(_) => {}
         }
+    });
+}
+
+#[test]
+fn protocols() {
+    fuzz("protocol", &[HELLOS, PROXY, REQUESTS].concat(), |input, rng| {
+        let whole = detect::detect(input);
+        let mut at = 0;
+        let piecewise = loop {
+            let told = detect::detect(&input[..at]);
+            if told.is_some() || at == input.len() {
+                break told;
+            }
+            at += 1 + rng.below(input.len() - at);
+        };
+        assert_eq!(whole, piecewise);
+        assert!(whole.is_some() || input.len() < detect::MAX_BYTES);
     });
 }

@@ -68,7 +68,7 @@ impl Space {
 
     /// Asks as a workload does; returns what it got, or nothing.
     fn ask(&self, url: &str) -> String {
-        let curl = ["curl", "-s", "-g", "--noproxy", "*", "--max-time", "5", url];
+        let curl = ["curl", "-s", "--noproxy", "*", "--max-time", "5", url];
         let who = ["--reuid", CLIENT, "--regid", CLIENT, "--clear-groups", "--"];
         self.said("setpriv", &[&who[..], &curl].concat())
     }
@@ -119,9 +119,16 @@ impl World {
         let folder = Folder::new(name);
         let log = |name: &str| File::create(folder.0.join(name)).unwrap();
         let mut running = Vec::new();
-        for address in
-            ["10.77.0.3:5432", "10.77.0.4:5432", "10.77.0.8:80", "10.77.0.9:80", "[fd77::3]:5432", "[fd77::8]:80"]
-        {
+        for address in [
+            "10.77.0.3:5432",
+            "10.77.0.4:5432",
+            "10.77.0.5:80",
+            "10.77.0.6:80",
+            "10.77.0.8:80",
+            "10.77.0.9:80",
+            "[fd77::3]:5432",
+            "[fd77::8]:80",
+        ] {
             let instance = format!("WEIR_INSTANCE={address}");
             running.push(space.start("env", &[&instance, WEIR, "whoami", "--listen", address], log("whoami")));
         }
@@ -131,6 +138,8 @@ impl World {
 [listener.capture]\nallow = [\"10.77.0.8/32\", \"fd77::8/128\"]\n
 [[service]]\nname = \"db\"\npolicy = \"round-robin\"
 [[service.endpoint]]\naddress = \"10.77.0.3:5432\"\n[[service.endpoint]]\naddress = \"10.77.0.4:5432\"\n
+[[service]]\nname = \"site\"\npolicy = \"round-robin\"\n[[service.port]]\nname = \"http\"\nprotocol = \"http\"
+[[service.endpoint]]\naddress = \"10.77.0.5:80\"\n[[service.endpoint]]\naddress = \"10.77.0.6:80\"\n
 [[service]]\nname = \"six\"\n[[service.endpoint]]\naddress = \"[fd77::3]:5432\"\n",
             folder.0.join("state").display()
         );
@@ -185,6 +194,9 @@ fn capture_with(backend: &str) {
     seen.sort();
     assert_eq!(seen, ["10.77.0.3:5432", "10.77.0.3:5432", "10.77.0.4:5432", "10.77.0.4:5432"]);
     assert_eq!(server(&space.ask("http://[fd77::3]:5432/")), "[fd77::3]:5432");
+    // Where HTTP is spoken each request finds its endpoint, on one connection.
+    let both = space.ask("http://10.77.0.5:80/{1,2}");
+    assert!(both.contains("10.77.0.5:80") && both.contains("10.77.0.6:80"), "{both}");
     // What is allowed goes where it was going; what is not known is closed.
     assert_eq!(server(&space.ask("http://10.77.0.8:80/")), "10.77.0.8:80");
     assert_eq!(server(&space.ask("http://[fd77::8]:80/")), "[fd77::8]:80");
