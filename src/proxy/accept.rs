@@ -327,14 +327,14 @@ fn serve(worker: &Rc<Worker>, mut open: Open, stream: TcpStream, peer: SocketAdd
     }
     let arrival = Arrival { peer, origin: None };
     if spec.protocol.is_http() && spec.tls.is_none() && spec.admission.proxy_protocol.is_none() {
-        return serve_plain(worker, open, stream.into(), arrival, entry);
+        return serve_plain(worker, open, stream.into(), arrival, (entry, &spec));
     }
     let stream = match tokio::net::TcpStream::from_std(stream) {
         Ok(stream) => stream,
         Err(error) => return tracing::warn!(%error, listener = %entry.name, "failed to watch a connection"),
     };
     if spec.admission.proxy_protocol.is_none() {
-        return serve_watched(worker, open, stream, arrival, entry);
+        return serve_watched(worker, open, stream, arrival, (entry, spec));
     }
     let (worker, entry) = (worker.clone(), entry.clone());
     tokio::task::spawn_local(async move {
@@ -345,7 +345,8 @@ fn serve(worker: &Rc<Worker>, mut open: Open, stream: TcpStream, peer: SocketAdd
         if let Some(arrival) = arrival
             && enter(&worker, &mut open, &spec, arrival.peer)
         {
-            serve_watched(&worker, open, stream, arrival, &entry);
+            let spec = entry.spec();
+            serve_watched(&worker, open, stream, arrival, (&entry, spec));
         }
     });
 }
@@ -364,14 +365,25 @@ fn enter(worker: &Worker, open: &mut Open, spec: &ListenerSpec, client: IpAddr) 
 }
 
 /// Serves HTTP in clear text.
-fn serve_plain(worker: &Rc<Worker>, open: Open, stream: Stream, arrival: Arrival, entry: &Rc<Entry>) {
-    let trusted = is_trusted(&entry.spec(), arrival.peer);
+fn serve_plain(
+    worker: &Rc<Worker>,
+    open: Open,
+    stream: Stream,
+    arrival: Arrival,
+    (entry, spec): (&Rc<Entry>, &ListenerSpec),
+) {
+    let trusted = is_trusted(spec, arrival.peer);
     tokio::task::spawn_local(connection::serve(open, worker.clone(), stream, (arrival, trusted), entry.clone()));
 }
 
 /// Serves a connection that the reactor watches.
-fn serve_watched(worker: &Rc<Worker>, open: Open, stream: tokio::net::TcpStream, arrival: Arrival, entry: &Rc<Entry>) {
-    let spec = entry.spec();
+fn serve_watched(
+    worker: &Rc<Worker>,
+    open: Open,
+    stream: tokio::net::TcpStream,
+    arrival: Arrival,
+    (entry, spec): (&Rc<Entry>, Arc<ListenerSpec>),
+) {
     match spec.protocol {
         ListenerProtocol::Tcp { .. } if spec.tls.is_none() && spec.admission.is_blind() => {
             let forwarding = tcp::forward(open, worker.clone(), stream.into(), arrival, spec, Way::default());
@@ -387,7 +399,7 @@ fn serve_watched(worker: &Rc<Worker>, open: Open, stream: tokio::net::TcpStream,
         }
         // Has no connections.
         ListenerProtocol::Udp { .. } => {}
-        _ if spec.tls.is_none() => serve_plain(worker, open, stream.into(), arrival, entry),
+        _ if spec.tls.is_none() => serve_plain(worker, open, stream.into(), arrival, (entry, &spec)),
         ListenerProtocol::Http | ListenerProtocol::Service { .. } => {
             let trusted = is_trusted(&spec, arrival.peer);
             let secured = handshake::serve(open, worker.clone(), stream, (arrival, trusted), entry.clone());
