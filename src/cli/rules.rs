@@ -273,7 +273,7 @@ mod tests {
             nft.contains("meta skuid 1337 return") && nft.contains("tcp dport { 22, 15001, 15002 } return"),
             "{nft}"
         );
-        assert!(nft.contains("redirect to :15001") && !nft.contains("prerouting"), "{nft}");
+        assert!(nft.contains("redirect to :15001") && !nft.contains("chain in"), "{nft}");
         let tables = print(&steps(&capture(Backend::Iptables, Some(15006))));
         for program in ["iptables", "ip6tables"] {
             let of = |words: &str| tables.contains(&format!("\n{program} -w -t nat {words}\n"));

@@ -252,7 +252,7 @@ fn through_with(backend: &str) {
     let (client, weir, server) = (Space::new(&[]), Space::new(&[]), Space::new(&[]));
     let ends = "ip link add NAME type veth peer name eth0 netns $0 && ip addr add NET.1/24 dev NAME && \
                 ip -6 addr add SIX::1/64 dev NAME nodad && ip link set NAME up";
-    for (other, name, net, six) in [(&client, "down", "10.78.1", "fd78:1"), (&server, "up", "10.78.2", "fd78:2")] {
+    for (other, name, net, six) in [(&client, "side1", "10.78.1", "fd78:1"), (&server, "side2", "10.78.2", "fd78:2")] {
         link(&weir, other, &ends.replace("NAME", name).replace("NET", net).replace("SIX", six));
         let script = format!(
             "ip addr add {net}.2/24 dev eth0 && ip -6 addr add {six}::2/64 dev eth0 nodad && ip link set eth0 up && \

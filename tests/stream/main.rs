@@ -21,6 +21,7 @@ mod client;
 
 mod capture;
 mod datagram;
+mod names;
 mod postgres;
 mod sni;
 
