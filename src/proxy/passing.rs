@@ -238,7 +238,7 @@ mod tests {
             route(&[], &["h2"]),
             route(&["a.b.test"], &[]),
         ];
-        let mut admission = AdmissionSpec { sni: rules.into(), named_only: true, ..AdmissionSpec::default() };
+        let mut admission = AdmissionSpec { sni: rules, named_only: true, ..AdmissionSpec::default() };
         let to = |admission: &AdmissionSpec, name, alpn: &[&str]| choose(admission, Some(&hello(name, alpn)));
         for (name, alpn, expected) in [
             (Some("a.b.test"), &[][..], Ok(Some(2))),

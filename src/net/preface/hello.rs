@@ -59,10 +59,10 @@ pub fn read(octets: &[u8]) -> Result<Reading, Refused> {
     let mut message = Vec::new();
     let mut rest = octets;
     loop {
-        if let Some(length) = message_length(&message)? {
-            if let Some(body) = message.get(4..4 + length) {
-                return read_hello(body).map(Reading::Hello);
-            }
+        if let Some(length) = message_length(&message)?
+            && let Some(body) = message.get(4..4 + length)
+        {
+            return read_hello(body).map(Reading::Hello);
         }
         // Records go on until the message is whole (RFC 8446 §5.1).
         let Some((head, after)) = rest.split_at_checked(5) else { break };
