@@ -171,7 +171,7 @@ fn named(message: &[u8]) -> Option<u64> {
 fn pause_until(when: Instant) {
     let left = when.saturating_duration_since(clock::now());
     if !left.is_zero() {
-        thread::sleep(left);
+        thread::park_timeout(left);
     }
 }
 
@@ -203,11 +203,11 @@ fn delay(fixture: &mut Fixture, transitions: u64) -> Result<bool, Box<dyn Error>
     });
     let mut published = Vec::new();
     for step in 1..=transitions {
-        thread::sleep(Duration::from_micros(10_000 + rng.below(30_000) as u64));
+        thread::park_timeout(Duration::from_micros(10_000 + rng.below(30_000) as u64));
         published.push((clock::now(), step % ENDPOINTS));
         fixture.publish(step);
     }
-    thread::sleep(Duration::from_millis(100));
+    thread::park_timeout(Duration::from_millis(100));
     stop.store(true, Ordering::Relaxed);
     let (answers, late) = poller.join().map_err(|_| "the client panicked")??;
     let mut delays = Vec::new();
@@ -298,7 +298,7 @@ fn write(socket: &UdpSocket, course: &Course, rate: u64) -> std::io::Result<u64>
             socket.send(&message)?;
             sent += 1;
         }
-        thread::sleep(Duration::from_millis(1));
+        thread::park_timeout(Duration::from_millis(1));
     }
     Ok(sent)
 }

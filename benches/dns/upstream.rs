@@ -136,7 +136,8 @@ impl Relay {
         back.connect(upstream)?;
         let front = UdpSocket::bind("127.0.0.1:0")?;
         let tick = Some(Duration::from_millis(100));
-        (front.set_read_timeout(tick)?, back.set_read_timeout(tick)?);
+        front.set_read_timeout(tick)?;
+        back.set_read_timeout(tick)?;
         let address = front.local_addr()?;
         let shared = Arc::new(Shared {
             front,

@@ -86,8 +86,8 @@ impl Clients {
         let end = clock::now() + time;
         let mut count = Count::default();
         let mut on_the_way = vec![0usize; self.sockets.len()];
-        for flow in 0..self.sockets.len() {
-            on_the_way[flow] += self.send(flow, self.window)?;
+        for (flow, some) in on_the_way.iter_mut().enumerate() {
+            *some += self.send(flow, self.window)?;
         }
         let mut goes_on = true;
         while on_the_way.iter().any(|&some| some > 0) {

@@ -77,6 +77,16 @@ fn dns_questions() {
     });
 }
 
+fn receive(socket: &UdpSocket, room: &mut [u8]) -> usize {
+    loop {
+        match socket.recv(room) {
+            // Stopped and continued.
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            received => return received.expect("an answer"),
+        }
+    }
+}
+
 #[test]
 fn dns_responder() {
     let listen = vec![([127, 0, 0, 1], 0).into()];
@@ -125,11 +135,7 @@ fn dns_responder() {
         socket.send(input).unwrap();
         socket.send(&good).unwrap();
         loop {
-            let length = match socket.recv(&mut room) {
-                // Stopped and continued.
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                received => received.expect("an answer"),
-            };
+            let length = receive(&socket, &mut room);
             let answer = Message::from_vec(&room[..length]).expect("a well-formed answer");
             assert!(length <= if answer.edns.is_some() { 1232 } else { 512 });
             if answer.metadata.id == id && answer.answers.len() == 1 {

@@ -69,6 +69,17 @@ struct Course {
 const HOLD_MS: u64 = 1000;
 
 impl Course {
+    /// Begins, where there is memory for a further request; it earns its service a part of a retry.
+    fn begin(worker: &Worker, request: &Request) -> Result<Self, ProxyError> {
+        if worker.memory.pressure(|| worker.timers.now_ms()) >= Pressure::Refuse {
+            return Err(ProxyError::Memory);
+        }
+        if let Some(local) = worker.locals.borrow_mut().at(request.target.slot) {
+            local.budget.earn();
+        }
+        Ok(Self::default())
+    }
+
     /// Picks an endpoint that was not tried; when none is left, the one that only closed a kept connection once more
     /// (RFC 9112 §9.3.1).
     async fn pick(&mut self, worker: &Worker, request: &Request, down: &Downstream) -> Result<Picked, ProxyError> {
@@ -130,13 +141,10 @@ impl Course {
 
 /// Serves one request to its end.
 pub(crate) async fn handle(worker: &Rc<Worker>, down: &mut Downstream, mut request: Box<Request>) -> Next {
-    if worker.memory.pressure(|| worker.timers.now_ms()) >= Pressure::Refuse {
-        return give_up(worker, down, request, (ProxyError::Memory, 0)).await;
-    }
-    if let Some(local) = worker.locals.borrow_mut().at(request.target.slot) {
-        local.budget.earn();
-    }
-    let mut course = Course::default();
+    let mut course = match Course::begin(worker, &request) {
+        Ok(course) => course,
+        Err(error) => return give_up(worker, down, request, (error, 0)).await,
+    };
     loop {
         let picked = match course.pick(worker, &request, down).await {
             Ok(picked) => picked,

@@ -98,10 +98,11 @@ fn import(engine: &Engine, name: &str, musl: bool) {
             fs::copy(path, place).unwrap();
         }
     }
-    let tar = Command::new("tar").arg("-C").arg(&root).args(["-c", "."]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut tar = Command::new("tar").arg("-C").arg(&root).args(["-c", "."]).stdout(Stdio::piped()).spawn().unwrap();
     let mut import = Command::new("docker");
     import.args(["--host", &engine.host(), "import", "-c", "ENTRYPOINT [\"/ask\"]", "-", &format!("{name}:1")]);
-    let import = import.stdin(tar.stdout.unwrap()).output().unwrap();
+    let import = import.stdin(tar.stdout.take().unwrap()).output().unwrap();
+    assert!(tar.wait().unwrap().success());
     assert!(import.status.success(), "{}", String::from_utf8_lossy(&import.stderr));
 }
 
@@ -285,7 +286,7 @@ async fn containers_find_each_other_and_the_world_by_short_names() {
     let gateway = &places[1].gateway;
     assert_eq!(told, format!("[{gateway} {SECOND}] [default.weir.internal weir.internal] [ndots:1]"));
     examined(&engine, &weir, &web, &places[0]).await;
-    stopped(&engine, &weir, &places, &second).await;
+    stopped(&engine, &weir, &places, &second);
 }
 
 /// What `weir doctor dns` says of containers: of one that Weir runs, also about a name that the engine answers, and of one
@@ -310,7 +311,7 @@ async fn examined(engine: &Engine, weir: &Weir, web: &str, place: &Place) {
 }
 
 /// While Weir is stopped, names of the world come from the second resolver, and connections through it wait.
-async fn stopped(engine: &Engine, weir: &Weir, places: &[Place; 2], second: &str) {
+fn stopped(engine: &Engine, weir: &Weir, places: &[Place; 2], second: &str) {
     let held = Client::start(engine, "ask-musl:1", &places[1], &["web", "80", "hold"]);
     let pids = [weir.pid(), weir.serving()];
     signal(&pids, "STOP");
