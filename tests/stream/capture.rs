@@ -91,12 +91,13 @@ impl Space {
     }
 }
 
-/// A program; killed when dropped.
+/// A program; ended when dropped.
 struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.0.kill();
+        // Killed, Weir's keeper would leave the process that serves behind.
+        let _ = Command::new("kill").arg(self.0.id().to_string()).status();
         let _ = self.0.wait();
     }
 }
