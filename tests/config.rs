@@ -65,7 +65,9 @@ fn the_example_shows_the_default_of_every_key() {
     let loaded = load_file(Path::new("config/example.toml")).unwrap();
     let state = PathBuf::from("/var/lib/weir");
     let acme = Some(control::AcmeOptions::default());
-    assert_eq!(loaded.control, control::Options { state: state.clone(), acme, ..control::Options::default() });
+    let sources = loaded.control.sources.clone();
+    assert_eq!(sources.as_ref().map(|sources| sources.places.len()), Some(1));
+    assert_eq!(loaded.control, control::Options { state: state.clone(), acme, sources, ..control::Options::default() });
     assert_eq!(loaded.proxy, proxy::Options::default());
     let zones = loaded.dns.as_ref().and_then(|dns| dns.forward.as_ref()).unwrap().zones.clone();
     assert_eq!(zones.len(), 1);
@@ -85,7 +87,8 @@ fn the_example_shows_the_default_of_every_key() {
     assert_eq!(listen, Some((vec!["127.0.0.1:8853".parse().unwrap()], Vec::new(), TlsVersion::V12)));
     let log = Some(dns::QueryLogOptions::default());
     assert_eq!(loaded.dns, Some(dns::Options { forward, aliases, views, tls, log, ..dns::Options::default() }));
-    assert_eq!(loaded.admin, admin::Options { socket: Some(state.join("weir.sock")), ..admin::Options::default() });
+    let (socket, remote) = (Some(state.join("weir.sock")), loaded.admin.remote.clone());
+    assert_eq!(loaded.admin, admin::Options { socket, remote, ..admin::Options::default() });
     assert_eq!(loaded.log, telemetry::LogOptions::default());
 
     // A definition with only what is required, filled with defaults, is the one in the example.

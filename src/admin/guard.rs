@@ -5,7 +5,7 @@
 //! change must carry a header that a web page cannot send without asking first, and no foreign origin (403); no CORS;
 //! bodies are bounded in octets (413) and time (408).
 
-use crate::admin::Problem;
+use crate::admin::{Problem, Tokens};
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
@@ -24,6 +24,8 @@ pub(super) enum Transport {
     Tcp,
     /// The Unix socket: file permissions keep the door.
     Unix,
+    /// TCP from anywhere: a token keeps it.
+    Remote,
 }
 
 /// Largest request body in octets.
@@ -33,7 +35,11 @@ pub(super) struct BodyLimit(pub(super) usize);
 /// Checks a request and reads its body; the handler sees a complete one.
 pub(super) async fn check(State(limit): State<BodyLimit>, request: Request, next: Next) -> Response {
     let transport = request.extensions().get::<Transport>().copied().unwrap_or(Transport::Tcp);
-    if let Err(problem) = admit(transport, request.method(), request.headers()) {
+    let admitted = match (transport, request.extensions().get::<Tokens>()) {
+        (Transport::Remote, Some(tokens)) => tokens.admit(request.method(), request.uri().path(), request.headers()),
+        _ => admit(transport, request.method(), request.headers()),
+    };
+    if let Err(problem) = admitted {
         return problem.into_response();
     }
     match read_body(limit, request).await {
@@ -45,7 +51,7 @@ pub(super) async fn check(State(limit): State<BodyLimit>, request: Request, next
 /// Decides by method and header fields only.
 fn admit(transport: Transport, method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
     let host = single(headers, header::HOST)?;
-    if transport == Transport::Tcp && !host.is_some_and(|host| is_local(name_of(host))) {
+    if transport != Transport::Unix && !host.is_some_and(|host| is_local(name_of(host))) {
         let detail = "the Host of a request to the admin API must be localhost, 127.0.0.1 or [::1]";
         return Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, "foreign_host", detail));
     }

@@ -6,6 +6,7 @@ use crate::admin::{Problem, State, extract, refusal};
 use crate::balance::Candidate;
 use crate::clock;
 use crate::control::registry::{Registration, RegistryError};
+use crate::control::withdraw::drained;
 use crate::model::{self, InstanceId, InstanceState, ServiceName, Source, Verdict, Workload};
 use crate::spec;
 use crate::table::Snapshot;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use utoipa::{IntoParams, ToSchema};
 
 /// One registered copy of a service.
@@ -248,23 +250,44 @@ pub(super) async fn renew(
     Ok(Json(Lease { id: id.to_string(), lease_ms }))
 }
 
-/// Deregisters an instance: no more traffic at once.
-#[utoipa::path(delete, path = "/v1/instances/{id}", tag = "instances", params(("id" = String, Path)),
+/// How an instance leaves.
+#[derive(Debug, Clone, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Departure {
+    /// Time to wait until nobody uses it any more, other Weirs and the caches of DNS answers included, in milliseconds up to
+    /// 600000; answered then. Default 0.
+    drain_ms: Option<u64>,
+}
+
+/// Longest drain that a departure waits for.
+const MAX_DRAIN_MS: u64 = 600_000;
+
+/// Deregisters an instance: no more traffic at once, or after a drain.
+#[utoipa::path(delete, path = "/v1/instances/{id}", tag = "instances", params(("id" = String, Path), Departure),
     responses((status = 204, description = "done"), (status = 404, description = "unknown_instance", body = Problem),
               (status = 409, description = "not_registered_here: not registered over this API", body = Problem)))]
 pub(super) async fn deregister(
     state: axum::extract::State<Arc<State>>,
     extract::Id(id): extract::Id,
+    extract::Params(departure): extract::Params<Departure>,
 ) -> Result<StatusCode, Problem> {
     let instance = find(&state, &id).await?;
     let other = match instance.source {
         Source::Api => None,
         Source::File => Some("it stands in the configuration file"),
         Source::Scheduler => Some("Weir runs it; use `weir drain` or `weir scale`"),
+        Source::Feed => Some("another Weir lists it; ask that one"),
     };
     if let Some(why) = other {
         let detail = format!("instance {id} was not registered over the API: {why}");
         return Err(Problem::new(StatusCode::CONFLICT, "not_registered_here", detail));
+    }
+    let drain = Duration::from_millis(departure.drain_ms.unwrap_or_default().min(MAX_DRAIN_MS));
+    if !drain.is_zero() && instance.state != InstanceState::Gone {
+        let withdrawn = state.registry.withdraw(&id, "deregistered").await.map_err(refusal::registry)?;
+        // However it ends: whoever asked has waited as long as it wanted to.
+        drained(&state.table, &withdrawn, drain, &state.events, &id).await;
     }
     state.registry.deregister(&id).await.map_err(refusal::registry)?;
     Ok(StatusCode::NO_CONTENT)

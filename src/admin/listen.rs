@@ -1,6 +1,7 @@
 //! The API's doors: a loopback TCP address and a Unix socket that only its owner may open (`net/unix.rs`).
 
-use crate::admin::Options;
+use crate::admin::{Options, RemoteOptions, Tokens};
+use crate::net::tls::{BadFile, Door};
 use crate::net::{self, Binder, UnixError, UnixFile, Wanted};
 use std::io;
 use std::net::SocketAddr;
@@ -22,6 +23,9 @@ pub enum BindError {
     /// Something that is no socket stands in its place.
     #[error("{} exists and is no socket; remove it, or set another `[admin] socket`", .0.display())]
     NoSocket(PathBuf),
+    /// The certificate for other machines cannot be used.
+    #[error("admin.remote: {0}; {hint}", hint = .0.hint)]
+    Certificate(BadFile),
     /// The socket cannot be made.
     #[error("create admin socket {}", path.display())]
     Unix {
@@ -37,12 +41,31 @@ pub enum BindError {
 pub struct Listeners {
     pub(super) tcp: Option<TcpListener>,
     pub(super) unix: Option<(UnixListener, UnixFile)>,
+    pub(super) remote: Option<Remote>,
+}
+
+/// The door for other machines.
+#[derive(Debug)]
+pub(super) struct Remote {
+    pub(super) listener: TcpListener,
+    pub(super) tls: Option<Door>,
+    pub(super) tokens: Tokens,
 }
 
 impl Listeners {
     /// Returns the bound TCP address, which tells the port when 0 was asked for.
     pub fn address(&self) -> Option<SocketAddr> {
         self.tcp.as_ref().and_then(|listener| listener.local_addr().ok())
+    }
+
+    /// Returns the bound address for other machines.
+    pub fn remote_address(&self) -> Option<SocketAddr> {
+        self.remote.as_ref().and_then(|remote| remote.listener.local_addr().ok())
+    }
+
+    /// Returns the tokens of other machines.
+    pub fn tokens(&self) -> Option<Tokens> {
+        self.remote.as_ref().map(|remote| remote.tokens.clone())
     }
 }
 
@@ -53,15 +76,28 @@ impl Listeners {
 pub fn bind(options: &Options, binder: &Binder, free: bool) -> Result<Listeners, BindError> {
     let tcp = options.listen.map(|address| bind_tcp(address, binder, free)).transpose()?;
     let unix = options.socket.as_deref().map(|path| bind_unix(path, binder)).transpose()?;
-    Ok(Listeners { tcp, unix })
+    let remote = options.remote.as_ref().map(|remote| bind_remote(remote, binder, free)).transpose()?;
+    Ok(Listeners { tcp, unix, remote })
+}
+
+fn bind_remote(options: &RemoteOptions, binder: &Binder, free: bool) -> Result<Remote, BindError> {
+    let tls = options.tls.clone().map(Door::open).transpose().map_err(BindError::Certificate)?;
+    if tls.is_none() && !options.listen.ip().is_loopback() {
+        return Err(BindError::NotLoopback(options.listen));
+    }
+    let listener = listen(options.listen, binder, free, "admin remote")?;
+    Ok(Remote { listener, tls, tokens: Tokens::new(options.token_file.clone()) })
 }
 
 fn bind_tcp(address: SocketAddr, binder: &Binder, free: bool) -> Result<TcpListener, BindError> {
     if !address.ip().is_loopback() {
         return Err(BindError::NotLoopback(address));
     }
-    let mut bound =
-        binder.tcp(&Wanted { address, count: 1, free, ahead: false, label: "admin" }).map_err(BindError::Tcp)?;
+    listen(address, binder, free, "admin")
+}
+
+fn listen(address: SocketAddr, binder: &Binder, free: bool, label: &'static str) -> Result<TcpListener, BindError> {
+    let mut bound = binder.tcp(&Wanted { address, count: 1, free, ahead: false, label }).map_err(BindError::Tcp)?;
     if let Some(taken) = bound.instead_of {
         tracing::warn!("{taken}; taking a free port instead");
     }

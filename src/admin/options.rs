@@ -1,5 +1,6 @@
 //! Typed options of the admin API.
 
+use crate::model::CertificateFiles;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -10,10 +11,23 @@ pub struct Options {
     pub listen: Option<SocketAddr>,
     /// Unix socket, created with mode 0600.
     pub socket: Option<PathBuf>,
+    /// What other machines may ask; `None`: nothing.
+    pub remote: Option<RemoteOptions>,
     /// Connections at a time.
     pub connections: usize,
     /// Largest request body in octets; above: 413.
     pub body_bytes: usize,
+}
+
+/// Options of the door for other machines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteOptions {
+    /// TCP address.
+    pub listen: SocketAddr,
+    /// File of tokens.
+    pub token_file: PathBuf,
+    /// Its certificate; `None` only at a loopback address: clear text.
+    pub tls: Option<CertificateFiles>,
 }
 
 impl Default for Options {
@@ -21,6 +35,7 @@ impl Default for Options {
         Self {
             listen: Some(SocketAddr::from(([127, 0, 0, 1], 9600))),
             socket: None,
+            remote: None,
             connections: 256,
             body_bytes: 4 * 1024 * 1024,
         }

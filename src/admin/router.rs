@@ -3,7 +3,7 @@
 use crate::admin::guard::{self, BodyLimit};
 use crate::admin::{
     Problem, State, certificates, configuration, deployments, endpoints, events, explain, instances, logs, openapi,
-    resolve, routes, scale, services, status, upgrade,
+    resolve, routes, scale, services, status, table, upgrade,
 };
 use axum::Router;
 use axum::http::StatusCode;
@@ -41,7 +41,9 @@ pub(super) fn build(state: State, body_bytes: usize) -> Router {
         .routes(route!(status::show))
         .routes(route!(explain::show))
         .routes(route!(resolve::show))
-        .routes(route!(status::table))
+        .routes(route!(table::table))
+        .routes(route!(table::acknowledge))
+        .routes(route!(table::leave))
         .routes(route!(events::list))
         .routes(route!(status::metrics))
         .routes(route!(status::livez))

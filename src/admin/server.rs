@@ -5,19 +5,19 @@
 //! ends what is open.
 
 use crate::admin::guard::Transport;
-use crate::admin::listen::Listeners;
+use crate::admin::listen::{Listeners, Remote};
 use crate::admin::{Options, State, router};
 use crate::lifecycle::{Phase, Signal};
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Longest time for a request's head, and for idling between two requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -27,6 +27,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One door: its router and its bound on connections.
+#[derive(Clone)]
 struct Door {
     router: Router,
     permits: Arc<Semaphore>,
@@ -45,18 +46,49 @@ impl Door {
     }
 
     /// Serves one connection in a task of its own; the permit is released at its end.
-    fn serve<S>(&self, stream: S, permit: tokio::sync::OwnedSemaphorePermit, graceful: &GracefulShutdown)
+    fn serve<S>(&self, stream: S, permit: OwnedSemaphorePermit, graceful: &GracefulShutdown)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        tokio::spawn(self.connection(stream, permit, graceful.watcher()));
+    }
+
+    /// As [`Door::serve`], after the handshake where there is one.
+    fn serve_remote(
+        &self,
+        stream: TcpStream,
+        remote: &Remote,
+        permit: OwnedSemaphorePermit,
+        graceful: &GracefulShutdown,
+    ) {
+        let Some(tls) = remote.tls.clone() else { return self.serve(stream, permit, graceful) };
+        let (door, watcher) = (self.clone(), graceful.watcher());
+        tokio::spawn(async move {
+            match tokio::time::timeout(HEAD_TIMEOUT, tls.accept(stream)).await {
+                Ok(Ok(stream)) => door.connection(stream, permit, watcher).await,
+                Ok(Err(error)) => tracing::debug!(%error, "a handshake of another machine failed"),
+                Err(_) => tracing::debug!("a handshake of another machine took too long"),
+            }
+        });
+    }
+
+    fn connection<S>(
+        &self,
+        stream: S,
+        permit: OwnedSemaphorePermit,
+        watcher: Watcher,
+    ) -> impl Future<Output = ()> + use<S>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let service = TowerToHyperService::new(self.router.clone());
-        let connection = graceful.watch(self.http.serve_connection(TokioIo::new(stream), service));
-        tokio::spawn(async move {
+        let connection = watcher.watch(self.http.serve_connection(TokioIo::new(stream), service));
+        async move {
             let _permit = permit;
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "an admin connection ended early");
             }
-        });
+        }
     }
 }
 
@@ -64,6 +96,7 @@ impl Door {
 enum Listener<'a> {
     Tcp(&'a TcpListener),
     Unix(&'a UnixListener),
+    Remote(&'a Remote),
 }
 
 /// Serves the API on the listeners until the process stops; returns a second later at most.
@@ -71,6 +104,9 @@ pub async fn serve(listeners: Listeners, options: Options, state: State, mut sig
     let router = router::build(state, options.body_bytes);
     let socket = options.socket.as_deref().map(|path| path.display().to_string());
     tracing::info!(address = listeners.address().map(tracing::field::display), socket, "answering the admin API");
+    if let Some(address) = listeners.remote_address() {
+        tracing::info!(%address, "answering other machines");
+    }
     let graceful = GracefulShutdown::new();
     let (tcp_door, unix_door) = (
         Door::new(&router, Transport::Tcp, options.connections),
@@ -78,9 +114,14 @@ pub async fn serve(listeners: Listeners, options: Options, state: State, mut sig
     );
     let tcp = listeners.tcp.as_ref().map(Listener::Tcp);
     let unix = listeners.unix.as_ref().map(|(listener, _)| Listener::Unix(listener));
+    let remote = listeners.remote.as_ref();
+    let tokens = remote.map(|remote| axum::Extension(remote.tokens.clone()));
+    let router = tokens.map_or_else(|| router.clone(), |tokens| router.clone().layer(tokens));
+    let remote_door = Door::new(&router, Transport::Remote, options.connections);
     tokio::select! {
         () = accept(&tcp_door, &graceful, tcp) => {}
         () = accept(&unix_door, &graceful, unix) => {}
+        () = accept(&remote_door, &graceful, remote.map(Listener::Remote)) => {}
         () = signal.reached(Phase::Stopping) => {}
     }
     drop(listeners);
@@ -98,6 +139,9 @@ async fn accept(door: &Door, graceful: &GracefulShutdown, listener: Option<Liste
         let accepted = match listener {
             Listener::Tcp(tcp) => tcp.accept().await.map(|(stream, _)| door.serve(stream, permit, graceful)),
             Listener::Unix(unix) => unix.accept().await.map(|(stream, _)| door.serve(stream, permit, graceful)),
+            Listener::Remote(remote) => {
+                remote.listener.accept().await.map(|(stream, _)| door.serve_remote(stream, remote, permit, graceful))
+            }
         };
         if let Err(error) = accepted {
             tracing::warn!(%error, "failed to accept an admin connection");

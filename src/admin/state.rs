@@ -6,6 +6,7 @@ use crate::admin::upgrade::Upgrader;
 use crate::control::autoscale;
 use crate::control::certificates;
 use crate::control::events::Events;
+use crate::control::feed::{Outgoing, Sources};
 use crate::control::history::History;
 use crate::control::store::Store;
 use crate::control::{configuration, deployments, registry, scheduler};
@@ -50,6 +51,10 @@ pub struct State {
     pub names: NameServer,
     /// Replaces this process by another binary.
     pub upgrader: Upgrader,
+    /// Tells the table to other Weirs.
+    pub feed: Outgoing,
+    /// Where the table comes from, where it comes from others.
+    pub sources: Sources,
     /// How far the end of the process has come.
     pub signal: Signal,
 }

@@ -1,4 +1,4 @@
-//! Whether this Weir lives and is ready, its metrics, and who has which generation of the table.
+//! Whether this Weir lives and is ready, and its metrics.
 
 use crate::admin::{Problem, State, extract};
 use crate::clock;
@@ -87,30 +87,6 @@ pub struct StoreStatus {
     pub failures: u64,
 }
 
-/// The backend table: its generation and who has it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Table {
-    /// The current generation; 0 before the first publish.
-    pub generation: u64,
-    /// Services in it.
-    pub services: usize,
-    /// Endpoints in it, draining ones left out.
-    pub endpoints: usize,
-    /// Everybody who must have a generation before an endpoint counts as withdrawn.
-    pub acknowledgers: Vec<Acknowledger>,
-}
-
-/// One party that acknowledges generations.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Acknowledger {
-    /// Its name, such as `worker-0`.
-    pub name: String,
-    /// The generation it last loaded.
-    pub generation: u64,
-    /// Whether it waits for work and will load before it uses the table.
-    pub idle: bool,
-}
-
 /// How `/readyz` answers.
 #[derive(Debug, Clone, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -143,24 +119,6 @@ pub(super) async fn show(state: axum::extract::State<Arc<State>>) -> Json<Status
         store,
         engines: state.scheduler.engines().into_iter().map(Engine::from).collect(),
         warnings: state.certificates.warnings(i64::try_from(clock::unix_ms() / 1000).unwrap_or(i64::MAX)),
-    })
-}
-
-/// Tells the table's generation and who has acknowledged it.
-#[utoipa::path(get, path = "/v1/table", tag = "status",
-    responses((status = 200, description = "the table", body = Table)))]
-pub(super) async fn table(state: axum::extract::State<Arc<State>>) -> Json<Table> {
-    let snapshot = state.table.load();
-    let acknowledgers = state.table.acknowledgers().into_iter().map(|status| Acknowledger {
-        name: status.name.to_string(),
-        generation: status.generation,
-        idle: status.idle,
-    });
-    Json(Table {
-        generation: snapshot.generation,
-        services: snapshot.services.len(),
-        endpoints: snapshot.services.iter().map(|service| service.endpoints.len()).sum(),
-        acknowledgers: acknowledgers.collect(),
     })
 }
 

@@ -132,7 +132,9 @@ pub(super) async fn guard(
     next: Next,
 ) -> Response {
     // Whoever reloads knows whether it is the configuration that another process takes over for.
-    let is_change = !request.method().is_safe() && request.uri().path() != "/v1/reload";
+    // Whoever follows this process's table goes on to say what it uses of it.
+    let path = request.uri().path();
+    let is_change = !request.method().is_safe() && path != "/v1/reload" && !path.starts_with("/v1/table/");
     if let Some(problem) = upgrader.upgrading().filter(|_| is_change) {
         return problem.into_response();
     }

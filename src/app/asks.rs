@@ -32,6 +32,15 @@ pub(super) enum Ask {
     KeeperGone,
 }
 
+/// How this process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Drain,
+    Stop,
+    /// Another process goes on with the sockets, the store and the workloads.
+    Leave,
+}
+
 /// Where they come from.
 pub(super) struct Asks {
     terminate: Signal,

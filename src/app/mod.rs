@@ -6,6 +6,8 @@
 
 mod addresses;
 mod asks;
+mod beside;
+mod companion;
 mod containers;
 mod keeper;
 mod keyring;
@@ -15,6 +17,7 @@ mod names;
 mod obtain;
 mod reload;
 mod shutdown;
+mod sources;
 mod start;
 mod tickets;
 mod upgrade;
@@ -38,6 +41,7 @@ use crate::control::configuration::{Cause, Failure, Status};
 use crate::net::{Binder, Link, Order};
 use crate::telemetry;
 use anyhow::Context;
+use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -50,6 +54,13 @@ const GIVE_UP: Duration = Duration::from_secs(1);
 pub struct RunOptions {
     /// Where an address is taken, say by whom and take a free port: the demo.
     pub free_ports: bool,
+}
+
+/// What runs beside Weir and ends with it.
+#[derive(Debug, Clone, Default)]
+pub struct Beside {
+    /// Program and arguments; `None`: nothing.
+    pub command: Option<Vec<OsString>>,
 }
 
 /// Where the configuration came from, and comes from again when it changes.
@@ -92,6 +103,8 @@ pub enum Ended {
     Drained,
     /// The deadline passed or a second signal came: something was cut off.
     Forced,
+    /// The program beside it ended, with this exit code.
+    Companion(u8),
 }
 
 /// Runs Weir until a signal ends it; with a link to the keeper, on the keeper's sockets. Blocks.
@@ -102,12 +115,29 @@ pub enum Ended {
 /// [`crate::config::ConfigError`] when the configuration is refused and there is no earlier one; when an address cannot be
 /// bound, a thread cannot be started, or the state directory cannot be written.
 pub fn run(source: &Source, flags: &Flags, options: RunOptions, keeper: Option<OwnedFd>) -> anyhow::Result<Ended> {
+    start(source, flags, options, (keeper, Beside::default()))
+}
+
+/// Runs Weir beside a program, in one process. Blocks.
+///
+/// # Errors
+/// As [`run`], and when the program cannot be started.
+pub fn run_beside(source: &Source, flags: &Flags, options: RunOptions, beside: Beside) -> anyhow::Result<Ended> {
+    start(source, flags, options, (None, beside))
+}
+
+fn start(
+    source: &Source,
+    flags: &Flags,
+    options: RunOptions,
+    (keeper, beside): (Option<OwnedFd>, Beside),
+) -> anyhow::Result<Ended> {
     let (link, mut orders) = keeper.map(Link::open).transpose().context("failed to listen to the keeper")?.unzip();
     let mut beginning = start::read(source, Environment::current(), flags, link.as_ref())?;
     telemetry::init(&beginning.loaded.log);
     loop {
         let (reader, text) = (beginning.reader.clone(), beginning.text.clone());
-        let ended = attempt(beginning, options, link.clone(), &mut orders);
+        let ended = attempt(beginning, options, (link.clone(), &beside), &mut orders);
         let (Err(error), Some(link)) = (&ended, &link) else { return ended };
         match start::instead(&reader, &text, error, link) {
             Some(instead) => beginning = instead,
@@ -120,7 +150,7 @@ pub fn run(source: &Source, flags: &Flags, options: RunOptions, keeper: Option<O
 fn attempt(
     beginning: Beginning,
     options: RunOptions,
-    link: Option<Link>,
+    (link, beside): (Option<Link>, &Beside),
     orders: &mut Option<mpsc::Receiver<Order>>,
 ) -> anyhow::Result<Ended> {
     let Beginning { reader, text, loaded, refused } = beginning;
@@ -145,7 +175,7 @@ fn attempt(
         match parts {
             Ok(parts) => {
                 last_good.keep(&text).await;
-                Ok(shutdown::serve(parts, asks, link, drain).await)
+                shutdown::serve(parts, asks, link, (drain, beside)).await
             }
             Err(error) => {
                 *orders = asks.release();

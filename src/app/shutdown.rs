@@ -3,10 +3,10 @@
 //! SIGTERM or SIGINT: readiness off, accept queues emptied, connections end with their next response; when nobody serves
 //! from them any more, workloads stop or are left to the next start (`workloads_on_exit`). A second signal, or the deadline, ends what is left at once.
 
-use crate::app::Ended;
-use crate::app::asks::{Ask, Asks};
+use crate::app::asks::{Ask, Asks, End};
 use crate::app::live::AtEnd;
 use crate::app::wire::Parts;
+use crate::app::{Beside, Ended, beside};
 use crate::control::configuration::Cause;
 use crate::lifecycle::Phase;
 use crate::net::Link;
@@ -18,17 +18,16 @@ use std::time::Duration;
 /// After the drain's deadline, workers get so long to close what is left.
 const STOP_GRACE: Duration = Duration::from_secs(1);
 
-/// How this process ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    Drain,
-    Stop,
-    /// Another process goes on with the sockets, the store and the workloads.
-    Leave,
-}
-
 /// Serves until a signal, or until another process takes over, then drains; returns how it ended.
-pub(super) async fn serve(parts: Parts, mut asks: Asks, link: Option<Link>, drain: Duration) -> Ended {
+///
+/// # Errors
+/// When the program beside it cannot be started.
+pub(super) async fn serve(
+    mut parts: Parts,
+    mut asks: Asks,
+    link: Option<Link>,
+    (drain, beside): (Duration, &Beside),
+) -> anyhow::Result<Ended> {
     if let Some(link) = link.clone() {
         parts.metrics.cuts().earlier(cut_before(link).await);
     }
@@ -37,8 +36,20 @@ pub(super) async fn serve(parts: Parts, mut asks: Asks, link: Option<Link>, drai
     if let Err(error) = sys::memory::give_back_text() {
         tracing::debug!(%error, "the program's pages stay resident");
     }
-    let end = until_the_end(&mut asks, &parts, link.as_ref()).await;
-    let Parts { route, trigger, live, control, dns, admin, close_admin, metrics, .. } = parts;
+    let (end, code) = match &beside.command {
+        None => (until_the_end(&mut asks, &parts, link.as_ref()).await, None),
+        Some(command) => beside::until_its_end(command, &mut asks, &mut parts, drain).await?,
+    };
+    if end != End::Leave {
+        parts.following.withdraw(if end == End::Drain { drain } else { Duration::ZERO }).await;
+    }
+    let ended = finish(parts, asks, link, (end, drain)).await;
+    Ok(code.map_or(ended, Ended::Companion))
+}
+
+/// Ends everything in its order.
+async fn finish(parts: Parts, mut asks: Asks, link: Option<Link>, (end, drain): (End, Duration)) -> Ended {
+    let Parts { route, trigger, live, control, dns, admin, close_admin, metrics, following, .. } = parts;
     let phase = if end == End::Stop { Phase::Stopping } else { Phase::Draining };
     if end == End::Leave {
         tracing::info!(deadline = ?drain, "another process serves: ending with the last connection");
@@ -75,6 +86,9 @@ pub(super) async fn serve(parts: Parts, mut asks: Asks, link: Option<Link>, drai
         () = std::future::ready(()), if end == End::Leave => {}
         () = std::future::ready(()), if hurry && end != End::Leave => tracing::warn!("waiting for no replica"),
         () = asks.hurry() => tracing::warn!("not waiting for the replicas any more"),
+    }
+    if end != End::Leave {
+        following.leave().await;
     }
     trigger.raise(Phase::Stopping);
     close_admin.raise(Phase::Stopping);

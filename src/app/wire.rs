@@ -11,6 +11,7 @@ use crate::app::live::{Live, Sockets};
 use crate::app::names::Resolver;
 use crate::app::obtain;
 use crate::app::reload::Reloader;
+use crate::app::sources::{self, Following};
 use crate::app::tickets::Book;
 use crate::app::upgrade::Upgrades;
 use crate::app::watch::Watch;
@@ -21,6 +22,7 @@ use crate::control::certificates::{self, CertificateGauges};
 use crate::control::configuration;
 use crate::control::discovery::Definitions;
 use crate::control::events::Events;
+use crate::control::feed::Sources;
 use crate::control::gauges::{ConfigurationGauges, Gauges};
 use crate::control::plane::Control;
 use crate::dns;
@@ -47,6 +49,8 @@ const EVENTS: usize = 1024;
 
 /// What runs.
 pub(super) struct Parts {
+    /// The Weirs that this one follows, and what they are told.
+    pub(super) following: Following,
     /// Leads the services' own addresses here.
     pub(super) route: Option<Route>,
     pub(super) trigger: Trigger,
@@ -91,15 +95,18 @@ pub(super) async fn build(
     // Before the keeper hears that this process is ready, and closes what it did not ask for.
     listening.serve(&addresses::listeners(&table.load()), count);
     let certificates = obtain::start(&loaded, &control, &keyring, &table).await?;
+    let following = sources::follow(&loaded, &control, &table).await;
     control.first_checks(FIRST_CHECKS).await;
     let (configuration, desk) = configuration::channel(origin.status(table.load().generation));
     let upgrader = upgrader(&binder, &origin, &loaded);
     let state = State {
         upgrader: upgrader.clone(),
+        sources: following.sources(),
         certificates: keyring.report().clone(),
         obtained: Some(certificates.clone()),
         ..state(&loaded, &table, &control, (&metrics, &configuration), &signal)?
     };
+    sources::show(&metrics, &state, doors.tokens())?;
     let (close_admin, closes) = lifecycle::drain();
     let answering = state.names.clone();
     let admin = tokio::spawn(admin::serve(doors, loaded.admin.clone(), state, closes));
@@ -130,13 +137,18 @@ pub(super) async fn build(
         refused: origin.refused,
     };
     tokio::spawn(watch_keyring(keyring, table.clone()));
-    if let Some(route) = &mut route {
-        route.own();
-        tokio::spawn(addresses::follow(live.clone(), table, control.events.clone(), signal.clone()));
-    }
+    own(route.as_mut(), &live, (&table, &control.events), &signal);
     tokio::spawn(reloader.run(signal));
     follow_file(origin.watch, &configuration);
-    Ok(Parts { route, trigger, live, control, dns, admin, configuration, upgrader, close_admin, metrics })
+    Ok(Parts { route, trigger, live, control, dns, admin, configuration, upgrader, close_admin, metrics, following })
+}
+
+/// Leads the services' own addresses here, where they have any.
+fn own(route: Option<&mut Route>, live: &Live, (table, events): (&Table, &Events), signal: &Signal) {
+    if let Some(route) = route {
+        route.own();
+        tokio::spawn(addresses::follow(live.clone(), table.clone(), events.clone(), signal.clone()));
+    }
 }
 
 /// Answers DNS at the gateways of containers, where that is wanted.
@@ -277,6 +289,8 @@ fn state(
         store: Some(control.store.clone()),
         obtained: None,
         names: NameServer::default(),
+        feed: sources::outgoing(loaded, table, control, signal),
+        sources: Sources::default(),
         upgrader: Upgrader::default(),
         certificates: Report::default(),
         signal: signal.clone(),

@@ -15,4 +15,4 @@ pub use candidate::{Candidate, usable};
 pub use outlier::{Failure, observe};
 pub use picker::{Local, Picker, Tried};
 pub use rendezvous::rendezvous;
-pub use stats::{EndpointStats, InFlight, Marks, ServiceStats, StreamPlace};
+pub use stats::{Elsewhere, EndpointStats, InFlight, Marks, ServiceStats, StreamPlace};

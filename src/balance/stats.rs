@@ -56,6 +56,8 @@ pub struct EndpointStats {
     latency_us: AtomicU32,
     /// Last expected delay that a worker exported, in microseconds; for people.
     delay_us: AtomicU32,
+    /// Other Weirs that still use the endpoint although it is withdrawn.
+    elsewhere: AtomicU32,
     serial: u64,
     marks: Arc<Marks>,
 }
@@ -81,6 +83,7 @@ impl EndpointStats {
             failures: AtomicU64::new(0),
             latency_us: AtomicU32::new(0),
             delay_us: AtomicU32::new(0),
+            elsewhere: AtomicU32::new(0),
             serial: NEXT_SERIAL.fetch_add(1, Ordering::Relaxed),
             marks,
         }
@@ -175,6 +178,17 @@ impl EndpointStats {
         self.delay_us.load(Ordering::Relaxed)
     }
 
+    /// Notes that another Weir still uses the withdrawn endpoint, until the guard is dropped. No limit counts it.
+    pub fn use_elsewhere(self: &Arc<Self>) -> Elsewhere {
+        self.elsewhere.fetch_add(1, Ordering::AcqRel);
+        Elsewhere(self.clone())
+    }
+
+    /// Returns how many other Weirs still use the withdrawn endpoint.
+    pub fn elsewhere(&self) -> u32 {
+        self.elsewhere.load(Ordering::Acquire)
+    }
+
     /// Returns what is known of all endpoints of its service together.
     pub fn marks(&self) -> &Marks {
         &self.marks
@@ -189,6 +203,16 @@ impl EndpointStats {
 impl Default for EndpointStats {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// Another Weir that still uses a withdrawn endpoint; counted until dropped.
+#[derive(Debug)]
+pub struct Elsewhere(Arc<EndpointStats>);
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        self.0.elsewhere.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -30,8 +30,8 @@ pub(super) enum Command {
     Run(RunArgs),
     /// Run the demo: a service with three replicas behind http://127.0.0.1:8080.
     Demo(DemoArgs),
-    /// What is for Weir beside a workload.
-    Sidecar(SidecarArgs),
+    /// Run beside a workload: follow another Weir's table, register the workload there, lead local ports to services.
+    Sidecar(Box<SidecarArgs>),
     /// Check a configuration: print it with every default, or every problem with file, line, key and hint.
     Check(CheckArgs),
     /// Print the JSON schema of the configuration file.

@@ -24,6 +24,30 @@ struct Status {
     warnings: Vec<String>,
 }
 
+/// Says who follows this table, and where it comes from.
+fn describe_feed(table: &Table) -> String {
+    let mut text = String::new();
+    for one in &table.subscribers {
+        let behind = if one.generation < table.generation { " (behind)" } else { "" };
+        let uses = if one.uses > 0 { format!(", still uses {} withdrawn endpoints", one.uses) } else { String::new() };
+        let (state, heard_ms) = (one.state.replace('_', " "), one.heard_ms);
+        text += &format!(
+            "follower       {}: {state}, generation {}{behind}, heard {heard_ms} ms ago{uses}\n",
+            one.name, one.generation
+        );
+    }
+    for one in &table.sources {
+        let used = if one.used && one.state != "used" { ", its last table is in use" } else { "" };
+        let why = one.problem.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+        let (state, since_s) = (&one.state, one.since_s);
+        text += &format!(
+            "source         {}: {state} for {since_s} s, generation {}{used}{why}\n",
+            one.name, one.generation
+        );
+    }
+    text
+}
+
 /// Prints what is in use, and everything that is wrong with what is not.
 pub(super) async fn status(global: &Global) -> Result<()> {
     let mut remote = Remote::connect(global.addr.as_deref()).await?;
@@ -49,6 +73,7 @@ pub(super) async fn status(global: &Global) -> Result<()> {
     text.push_str(&format!(
         "table          generation {generation}, {services} services, {endpoints} endpoints, loaded by {behind}\n"
     ));
+    text.push_str(&describe_feed(&table));
     if let Some(store) = store {
         text.push_str(&describe(store));
     }

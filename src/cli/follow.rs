@@ -3,17 +3,22 @@
 //! A rollout outlives whoever watches it, and Weir itself: when the connection is lost, it is asked again until the time is
 //! over.
 
-use crate::admin::{Deployed, Rollout};
+use crate::admin::{Deployed, Rollout, Table};
 use crate::cli::failure::{Code, Failure, code_of};
 use crate::cli::global::{Format, Global};
 use crate::cli::output;
 use crate::cli::remote::{Remote, encode};
 use crate::clock;
 use anyhow::Result;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Time between two looks.
 const PAUSE: Duration = Duration::from_millis(200);
+/// Longest wait, after a rollout, until everybody uses its table: a Weir that follows it and says nothing is given up before.
+const EVERYBODY: Duration = Duration::from_secs(5);
+/// Who takes longer is named.
+const LATE: Duration = Duration::from_secs(1);
 /// Longest time for which nobody answers: Weir is being restarted.
 const ABSENT: Duration = Duration::from_secs(30);
 
@@ -35,6 +40,7 @@ pub(super) async fn follow(global: &Global, deployed: &Deployed, timeout: Option
                     show(global, &service, &rollout)?;
                 }
                 if let Some(end) = end(&rollout) {
+                    waits(global).await?;
                     return end;
                 }
                 shown = Some(rollout);
@@ -48,6 +54,38 @@ pub(super) async fn follow(global: &Global, deployed: &Deployed, timeout: Option
         }
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// Waits until everybody uses the table that the rollout ended with, and names who took long or is not waited for.
+async fn waits(global: &Global) -> Result<()> {
+    let mut remote = Remote::connect(global.addr.as_deref()).await?;
+    let begin = clock::now();
+    let mut table: Table = remote.get("/v1/table").await?;
+    let (wanted, mut late) = (table.generation, BTreeSet::new());
+    loop {
+        let behind = table.acknowledgers.iter().filter(|who| !who.idle && who.generation < wanted);
+        let behind: BTreeSet<String> = behind.map(|who| who.name.clone()).collect();
+        if behind.is_empty() || begin.elapsed() >= EVERYBODY {
+            break;
+        }
+        if begin.elapsed() >= LATE {
+            late.extend(behind);
+        }
+        tokio::time::sleep(PAUSE).await;
+        table = remote.get("/v1/table").await?;
+    }
+    if global.output == Format::Json {
+        return Ok(());
+    }
+    let silent = table.subscribers.into_iter().filter(|one| one.state == "silent").map(|one| one.name);
+    let silent: BTreeSet<String> = silent.collect();
+    for name in late.difference(&silent) {
+        output::write(&format!("waited for {name}\n"))?;
+    }
+    for name in silent {
+        output::write(&format!("waited for {name}, which says nothing, and wait no more\n"))?;
+    }
+    Ok(())
 }
 
 async fn ask(global: &Global, path: &str) -> Result<Rollout> {

@@ -59,7 +59,7 @@ pub fn main() -> ExitCode {
 fn dispatch(global: &Global, command: Command) -> (Cow<'static, str>, Result<ExitCode>) {
     match command {
         Command::Run(args) => ("run".into(), run::run(&args)),
-        Command::Sidecar(args) => ("work beside a workload".into(), sidecar::sidecar(&args)),
+        Command::Sidecar(args) => ("run beside a workload".into(), sidecar::sidecar(&args)),
         Command::Demo(args) => ("run the demo".into(), run::demo(&args)),
         Command::Check(args) => ("check the configuration".into(), check::check(args.file.as_deref())),
         Command::Schema => ("print the schema".into(), check::schema()),

@@ -34,7 +34,7 @@ fn start(source: &Source, workers: Option<u16>, options: RunOptions, keeper: Kee
     };
     let flags = Flags { workers: workers.map(usize::from) };
     match app::run(source, &flags, options, link) {
-        Ok(Ended::Drained) => Ok(ExitCode::SUCCESS),
+        Ok(Ended::Drained | Ended::Companion(_)) => Ok(ExitCode::SUCCESS),
         Ok(Ended::Forced) => Err(Failure::new(Code::Failure, "stopped before everything was drained").into()),
         Err(error) => match error.downcast_ref::<ConfigError>() {
             Some(refused) => Ok(check::complain(refused)),

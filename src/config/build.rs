@@ -15,6 +15,8 @@ use crate::config::loaded::Loaded;
 use crate::config::naming;
 use crate::config::rate_limit;
 use crate::config::relations::{self, Index};
+use crate::config::remote;
+use crate::config::source;
 use crate::config::views;
 use crate::control::Options as ControlOptions;
 use crate::dns::Options as DnsOptions;
@@ -156,6 +158,7 @@ fn read_control(
         max_probes: within(p, "control.max_probes", section.max_probes, defaults.max_probes, &(1..=65_536)),
         docker: docker::read(p, file, environment),
         acme: acme::read(p, file.acme.as_ref(), file.listeners.iter().any(Listener::is_plain_http)),
+        sources: source::read(p, file.source.as_ref()),
         service_addresses: addresses::read(p, file.dns.as_ref()),
     }
 }
@@ -372,6 +375,7 @@ fn read_admin(p: &mut Problems, file: &File, state: &Path) -> AdminOptions {
     AdminOptions {
         listen,
         socket,
+        remote: remote::read(p, section.remote.as_ref()),
         connections: within(p, "admin.limits.connections", limits.connections, defaults.connections, &(1..=65_536)),
         body_bytes: size(p, "admin.limits.body", limits.body, defaults.body_bytes, 1024..=1 << 30),
     }

@@ -7,6 +7,8 @@ use crate::config::forward::DnsForward;
 use crate::config::naming::{DnsAlias, DnsConsul, DnsKubernetes, DnsSchema};
 use crate::config::places::DnsListen;
 use crate::config::rate_limit::DnsRateLimit;
+use crate::config::remote::AdminRemote;
+use crate::config::source::Source;
 use crate::config::views::DnsView;
 use crate::spec::{Address, Duration, Listener, Network, Range, Route, Service, Size};
 use schemars::JsonSchema;
@@ -45,6 +47,9 @@ pub struct File {
     /// Certificates from an ACME authority; ordered for the names that `listener.tls.acme` lists.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub acme: Option<Acme>,
+    /// Where services, endpoints and routes come from beside this file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
     /// Addresses where traffic enters.
     #[serde(default, rename = "listener", skip_serializing_if = "Vec::is_empty")]
     pub listeners: Vec<Listener>,
@@ -99,6 +104,9 @@ pub struct Admin {
     /// Path of its Unix socket (mode 0600), or `off`; default `weir.sock` in `store.path`. Variable `WEIR_ADMIN_SOCKET`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub socket: Option<String>,
+    /// What other machines may ask; without this section nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remote: Option<AdminRemote>,
     /// Bounds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<AdminLimits>,

@@ -29,8 +29,10 @@ mod places;
 mod rate_limit;
 mod reader;
 mod relations;
+mod remote;
 mod schema;
 mod shape;
+mod source;
 mod views;
 
 pub use acme::{Acme, AcmeChallenge};
@@ -50,5 +52,7 @@ pub use naming::{DnsAlias, DnsConsul, DnsKubernetes, DnsSchema};
 pub use places::{DnsListen, DnsListenError};
 pub use rate_limit::DnsRateLimit;
 pub use reader::{Reader, Text};
+pub use remote::AdminRemote;
 pub use schema::schema;
+pub use source::{Announce, Places, Source as FileSource, SourceFile, SourceWeir};
 pub use views::{DnsView, ViewListen, ViewListenError};

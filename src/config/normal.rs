@@ -12,7 +12,7 @@ use crate::config::loaded::Loaded;
 use crate::config::naming;
 use crate::config::places::DnsListen;
 use crate::config::views;
-use crate::config::{dns_log, dns_tls, forward, rate_limit};
+use crate::config::{dns_log, dns_tls, forward, rate_limit, remote, source};
 use crate::dns::Options as DnsOptions;
 use crate::model::{self, ListenerSpec, PortSpec, RouteSpec, ServiceName};
 use crate::proxy::Options as ProxyOptions;
@@ -47,6 +47,7 @@ impl Loaded {
             listeners: self.listeners.iter().map(|listener| self.write_listener(listener)).collect(),
             docker: Some(docker::write(&self.control.docker)),
             acme: self.control.acme.as_ref().map(acme::write),
+            source: self.control.sources.as_ref().map(source::write),
             routes: self.routes.iter().map(|route| self.write_route(route)).collect(),
             services: self.services.iter().map(|service| Service::from_model(service)).collect(),
         }
@@ -65,6 +66,7 @@ impl Loaded {
         Admin {
             listen: Some(self.admin.listen.map_or(Listen::Off, |address| Listen::At(Address::new(address)))),
             socket: Some(self.admin.socket.as_ref().map_or_else(off, |path| path.to_string_lossy().into_owned())),
+            remote: self.admin.remote.as_ref().map(remote::write),
             limits: Some(AdminLimits {
                 connections: Some(self.admin.connections),
                 body: Some(Size::new(self.admin.body_bytes as u64)),

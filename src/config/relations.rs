@@ -50,6 +50,7 @@ pub(super) fn check(p: &mut Problems, file: &File, index: &Index<'_>, loaded: &L
     binds(p, loaded, file);
     authorities(p, file);
     aliases(p, loaded, line_of);
+    ports_elsewhere(p, file, index);
 }
 
 /// Records aliases that have the name of a service: the service is what would be answered.
@@ -69,6 +70,22 @@ fn aliases(p: &mut Problems, loaded: &Loaded, line_of: LineOf<'_>) {
                 format!("give one of them another name, or remove the alias: its {leads} would never be answered"),
             );
         });
+    }
+}
+
+/// Records ports of services that only another table may have: which they are is not known here.
+fn ports_elsewhere(p: &mut Problems, file: &File, index: &Index<'_>) {
+    let mut check = |list: &str, i: usize, service: Option<&str>, port: &Option<String>| {
+        if file.source.is_some() && service.is_some() && port.is_some() && index.find(service).is_none() {
+            let hint = "leave port out: the first port of a service of another table can be led to";
+            p.within(list, i, |p| p.add("port", "is one of a service that is not defined in this file", hint));
+        }
+    };
+    for (i, route) in file.routes.iter().enumerate() {
+        check("route", i, route.service.as_deref(), &route.port);
+    }
+    for (i, listener) in file.listeners.iter().enumerate().filter(|(_, listener)| is_tcp(listener)) {
+        check("listener", i, listener.service.as_deref(), &listener.port);
     }
 }
 
@@ -156,6 +173,10 @@ fn addresses(p: &mut Problems, file: &File, loaded: &Loaded, line_of: LineOf<'_>
         }
         taken.push(new);
     };
+    if let Some(remote) = &loaded.admin.remote {
+        let (address, key) = (remote.listen, root.key("admin.remote.listen"));
+        claim(p, Taken { address, transports: TCP, key, what: "the admin API for other machines".to_owned() });
+    }
     if let Some(address) = loaded.admin.listen {
         claim(p, Taken { address, transports: TCP, key: root.key("admin.listen"), what: "the admin API".to_owned() });
     }
@@ -199,8 +220,8 @@ fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
 /// Records routes to services and listeners that do not exist.
 fn references(p: &mut Problems, file: &File, index: &Index<'_>) {
     let listeners: Vec<&str> = file.listeners.iter().filter_map(|listener| listener.name.as_deref()).collect();
-    // With an unreadable name somewhere, what seems unknown may be that one.
-    let all_services = file.services.iter().all(|service| service.full_name().is_some());
+    // With an unreadable name somewhere, what seems unknown may be that one; another table may have any.
+    let all_services = file.source.is_none() && file.services.iter().all(|service| service.full_name().is_some());
     let all_listeners = listeners.len() == file.listeners.len();
     for (i, route) in file.routes.iter().enumerate() {
         p.within("route", i, |p| {

@@ -57,6 +57,10 @@ pub(crate) struct Plan {
 impl Plan {
     /// Returns what to check of an instance now, or `None` when nothing is.
     pub(crate) fn of(instance: &Instance, spec: &ServiceSpec) -> Option<Self> {
+        if instance.source == Source::Feed {
+            // Whoever lists it checks it.
+            return None;
+        }
         let starting = instance.state == InstanceState::Starting;
         let is_container = matches!(instance.workload, Some(Workload::Container(_)));
         let container = is_container.then(|| instance.id.clone());

@@ -69,11 +69,19 @@ pub enum EventKind {
     CertificateFailed,
     /// A name of endpoints was not resolved; the endpoints before are kept.
     ResolveFailed,
+    /// A Weir that follows this one's table says nothing and is not waited for.
+    SubscriberSilent,
+    /// It is heard again.
+    SubscriberBack,
+    /// The table is taken from another source.
+    SourceChanged,
+    /// A source of the table is not reached, or was refused.
+    SourceLost,
 }
 
 impl EventKind {
     /// All kinds, in the order of their declaration.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 31] = [
         Self::ConfigurationApplied,
         Self::ConfigurationRefused,
         Self::InstanceRegistered,
@@ -101,6 +109,10 @@ impl EventKind {
         Self::CertificateIssued,
         Self::CertificateFailed,
         Self::ResolveFailed,
+        Self::SubscriberSilent,
+        Self::SubscriberBack,
+        Self::SourceChanged,
+        Self::SourceLost,
     ];
 
     /// Returns the name as the API, the log and the CLI show it.
@@ -133,6 +145,10 @@ impl EventKind {
             Self::CertificateIssued => "certificate_issued",
             Self::CertificateFailed => "certificate_failed",
             Self::ResolveFailed => "resolve_failed",
+            Self::SubscriberSilent => "subscriber_silent",
+            Self::SubscriberBack => "subscriber_back",
+            Self::SourceChanged => "source_changed",
+            Self::SourceLost => "source_lost",
         }
     }
 }

@@ -14,6 +14,7 @@ pub mod configuration;
 pub mod deployments;
 pub mod discovery;
 pub mod events;
+pub mod feed;
 pub mod gauges;
 mod grpc_probe;
 pub mod health;
@@ -32,4 +33,6 @@ pub mod standing;
 pub mod store;
 pub mod withdraw;
 
-pub use options::{AccountBindingOptions, AcmeOptions, DockerOptions, Options};
+pub use options::{
+    AccountBindingOptions, AcmeOptions, AnnounceOptions, DockerOptions, Options, PlaceOptions, SourceOptions,
+};

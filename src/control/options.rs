@@ -1,10 +1,11 @@
 //! Typed options of the control plane.
 
-use crate::model::{AcmeDirectory, Challenge, NodeId, OnExit};
+use crate::model::{AcmeDirectory, Challenge, NodeId, OnExit, ServiceName, UpstreamTlsSpec};
 use crate::net::tls::{BadFile, files};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Options of the control plane.
@@ -30,6 +31,8 @@ pub struct Options {
     pub docker: DockerOptions,
     /// Where certificates are ordered; `None`: nowhere.
     pub acme: Option<AcmeOptions>,
+    /// Where the table comes from beside the configuration; `None`: nowhere.
+    pub sources: Option<SourceOptions>,
     /// Range of which each service gets an address of its own: network and prefix length. `None`: services have none.
     pub service_addresses: Option<(Ipv4Addr, u8)>,
 }
@@ -104,6 +107,57 @@ fn base64url(text: &[u8]) -> Option<Vec<u8>> {
     (count < 6 && bits == 0).then_some(octets)
 }
 
+/// Where the table comes from, in the order of preference.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceOptions {
+    /// Other Weirs.
+    pub places: Vec<PlaceOptions>,
+    /// A file of a table; after all Weirs.
+    pub file: Option<PathBuf>,
+    /// What this Weir is called there, one DNS label; `None`: after its node, machine and state directory.
+    pub name: Option<String>,
+    /// What runs beside this Weir and is told there.
+    pub announce: Vec<AnnounceOptions>,
+}
+
+/// A workload that another Weir is told of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AnnounceOptions {
+    /// The service that it is an instance of.
+    pub service: ServiceName,
+    /// Where it is reached.
+    pub address: SocketAddr,
+    /// What is asked by HTTP to see whether it answers; `None`: one connection is made.
+    pub path: Option<String>,
+}
+
+/// Where another Weir is, and how it is spoken to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlaceOptions {
+    /// `HOST:PORT`, or `unix:PATH`.
+    pub address: String,
+    /// File of the token; read at each connection. `None`: the other one asks for none.
+    pub token_file: Option<PathBuf>,
+    /// How it speaks TLS; `None`: in clear text.
+    pub tls: Option<Arc<UpstreamTlsSpec>>,
+}
+
+impl PlaceOptions {
+    /// Returns whether it is on this machine for sure.
+    pub fn is_local(&self) -> bool {
+        let host = self.host();
+        self.address.starts_with("unix:")
+            || host == "localhost"
+            || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+    }
+
+    /// Returns the host.
+    pub fn host(&self) -> &str {
+        let host = self.address.rsplit_once(':').map_or(self.address.as_str(), |(host, _)| host);
+        host.trim_start_matches('[').trim_end_matches(']')
+    }
+}
+
 impl Default for AcmeOptions {
     fn default() -> Self {
         Self {
@@ -176,6 +230,7 @@ impl Default for Options {
             max_probes: 256,
             docker: DockerOptions::default(),
             acme: None,
+            sources: None,
             service_addresses: None,
         }
     }

@@ -229,7 +229,7 @@ mod tests {
             let state = State::new(rules, Rng::from_seed(1));
             let mut world = Self { publisher, state, table, events, now_ms: 1000 };
             let define = Contribution { define: vec![Arc::new(spec("web", Some(check())))], ..Contribution::default() };
-            world.apply(Command::Contribute(define));
+            world.apply(Command::contribute(define));
             world
         }
 

@@ -103,7 +103,7 @@ fn compare(
 ) -> (BTreeMap<InstanceId, Stored>, Vec<InstanceId>) {
     let mut after = BTreeMap::new();
     let instances = listing.map(|listing| listing.instances.as_slice()).unwrap_or_default();
-    for instance in instances.iter().filter(|instance| instance.source != Source::File) {
+    for instance in instances.iter().filter(|instance| is_stored(instance.source)) {
         let id = &instance.id;
         let was = before.get(id).is_some_and(|stored| stored.ready);
         let ready = serves(instance, was);
@@ -123,6 +123,14 @@ fn compare(
         }
     }
     (after, gone)
+}
+
+/// Returns whether instances of a source are in the store: others are told anew after a restart.
+fn is_stored(source: Source) -> bool {
+    match source {
+        Source::File | Source::Feed => false,
+        Source::Api | Source::Scheduler => true,
+    }
 }
 
 /// Returns whether an instance is to serve at once after a restart; one that drains stays what it was.

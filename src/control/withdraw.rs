@@ -1,7 +1,7 @@
 //! When a withdrawn endpoint is used by nobody any more: the wait between "out of the table" and "stop it".
 //!
 //! In this order, all under one deadline: every acknowledger has a table without the endpoint → its requests in flight
-//! are finished → the last DNS answer that named it has aged out. Invariant: [`DrainOutcome::Drained`] is returned only
+//! are finished, here and at other Weirs that follow this one's table → the last DNS answer that named it has aged out. Invariant: [`DrainOutcome::Drained`] is returned only
 //! when all three hold, because a request takes its in-flight guard in the same step as it loads the table.
 
 use crate::balance::EndpointStats;
@@ -79,7 +79,7 @@ async fn acknowledged(table: &Table, generation: u64, events: &Events, id: &Inst
 
 async fn finished(stats: &EndpointStats) {
     let mut pause = LOOK.0;
-    while stats.in_flight() > 0 {
+    while stats.in_flight() > 0 || stats.elsewhere() > 0 {
         sleep(pause).await;
         pause = (pause * 2).min(LOOK.1);
     }

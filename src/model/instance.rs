@@ -37,6 +37,8 @@ pub enum Source {
     Api,
     /// Started by the scheduler.
     Scheduler,
+    /// Listed by the table of another Weir, or by a file of such a table.
+    Feed,
 }
 
 /// What runs an instance that the scheduler started.

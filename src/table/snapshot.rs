@@ -137,6 +137,31 @@ impl Services {
         self.shards.iter().flat_map(|shard| shard.iter()).flatten()
     }
 
+    /// Returns what differs from `before`: services that are new or changed, and names of those that are gone. Shards that
+    /// did not change cost one comparison each.
+    pub fn since(&self, before: &Self) -> (Vec<Arc<Service>>, Vec<ServiceName>) {
+        let (mut changed, mut gone) = (Vec::new(), Vec::new());
+        for (new, old) in self.shards.iter().zip(&before.shards) {
+            if Arc::ptr_eq(new, old) {
+                continue;
+            }
+            for place in 0..new.len().max(old.len()) {
+                let at = |shard: &Shard| shard.get(place).cloned().flatten();
+                match (at(new), at(old)) {
+                    (Some(new), Some(old)) if Arc::ptr_eq(&new, &old) => {}
+                    (Some(new), old) => {
+                        gone.extend(old.filter(|old| old.name() != new.name()).map(|old| old.name().clone()));
+                        changed.push(new);
+                    }
+                    (None, old) => gone.extend(old.map(|old| old.name().clone())),
+                }
+            }
+        }
+        // A name may have moved to another slot.
+        gone.retain(|name| !self.slots.contains_key(name));
+        (changed, gone)
+    }
+
     /// Returns the number of services.
     pub fn len(&self) -> usize {
         self.slots.len()

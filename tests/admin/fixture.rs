@@ -10,6 +10,7 @@ use weir::admin::{self, Rates, State};
 use weir::control::deployments::{self, Deployments};
 use weir::control::discovery::{Definitions, Discovery};
 use weir::control::events::Events;
+use weir::control::feed::{Fleet, Outgoing, Sources};
 use weir::control::history::History;
 use weir::control::store::Store;
 use weir::control::{self, autoscale, publisher, registry, runtime, scheduler};
@@ -130,15 +131,17 @@ pub(crate) async fn start(name: &str) -> Weir {
         deployments: deployments.spawn(scheduler.clone()),
         scheduler,
         autoscaler,
-        events,
+        events: events.clone(),
         history: History::default(),
         metrics,
         rates,
         configuration: configuration(),
-        node,
+        node: node.clone(),
         store: None,
         obtained: None,
         names: Default::default(),
+        feed: Outgoing::new(table.clone(), Fleet::new(table.clone(), events.clone()), node.clone(), signal.clone()),
+        sources: Sources::default(),
         upgrader: admin::Upgrader::default(),
         certificates: Default::default(),
         signal: signal.clone(),
@@ -164,6 +167,7 @@ pub(crate) async fn start(name: &str) -> Weir {
 
 fn options(directory: &Path) -> admin::Options {
     admin::Options {
+        remote: None,
         listen: Some("127.0.0.1:0".parse().unwrap()),
         socket: Some(directory.join("weir.sock")),
         connections: 8,

@@ -214,7 +214,8 @@ async fn every_route_is_in_the_openapi_document_and_every_entry_is_served() {
         POST /v1/instances, GET /v1/instances/{id}, DELETE /v1/instances/{id}, POST /v1/instances/{id}/renew, \
         POST /v1/instances/{id}/drain, DELETE /v1/instances/{id}/drain, GET /v1/instances/{id}/logs, \
         GET /v1/instances/{id}/history, \
-        GET /v1/status, GET /v1/upgrade, POST /v1/upgrade, GET /v1/endpoints, GET /v1/routes, GET /v1/table, GET /v1/configuration, \
+        GET /v1/status, GET /v1/upgrade, POST /v1/upgrade, GET /v1/endpoints, GET /v1/routes, GET /v1/table, \
+        POST /v1/table/acknowledge, POST /v1/table/leave, GET /v1/configuration, \
         GET /v1/certificates, GET /v1/certificates-authority, POST /v1/certificates/{name}/renew, \
         POST /v1/configuration/diff, POST /v1/reload, GET /v1/events, GET /metrics, GET /livez, GET /readyz, \
         GET /openapi.json";

@@ -123,6 +123,8 @@ const FORMATS: &[&str] = &[
     "cli/",
     "control/runtime/docker",
     "control/discovery",
+    // The table between Weirs is JSON lines.
+    "control/feed",
     "telemetry/access",
 ];
 

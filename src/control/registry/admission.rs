@@ -96,6 +96,7 @@ pub(super) fn describe(instance: &Instance, lease: Option<Duration>) -> String {
         Source::File => "the configuration",
         Source::Api => "the API",
         Source::Scheduler => "the scheduler",
+        Source::Feed => "another table",
     };
     let ports: Vec<String> = instance.ports.iter().filter(|&&port| port != 0).map(u16::to_string).collect();
     let at = match instance.address {

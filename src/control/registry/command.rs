@@ -4,7 +4,7 @@ use crate::control::events::EventKind;
 use crate::control::store::StoreError;
 use crate::model::{
     Instance, InstanceId, ListenerSpec, NodeId, RouteSpec, ServiceName, ServiceSpec, Source, Traits, Transition,
-    Workload,
+    Verdict, Workload,
 };
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -37,14 +37,14 @@ pub struct Registration {
     pub node: NodeId,
 }
 
-/// An instance that an earlier Weir knew and that is still there.
+/// An instance that an earlier Weir knew and that is still there, or that another Weir's table lists.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Adopted {
     /// What it is; with its id.
     pub registration: Registration,
     /// It served when last heard of, so it serves at once; it is checked at once too.
     pub ready: bool,
-    /// It was drained by hand.
+    /// It was drained by hand, or is withdrawn where it is listed.
     pub drained: bool,
 }
 
@@ -63,8 +63,14 @@ pub struct Contribution {
     pub register: Vec<Registration>,
     /// Instances to take over from an earlier Weir.
     pub adopt: Vec<Adopted>,
-    /// New routes, when they changed.
+    /// Withdrawn instances that take new work again.
+    pub restore: Vec<InstanceId>,
+    /// Verdicts that somebody else came to.
+    pub judge: Vec<(InstanceId, Verdict)>,
+    /// New routes of the configuration, when they changed.
     pub routes: Option<Arc<[RouteSpec]>>,
+    /// New routes of another Weir's table, when they changed; where both match, the configuration's is taken.
+    pub fed_routes: Option<Arc<[RouteSpec]>>,
     /// New listeners, when they changed.
     pub listeners: Option<Arc<[ListenerSpec]>>,
 }
@@ -101,7 +107,7 @@ pub(crate) const NO_LONGER_LISTED: &str = "no longer in the configuration";
 /// One command to the registry.
 #[derive(Debug, Clone)]
 pub(crate) enum Command {
-    Contribute(Contribution),
+    Contribute(Box<Contribution>),
     Register(Registration),
     Renew(InstanceId),
     Gone {
@@ -120,6 +126,13 @@ pub(crate) enum Command {
     },
     /// Time passed: leases may have run out and listings may have ended.
     Expire,
+}
+
+impl Command {
+    /// Makes the command of a contribution.
+    pub(crate) fn contribute(contribution: Contribution) -> Self {
+        Self::Contribute(Box::new(contribution))
+    }
 }
 
 /// What a command achieved.

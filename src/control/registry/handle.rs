@@ -53,7 +53,7 @@ impl Handle {
     /// # Errors
     /// The first refusal; the other parts are carried out all the same. [`RegistryError::Closed`] when the registry ended.
     pub async fn contribute(&self, contribution: Contribution) -> Result<u64, RegistryError> {
-        Ok(self.command(Command::Contribute(contribution)).await?.generation)
+        Ok(self.command(Command::contribute(contribution)).await?.generation)
     }
 
     /// Defines a service or changes its definition; returns the generation that shows it.

@@ -10,8 +10,10 @@ mod actor;
 mod admission;
 mod command;
 mod durable;
+mod effects;
 mod entry;
 mod handle;
+mod routes;
 mod state;
 mod timers;
 

@@ -6,7 +6,9 @@
 
 use crate::control::events::EventKind;
 use crate::control::registry::admission::{self, lease_of};
+use crate::control::registry::effects::amend;
 use crate::control::registry::entry::{Departure, Entry};
+use crate::control::registry::routes::RouteSources;
 use crate::control::registry::timers::Timers;
 use crate::control::registry::{
     Adopted, Command, Contribution, Done, Draft, Effects, Listing, NO_LONGER_LISTED, Registration, RegistryError,
@@ -23,6 +25,9 @@ const MAX_DEPARTED: usize = 64;
 
 /// Instances that one registry holds at most: twice the largest table that is measured.
 const MAX_INSTANCES: usize = 200_000;
+
+/// Why an instance of another Weir's table is what it is.
+const TOLD: &str = "as the table says that lists it";
 
 /// How long things live.
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +55,7 @@ pub(crate) struct State {
     timers: Timers,
     last_seq: u64,
     rules: Rules,
+    routes: RouteSources,
     /// For the ids of registrations that name none.
     rng: Rng,
 }
@@ -59,14 +65,22 @@ type Outcome = Result<Done, RegistryError>;
 impl State {
     /// Makes an empty registry.
     pub(crate) fn new(rules: Rules, rng: Rng) -> Self {
-        Self { groups: HashMap::new(), index: HashMap::new(), timers: Timers::default(), last_seq: 0, rules, rng }
+        Self {
+            groups: HashMap::new(),
+            index: HashMap::new(),
+            timers: Timers::default(),
+            last_seq: 0,
+            rules,
+            routes: RouteSources::default(),
+            rng,
+        }
     }
 
     /// Carries out one command; a refused one changes nothing, but for the accepted parts of a contribution.
     pub(crate) fn apply(&mut self, command: Command, now_ms: u64) -> (Outcome, Effects) {
         let mut effects = Effects::default();
         let outcome = match command {
-            Command::Contribute(contribution) => self.contribute(contribution, now_ms, &mut effects),
+            Command::Contribute(contribution) => self.contribute(*contribution, now_ms, &mut effects),
             Command::Register(registration) => self.register(registration, None, now_ms, &mut effects),
             Command::Renew(id) => self.renew(&id, now_ms, &mut effects),
             Command::Gone { id, reason } => self.gone(&id, &reason, now_ms, &mut effects),
@@ -89,7 +103,7 @@ impl State {
             }
         };
         for id in contribution.gone {
-            note(self.gone(&id, "no longer in the configuration", now_ms, effects));
+            note(self.gone(&id, "no longer listed", now_ms, effects));
         }
         for id in contribution.withdraw {
             note(self.withdraw(&id, NO_LONGER_LISTED, effects));
@@ -106,7 +120,14 @@ impl State {
         for adopted in contribution.adopt {
             note(self.adopt(adopted, now_ms, effects));
         }
-        effects.routes = contribution.routes;
+        for id in contribution.restore {
+            note(self.restore(&id, effects));
+        }
+        for (id, to) in contribution.judge {
+            let from = self.instance(&id).map_or(Verdict::Unknown, |instance| instance.verdict);
+            note(self.report(&id, Transition { from, to }, TOLD, now_ms, effects));
+        }
+        effects.routes = self.routes.take_up(contribution.routes, contribution.fed_routes);
         effects.listeners = contribution.listeners;
         first_error.map_or(Ok(Done::Applied), Err)
     }
@@ -173,7 +194,8 @@ impl State {
         let Adopted { registration, ready, drained } = adopted;
         let done = self.register(registration, ready.then_some(InstanceState::Ready), now_ms, effects)?;
         if let (true, Done::Registered(instance)) = (drained, &done) {
-            self.withdraw(&instance.id.clone(), "drained by hand", effects)?;
+            let reason = if instance.source == Source::Feed { TOLD } else { "drained by hand" };
+            self.withdraw(&instance.id.clone(), reason, effects)?;
         }
         Ok(done)
     }
@@ -205,9 +227,10 @@ impl State {
         let id = registration.id.clone().unwrap_or_else(|| self.free_id(&registration.service));
         let was_ready = first == Some(InstanceState::Ready);
         let first = first.unwrap_or_else(|| admission::first_state(&spec, &registration.ports));
+        let reason = if registration.source == Source::Feed { TOLD } else { "served before Weir was started again" };
         let mut entry = Entry::new(id, registration, first, lease, now_ms);
         if was_ready {
-            entry.judge(Verdict::Unknown, "served before Weir was started again");
+            entry.judge(Verdict::Unknown, reason);
         }
         Ok(Done::Registered(self.insert(entry, effects)))
     }
@@ -424,44 +447,6 @@ impl State {
     pub(crate) fn specs(&self) -> Vec<Arc<ServiceSpec>> {
         self.groups.values().map(|group| group.spec.clone()).collect()
     }
-}
-
-impl Effects {
-    /// Notes how an instance changed: whether the table must show it and how soon.
-    fn record(&mut self, before: (InstanceState, Verdict), entry: &Entry) {
-        let service = &entry.instance().service;
-        let after = entry.standing();
-        self.noticed.push(service.clone());
-        let in_table = |state| matches!(state, InstanceState::Ready | InstanceState::Draining);
-        if in_table(before.0) || in_table(after.0) {
-            self.touched.push(service.clone());
-        }
-        // Whoever was ready is used, also when it is unhealthy and its service fails open.
-        let was_ready = before.0 == InstanceState::Ready;
-        let fell = before.1 != Verdict::Unhealthy && after.1 == Verdict::Unhealthy;
-        self.removal |= was_ready && (after.0 != InstanceState::Ready || fell);
-    }
-}
-
-/// A file endpoint that is listed again may have another weight and other tags; any other second registration is refused.
-fn amend(entry: &mut Entry, registration: &Registration, effects: &mut Effects) -> Outcome {
-    let known = entry.instance();
-    let same = known.source == Source::File
-        && registration.source == Source::File
-        && known.service == registration.service
-        && known.address == registration.address
-        && known.ports == registration.ports;
-    if !same {
-        return Err(RegistryError::Duplicate(known.id.clone()));
-    }
-    if known.weight != registration.weight || known.traits != registration.traits {
-        let before = entry.standing();
-        let instance = entry.instance_mut();
-        instance.weight = registration.weight;
-        instance.traits = registration.traits.clone();
-        effects.record(before, entry);
-    }
-    Ok(Done::Registered(entry.instance().clone()))
 }
 
 fn find<'a>(

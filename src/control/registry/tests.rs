@@ -94,7 +94,7 @@ impl World {
 
     fn define(&mut self, spec: ServiceSpec) -> Effects {
         let contribution = Contribution { define: vec![Arc::new(spec)], ..Contribution::default() };
-        self.ok(Command::Contribute(contribution)).1
+        self.ok(Command::contribute(contribution)).1
     }
 
     fn apply(&mut self, command: Command) -> (Result<Done, RegistryError>, Effects) {
@@ -430,11 +430,11 @@ fn a_removed_service_takes_its_instances_with_it() {
     let mut world = World::new();
     world.ready("web", "a", Source::Api);
     let removal = Contribution { undefine: vec![name("web")], ..Contribution::default() };
-    let (_, effects) = world.ok(Command::Contribute(removal.clone()));
+    let (_, effects) = world.ok(Command::contribute(removal.clone()));
     assert_eq!((kinds(&effects), effects.removal), (vec![EventKind::ServiceRemoved], true));
     assert!(matches!(world.state.change(&name("web")), Change::Remove(_)));
     assert_eq!(world.refused(Command::Renew(id("a"))), RegistryError::UnknownInstance(id("a")));
-    assert_eq!(world.refused(Command::Contribute(removal)), RegistryError::UnknownService(name("web")));
+    assert_eq!(world.refused(Command::contribute(removal)), RegistryError::UnknownService(name("web")));
     world.pass(60 * SECOND);
 }
 
@@ -446,7 +446,7 @@ fn a_contribution_carries_out_what_it_can_and_names_the_first_refusal() {
         define: vec![Arc::new(spec("new", None))],
         ..Contribution::default()
     };
-    let (outcome, effects) = world.apply(Command::Contribute(contribution));
+    let (outcome, effects) = world.apply(Command::contribute(contribution));
     assert_eq!(outcome, Err(RegistryError::UnknownService(name("nope"))));
     assert!(effects.changes_table());
     assert_eq!(world.get("b").state, InstanceState::Starting);
@@ -484,7 +484,7 @@ fn what_an_earlier_weir_knew_serves_at_once_if_it_did_and_drains_if_it_did() {
         ],
         ..Contribution::default()
     };
-    let (outcome, effects) = world.apply(Command::Contribute(contribution));
+    let (outcome, effects) = world.apply(Command::contribute(contribution));
     assert!(matches!(outcome, Err(RegistryError::UnknownService(_))), "the others are taken over all the same");
     assert_eq!(effects.touched.len(), 3, "a ready one, and one that drains: in one publish");
     let states = ["a", "b", "c"].map(|instance| world.get(instance).state);

@@ -6,6 +6,7 @@
 
 mod accept;
 mod client;
+mod door;
 pub mod files;
 mod layer;
 mod refusal;
@@ -14,6 +15,7 @@ mod tickets;
 
 pub use accept::{Accepted, Protocol, accept};
 pub use client::{Clients, Fault, HTTP2, Ready, build as build_client, connect, connect_session, speaking};
+pub use door::Door;
 pub use files::BadFile;
 pub use refusal::Refusal;
 pub use server::{ClientPolicy, Server, ServerError, ServerOptions};

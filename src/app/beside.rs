@@ -1,0 +1,59 @@
+//! How Weir and the program beside it end together: whoever ends first, the other follows in order.
+//!
+//! Asked to end, Weir first sees off what it has announced, so that nobody sends the program anything new; then the program is
+//! told, with its upstreams still there; Weir drains when it has ended.
+
+use crate::app::asks::{Ask, Asks, End};
+use crate::app::companion::Companion;
+use crate::app::wire::Parts;
+use rustix::process::Signal;
+use std::ffi::OsString;
+use std::time::Duration;
+
+/// Runs the program to its end; returns how Weir ends then, and the program's exit code.
+///
+/// # Errors
+/// When it cannot be started.
+pub(super) async fn until_its_end(
+    command: &[OsString],
+    asks: &mut Asks,
+    parts: &mut Parts,
+    drain: Duration,
+) -> anyhow::Result<(End, Option<u8>)> {
+    let table = parts.following.table().clone();
+    let mut companion = tokio::select! {
+        started = Companion::start(command, &table) => started?,
+        _ = asks.ending() => return Ok((End::Drain, None)),
+    };
+    loop {
+        let ask = tokio::select! {
+            code = companion.ended() => return Ok((End::Drain, Some(code))),
+            ask = asks.next() => ask,
+        };
+        match ask {
+            Ask::Drain => break,
+            Ask::Stop => {
+                companion.signal(Signal::QUIT);
+                return Ok((End::Stop, Some(companion.ended().await)));
+            }
+            Ask::Reload => companion.signal(Signal::HUP),
+            Ask::Reopen => companion.signal(Signal::USR1),
+            Ask::Upgrade => companion.signal(Signal::USR2),
+            // There is no keeper to ask for these.
+            Ask::StandDown | Ask::Leave | Ask::Cut(_) | Ask::KeeperGone => {}
+        }
+    }
+    tokio::select! {
+        () = parts.following.withdraw(drain) => {}
+        () = asks.hurry() => {}
+    }
+    companion.signal(Signal::TERM);
+    let code = tokio::select! {
+        code = companion.ended() => code,
+        () = asks.hurry() => {
+            companion.signal(Signal::KILL);
+            companion.ended().await
+        }
+    };
+    Ok((End::Drain, Some(code)))
+}

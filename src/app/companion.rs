@@ -1,0 +1,105 @@
+//! The program that a sidecar is for (`weir sidecar exec`): started when its upstreams are reachable, told every signal, and
+//! its end is Weir's, with its exit code.
+
+use crate::model::{ListenerProtocol, ServiceName};
+use crate::table::Table;
+use anyhow::Context;
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+use tokio::time::{sleep, timeout};
+
+/// Between two looks at upstreams that are not reachable yet.
+const LOOK: Duration = Duration::from_millis(50);
+/// A connection to an upstream takes at most so long.
+const CONNECT: Duration = Duration::from_secs(1);
+/// Looks between two lines of log.
+const TELL: u32 = 100;
+
+/// The program.
+#[derive(Debug)]
+pub(super) struct Companion {
+    child: Child,
+}
+
+impl Companion {
+    /// Waits until each service that a TCP listener leads to takes connections, then starts the program.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(super) async fn start(command: &[OsString], table: &Table) -> anyhow::Result<Self> {
+        upstreams(table).await;
+        let (program, arguments) = command.split_first().context("no program is named")?;
+        let child = Command::new(program)
+            .args(arguments)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("failed to execute {}", program.display()))?;
+        tracing::info!(program = %program.display(), pid = child.id(), "started");
+        Ok(Self { child })
+    }
+
+    /// Waits for its end; returns the exit code, as a shell does: 128 and the number of the signal that ended it.
+    pub(super) async fn ended(&mut self) -> u8 {
+        let status = self.child.wait().await;
+        status.map_or(1, code)
+    }
+
+    /// Passes a signal on.
+    pub(super) fn signal(&self, signal: rustix::process::Signal) {
+        let pid = self.child.id().and_then(|pid| rustix::process::Pid::from_raw(i32::try_from(pid).ok()?));
+        // It has ended by itself.
+        if let Some(pid) = pid
+            && let Err(error) = rustix::process::kill_process(pid, signal)
+        {
+            tracing::debug!(%error, "the program took no signal");
+        }
+    }
+}
+
+fn code(status: ExitStatus) -> u8 {
+    let signal = status.signal().map(|signal| 128 + signal);
+    u8::try_from(status.code().or(signal).unwrap_or(1)).unwrap_or(u8::MAX)
+}
+
+/// Waits until each service that a TCP listener leads to takes connections.
+async fn upstreams(table: &Table) {
+    let mut looks = 0;
+    loop {
+        let snapshot = table.load();
+        let mut missing = Vec::new();
+        for listener in snapshot.listeners.iter() {
+            if let ListenerProtocol::Tcp { service, port } = &listener.protocol
+                && !is_reachable(table, service, *port).await
+            {
+                missing.push(service.as_str().to_owned());
+            }
+        }
+        if missing.is_empty() {
+            return;
+        }
+        if looks % TELL == 0 {
+            tracing::info!(upstreams = missing.join(", "), "waits until they are reachable");
+        }
+        looks += 1;
+        sleep(LOOK).await;
+    }
+}
+
+async fn is_reachable(table: &Table, service: &ServiceName, port: usize) -> bool {
+    let snapshot = table.load();
+    let Some(service) = snapshot.services.get(service) else { return false };
+    let now_ms = crate::clock::now_ms();
+    let sockets: Vec<SocketAddr> =
+        service.candidates(now_ms).filter_map(|at| service.endpoints.get(at)?.socket(port)).collect();
+    for socket in sockets {
+        if matches!(timeout(CONNECT, TcpStream::connect(socket)).await, Ok(Ok(_))) {
+            return true;
+        }
+    }
+    false
+}

@@ -1,0 +1,98 @@
+//! The table between Weirs: who follows this one, and whom this one follows.
+
+use crate::admin::{State, TokenGauge, Tokens};
+use crate::config::Loaded;
+use crate::control::feed::{self, Announcing, FeedGauges, Fleet, Outgoing, Sources};
+use crate::control::plane::Control;
+use crate::lifecycle::Signal;
+use crate::table::Table;
+use crate::telemetry::Metrics;
+use anyhow::Context;
+use std::time::Duration;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Longest wait for a first table from others before connections are accepted.
+const FIRST_TABLE: Duration = Duration::from_secs(2);
+
+/// The Weirs that this one follows, and what they are told of.
+#[derive(Debug)]
+pub(super) struct Following {
+    table: Table,
+    sources: Sources,
+    announcing: Option<Announcing>,
+}
+
+impl Following {
+    /// Returns the table that it all comes together in.
+    pub(super) fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// Returns what is known of the sources.
+    pub(super) fn sources(&self) -> Sources {
+        self.sources.clone()
+    }
+
+    /// Sees off what was announced, within `drain`.
+    pub(super) async fn withdraw(&mut self, drain: Duration) {
+        if let Some(mut announcing) = self.announcing.take() {
+            announcing.withdraw(drain).await;
+        }
+    }
+
+    /// Tells the other Weirs that nothing of their tables is used any more.
+    pub(super) async fn leave(&self) {
+        self.sources.leave().await;
+    }
+}
+
+/// Makes what tells the table to others.
+pub(super) fn outgoing(loaded: &Loaded, table: &Table, control: &Control, signal: &Signal) -> Outgoing {
+    let fleet = Fleet::new(table.clone(), control.events.clone());
+    Outgoing::new(table.clone(), fleet, loaded.control.node_id(), signal.clone())
+}
+
+/// Shows the metrics of followers, sources and refused tokens.
+pub(super) fn show(metrics: &Metrics, state: &State, tokens: Option<Tokens>) -> anyhow::Result<()> {
+    let failed = "failed to register the metrics of the table between Weirs";
+    let gauges = FeedGauges::new(state.feed.fleet().clone(), state.sources.clone());
+    metrics.registry().register(Box::new(gauges)).context(failed)?;
+    if let Some(tokens) = tokens {
+        metrics.registry().register(Box::new(TokenGauge::new(tokens))).context(failed)?;
+    }
+    Ok(())
+}
+
+/// Follows the sources that the configuration names; a table is in use when this returns, unless none comes in time.
+pub(super) async fn follow(loaded: &Loaded, control: &Control, table: &Table) -> Following {
+    let table = table.clone();
+    let Some(options) = &loaded.control.sources else {
+        return Following { table, sources: Sources::default(), announcing: None };
+    };
+    let parts = feed::Parts {
+        registry: control.registry.clone(),
+        table: table.clone(),
+        events: control.events.clone(),
+        node: loaded.control.node_id(),
+        state: loaded.control.state.clone(),
+    };
+    let name = name(loaded);
+    let sources = feed::start(options, &name, parts).await;
+    if !sources.first(FIRST_TABLE).await {
+        tracing::warn!("no table came from another Weir yet; serving without it");
+    }
+    let announcing = Announcing::start(&options.announce, &options.places, &name);
+    Following { table, sources, announcing: (!options.announce.is_empty()).then_some(announcing) }
+}
+
+/// Returns what this Weir is called at its sources: as told, else the same after each start and different from others.
+fn name(loaded: &Loaded) -> String {
+    let told = loaded.control.sources.as_ref().and_then(|sources| sources.name.clone());
+    told.unwrap_or_else(|| {
+        let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let state = std::path::absolute(&loaded.control.state).unwrap_or_default();
+        let number = xxh3_64(format!("{}\n{}", machine.trim(), state.display()).as_bytes());
+        let node: String = loaded.control.node_id().as_str().chars().take(50).collect();
+        format!("{}-{:08x}", node.trim_end_matches('-'), number as u32)
+    })
+}

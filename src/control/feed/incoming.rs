@@ -1,0 +1,436 @@
+//! Several sources → the one table that is in use → the registry.
+//!
+//! The first source of the list that lives is used; when it dies the next one that lives is, and the first again when it is
+//! back. When none lives, what is in use stays in use: also over a restart, by the file that is kept. Services that the
+//! configuration or somebody else defines here stay theirs. One task; the decision is [`choose`].
+
+use crate::clock;
+use crate::control::events::{EventKind, Events};
+use crate::control::feed::import::{difference, fit, leaving};
+use crate::control::feed::kept;
+use crate::control::feed::source::{Applied, Feeder, News};
+use crate::control::feed::table::FedTable;
+use crate::control::registry::Handle;
+use crate::control::{PlaceOptions, SourceOptions};
+use crate::model::{NodeId, ServiceName};
+use crate::table::Table;
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, broadcast, mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+
+/// News that wait; sources wait with more.
+const QUEUE: usize = 16;
+/// The source in use may be lost for so long before another is taken: it may only have been started again.
+const GRACE: Duration = Duration::from_millis(250);
+/// Longest wait until the other Weirs are told of the end.
+const LEAVE: Duration = Duration::from_millis(500);
+/// The kept table is written at most this often.
+const WRITE_PAUSE: Duration = Duration::from_secs(1);
+/// Heartbeats that are asked for: of one source, and of several, where one has to stand in for another at once.
+const HEARTBEAT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_millis(150));
+
+/// How a source stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceStatus {
+    /// Its address, or its file.
+    pub name: String,
+    /// Whether its table is in use.
+    pub used: bool,
+    /// Whether it lives.
+    pub live: bool,
+    /// The generation of its last table; 0: none.
+    pub generation: u64,
+    /// Why it does not live.
+    pub problem: Option<String>,
+    /// When that changed, in milliseconds of `clock::now_ms`.
+    pub since_ms: u64,
+    /// How often it was lost, by reason, in the order of `Refusal::REASONS`.
+    pub losses: [u64; crate::control::feed::Refusal::REASONS.len()],
+}
+
+/// What is known of the sources; a cheap handle.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    status: Arc<Mutex<Vec<SourceStatus>>>,
+    /// Told when a first table is in use.
+    first: Arc<Notify>,
+    /// Tells the subscriptions that this Weir ends.
+    leaving: Arc<watch::Sender<bool>>,
+}
+
+impl Sources {
+    /// Returns how each source stands, in the order of preference.
+    pub fn status(&self) -> Vec<SourceStatus> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Tells the other Weirs that this one uses nothing any more, so that they need not wait for it; takes half a second at most.
+    pub async fn leave(&self) {
+        self.leaving.send_replace(true);
+        // Whoever is not told by then finds out by the silence.
+        let _ = tokio::time::timeout(LEAVE, self.leaving.closed()).await;
+    }
+
+    /// Waits until a table is in use, at most `limit`; returns whether one is.
+    pub async fn first(&self, limit: Duration) -> bool {
+        let first = self.first.notified();
+        self.status().iter().any(|source| source.used) || tokio::time::timeout(limit, first).await.is_ok()
+    }
+}
+
+/// What the importer works with.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// Where services and endpoints go.
+    pub registry: Handle,
+    /// Tells who of this Weir uses what.
+    pub table: Table,
+    /// Where changes are told.
+    pub events: Events,
+    /// This machine.
+    pub node: NodeId,
+    /// Where the last table is kept.
+    pub state: PathBuf,
+}
+
+/// One source, as the importer sees it.
+#[derive(Debug)]
+struct Source {
+    is_local: bool,
+    table: Option<Arc<FedTable>>,
+    live: bool,
+    applied: watch::Sender<Applied>,
+}
+
+struct Importer {
+    parts: Parts,
+    sources: Vec<Source>,
+    shown: Sources,
+    /// Whose table is in use; `None`: the kept one, or none.
+    used: Option<usize>,
+    /// What the registry has of it.
+    imported: Arc<FedTable>,
+    /// Services that are somebody else's here.
+    taken: HashSet<ServiceName>,
+    /// When another source is taken.
+    switch_at: Option<Instant>,
+    /// When the kept table is written.
+    write_at: Option<Instant>,
+}
+
+/// Starts to follow the sources on the current runtime, as `name_at_sources`. The kept table is in use when this returns.
+pub async fn start(options: &SourceOptions, name_at_sources: &str, parts: Parts) -> Sources {
+    let shown = Sources::default();
+    let (news, inbox) = mpsc::channel(QUEUE);
+    let kept = kept_table(&parts.state).await;
+    let count = options.places.len() + usize::from(options.file.is_some());
+    let heartbeat = if count > 1 { HEARTBEAT.1 } else { HEARTBEAT.0 };
+    let mut importer = Importer {
+        parts: parts.clone(),
+        sources: Vec::new(),
+        shown: shown.clone(),
+        used: None,
+        imported: Arc::default(),
+        taken: HashSet::new(),
+        switch_at: None,
+        write_at: None,
+    };
+    if let Some(kept) = &kept {
+        // Where it came from is not known: loopback addresses were left out before it was written, where they had to be.
+        importer.import(kept.clone(), true).await;
+    }
+    let mut feeders = Vec::new();
+    for index in 0..count {
+        let (applied, watched) = watch::channel(Applied::default());
+        let place = options.places.get(index);
+        let is_local = place.is_none_or(PlaceOptions::is_local);
+        importer.sources.push(Source { is_local, table: None, live: false, applied });
+        let name = place.map_or_else(
+            || options.file.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
+            |place| place.address.clone(),
+        );
+        importer.shown.status.lock().unwrap_or_else(PoisonError::into_inner).push(status(name));
+        feeders.push(Feeder {
+            index,
+            name: name_at_sources.to_owned(),
+            news: news.clone(),
+            applied: watched,
+            table: parts.table.clone(),
+            heartbeat,
+            leaving: shown.leaving.subscribe(),
+            known: kept.clone().filter(|_| count == 1),
+        });
+    }
+    for feeder in feeders {
+        match options.places.get(feeder.index) {
+            Some(place) => drop(tokio::spawn(feeder.follow(place.clone()))),
+            None => drop(tokio::spawn(feeder.watch(options.file.clone().unwrap_or_default()))),
+        }
+    }
+    tokio::spawn(importer.run(inbox));
+    shown
+}
+
+fn later(pause: Duration) -> Instant {
+    Instant::from_std(clock::now() + pause)
+}
+
+fn status(name: String) -> SourceStatus {
+    SourceStatus {
+        name,
+        used: false,
+        live: false,
+        generation: 0,
+        problem: None,
+        since_ms: clock::now_ms(),
+        losses: Default::default(),
+    }
+}
+
+/// Returns the file of the last table.
+fn place_of(state: &std::path::Path) -> PathBuf {
+    state.join("table.jsonl")
+}
+
+async fn kept_table(state: &std::path::Path) -> Option<Arc<FedTable>> {
+    let path = place_of(state);
+    let read = tokio::task::spawn_blocking(move || kept::read(&path)).await;
+    match read {
+        Ok(Ok(table)) => Some(table),
+        Ok(Err(kept::FileError::Read(error))) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the last table that was kept cannot be used");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+/// Returns the source to use: the first that lives and has a table; while none lives, the one in use.
+fn choose(used: Option<usize>, sources: &[(bool, bool)]) -> Option<usize> {
+    sources.iter().position(|(live, has_table)| *live && *has_table).or(used)
+}
+
+impl Importer {
+    async fn run(mut self, mut inbox: mpsc::Receiver<(usize, News)>) {
+        let mut notices = self.parts.registry.watch();
+        let never = later(Duration::from_secs(365 * 24 * 3600));
+        loop {
+            tokio::select! {
+                news = inbox.recv() => match news {
+                    Some((index, news)) => self.take(index, news).await,
+                    None => return,
+                },
+                () = sleep_until(self.switch_at.unwrap_or(never)), if self.switch_at.is_some() => {
+                    self.switch_at = None;
+                    self.switch().await;
+                }
+                () = sleep_until(self.write_at.unwrap_or(never)), if self.write_at.is_some() => self.write().await,
+                notice = notices.recv(), if !self.taken.is_empty() => match notice {
+                    Ok(name) if !self.taken.contains(&name) => {}
+                    Err(broadcast::error::RecvError::Closed) => return,
+                    // Whose it is may have changed.
+                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => self.again().await,
+                },
+            }
+        }
+    }
+
+    async fn take(&mut self, index: usize, news: News) {
+        let Some(source) = self.sources.get_mut(index) else { return };
+        let was_live = source.live;
+        source.live = !matches!(news, News::Lost(_));
+        match news {
+            News::Table(table) => {
+                source.table = Some(table.clone());
+                self.show(index, |status| {
+                    status.generation = table.generation;
+                    status.problem = None;
+                });
+                let used = self.used;
+                self.switch().await;
+                if self.used == Some(index) && used == self.used {
+                    self.use_table(index).await;
+                } else if self.used != Some(index) {
+                    self.standby(index);
+                }
+            }
+            News::Alive if !was_live => self.switch().await,
+            News::Alive => return,
+            News::Lost(error) => self.lost(index, &error, was_live),
+        }
+        let live = self.sources.get(index).is_some_and(|source| source.live);
+        self.show(index, |status| {
+            if status.live != live {
+                status.live = live;
+                status.since_ms = clock::now_ms();
+            }
+        });
+    }
+
+    fn lost(&mut self, index: usize, error: &crate::control::feed::LinkError, was_live: bool) {
+        let reasons = crate::control::feed::Refusal::REASONS;
+        let at = reasons.iter().position(|reason| *reason == error.reason());
+        let (mut is_news, text) = (was_live, error.to_string());
+        self.show(index, |status| {
+            if let Some(count) = at.and_then(|at| status.losses.get_mut(at)) {
+                *count += 1;
+            }
+            is_news |= status.problem.as_deref() != Some(&text);
+            status.problem = Some(text.clone());
+        });
+        // Each attempt fails in the same way: that is told once.
+        if is_news {
+            let name = self.name(index);
+            let message = format!("{name}: {text}; what it said before stays in use");
+            self.parts.events.emit(self.generation(), EventKind::SourceLost, None, None, message);
+        }
+        if self.used == Some(index) && self.switch_at.is_none() {
+            self.switch_at = Some(later(GRACE));
+        }
+    }
+
+    /// Uses another source where another is to be used.
+    async fn switch(&mut self) {
+        let states: Vec<_> = self.sources.iter().map(|source| (source.live, source.table.is_some())).collect();
+        let chosen = choose(self.used, &states);
+        // One that was lost a moment ago may be back at once.
+        let is_lost = |index: usize| states.get(index).is_some_and(|(live, _)| !live);
+        let waits = self.switch_at.is_some() && self.used.is_some_and(is_lost);
+        if chosen == self.used || waits {
+            return;
+        }
+        let Some(index) = chosen else { return };
+        let before = std::mem::replace(&mut self.used, chosen);
+        if self.sources.len() > 1 {
+            let from = before.map_or_else(String::new, |before| format!(" instead of {}", self.name(before)));
+            let message = format!("the table is taken from {}{from}", self.name(index));
+            self.parts.events.emit(self.generation(), EventKind::SourceChanged, None, None, message);
+        }
+        self.use_table(index).await;
+        if let Some(before) = before {
+            self.standby(before);
+        }
+        for other in 0..self.sources.len() {
+            self.show(other, |status| status.used = other == index);
+        }
+        self.shown.first.notify_waiters();
+    }
+
+    /// Says that nothing of a source's table is used here.
+    fn standby(&self, index: usize) {
+        if let Some(source) = self.sources.get(index) {
+            let generation = source.table.as_ref().map_or(0, |table| table.generation);
+            source.applied.send_replace(Applied { generation, ..Applied::default() });
+        }
+    }
+
+    /// Brings the table of a source into the registry.
+    async fn use_table(&mut self, index: usize) {
+        let Some(source) = self.sources.get(index) else { return };
+        let Some(table) = source.table.clone() else { return };
+        let local = self.import(table.clone(), source.is_local).await;
+        let applied = Applied { generation: table.generation, local, leaving: leaving(&self.imported) };
+        if let Some(source) = self.sources.get(index) {
+            source.applied.send_replace(applied);
+        }
+        if self.write_at.is_none() {
+            self.write_at = Some(later(WRITE_PAUSE));
+        }
+    }
+
+    /// Brings a table into the registry; returns the generation that shows it.
+    async fn import(&mut self, table: Arc<FedTable>, is_local: bool) -> u64 {
+        let mut taken = HashSet::new();
+        for (name, service) in &table.services {
+            // What did not change is whose it was.
+            let known = self.imported.services.get(name);
+            if !known.is_some_and(|known| Arc::ptr_eq(known, service)) && self.is_taken(name).await {
+                if !self.taken.contains(name) {
+                    tracing::warn!(service = %name, "defined here too: the table's service of this name is left out");
+                }
+                taken.insert(name.clone());
+            }
+        }
+        self.taken = taken;
+        let (fitted, left_out) = fit(&table, |name| self.taken.contains(name), is_local);
+        if left_out > 0 {
+            tracing::debug!(endpoints = left_out, "loopback addresses of another machine are left out");
+        }
+        let mut change = difference(&self.imported, &fitted, &self.parts.node);
+        let mut undefine = Vec::new();
+        for name in std::mem::take(&mut change.undefine) {
+            // What somebody else defines by now stays, without the endpoints from here.
+            if self.taken.contains(&name) || self.is_taken(&name).await {
+                let old = self.imported.services.get(&name);
+                change.gone.extend(old.iter().flat_map(|old| &old.endpoints).map(|endpoint| endpoint.id.clone()));
+            } else {
+                undefine.push(name);
+            }
+        }
+        change.undefine = undefine;
+        self.imported = fitted;
+        match self.parts.registry.contribute(change).await {
+            Ok(generation) => generation,
+            Err(error) => {
+                tracing::warn!(%error, "not all of the table fits here");
+                self.generation()
+            }
+        }
+    }
+
+    /// Returns whether a service is defined here by somebody else.
+    async fn is_taken(&self, name: &ServiceName) -> bool {
+        let own = self.imported.services.get(name);
+        let Some(listing) = self.parts.registry.service(name).await else { return false };
+        own.is_none_or(|own| own.spec != listing.spec)
+    }
+
+    /// Brings in what is in use once more.
+    async fn again(&mut self) {
+        if let Some(index) = self.used {
+            self.use_table(index).await;
+        }
+    }
+
+    async fn write(&mut self) {
+        self.write_at = None;
+        let (path, table) = (place_of(&self.parts.state), self.imported.clone());
+        let written = tokio::task::spawn_blocking(move || kept::write(&path, &table)).await;
+        if let Ok(Err(error)) = written {
+            tracing::warn!(%error, "the last table cannot be kept: a restart begins without it");
+        }
+    }
+
+    fn generation(&self) -> u64 {
+        self.parts.table.load().generation
+    }
+
+    fn name(&self, index: usize) -> String {
+        self.shown.status().get(index).map(|status| status.name.clone()).unwrap_or_default()
+    }
+
+    fn show(&self, index: usize, change: impl FnOnce(&mut SourceStatus)) {
+        if let Some(status) = self.shown.status.lock().unwrap_or_else(PoisonError::into_inner).get_mut(index) {
+            change(status);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::choose;
+
+    #[test]
+    fn the_first_that_lives_is_used_and_what_is_used_stays_while_none_does() {
+        let (live, dead, new) = ((true, true), (false, true), (true, false));
+        assert_eq!(choose(None, &[new, dead]), None);
+        assert_eq!(choose(None, &[new, live]), Some(1));
+        assert_eq!(choose(Some(1), &[live, live]), Some(0));
+        assert_eq!(choose(Some(0), &[dead, live]), Some(1));
+        assert_eq!(choose(Some(0), &[dead, dead]), Some(0));
+    }
+}

@@ -1,0 +1,30 @@
+//! The table between Weirs: told to others ([`Outgoing`], [`Fleet`]) and taken from others ([`start`], [`Sources`]).
+//!
+//! One line is one value (`wire.rs`), an update counts when it is whole (`assembly.rs`). Who follows a table acknowledges it
+//! as a worker does, so that an endpoint is stopped only when no Weir routes to it any more. A Weir that is cut off serves
+//! the last table that it has.
+
+mod announce;
+mod assembly;
+mod fleet;
+mod gauges;
+mod import;
+mod incoming;
+mod kept;
+mod link;
+mod outgoing;
+mod source;
+mod table;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+pub use announce::Announcing;
+pub use assembly::{MAX_LINE, Refusal};
+pub use fleet::{Fleet, FleetError, SILENCE, SubscriberStatus, Use};
+pub use gauges::FeedGauges;
+pub use incoming::{Parts, SourceStatus, Sources, start};
+pub use link::{Link, LinkError};
+pub use outgoing::{Outgoing, Pieces, Subscription};
+pub use table::{FedEndpoint, FedService, FedTable};
+pub use wire::FORMAT;

@@ -1,0 +1,269 @@
+//! One source of the table: a subscription at another Weir, or a file.
+//!
+//! A subscription is two connections: one that the table comes on, one that says what of it is in use. When either breaks,
+//! or nothing comes for three times the heartbeat, both are opened again after a pause that grows and is jittered. Tables go
+//! to `incoming.rs`, which decides; what is used here is said by [`Applied`].
+
+use crate::clock;
+use crate::control::PlaceOptions;
+use crate::control::feed::assembly::{Assembly, MAX_LINE, Refusal, Step};
+use crate::control::feed::fleet::Use;
+use crate::control::feed::import::Leaving;
+use crate::control::feed::kept;
+use crate::control::feed::link::{Link, LinkError};
+use crate::control::feed::table::FedTable;
+use crate::rng::Rng;
+use crate::table::Table;
+use bytes::Bytes;
+use http::Method;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep, timeout};
+
+/// First and longest pause before the next attempt, ± 50 %.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// Between two looks at withdrawn endpoints that are still used.
+const LOOK: Duration = Duration::from_millis(20);
+/// Between two looks at a file.
+const FILE_LOOK: Duration = Duration::from_millis(250);
+
+/// What a source says.
+#[derive(Debug)]
+pub(super) enum News {
+    /// It lives, with this table.
+    Table(Arc<FedTable>),
+    /// It lives.
+    Alive,
+    /// It is lost, or was refused.
+    Lost(LinkError),
+}
+
+/// What is used of a source's tables.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Applied {
+    /// The generation of the source.
+    pub(super) generation: u64,
+    /// The generation of this Weir's table that shows it; 0: nothing of it is used.
+    pub(super) local: u64,
+    /// Withdrawn endpoints that may still be used.
+    pub(super) leaving: Arc<[Leaving]>,
+}
+
+/// A source as its task has it.
+#[derive(Debug)]
+pub(super) struct Feeder {
+    /// Its place among the sources.
+    pub(super) index: usize,
+    /// What this Weir is called there.
+    pub(super) name: String,
+    pub(super) news: mpsc::Sender<(usize, News)>,
+    pub(super) applied: watch::Receiver<Applied>,
+    pub(super) table: Table,
+    /// How often a line is asked for.
+    pub(super) heartbeat: Duration,
+    /// Says that this Weir ends.
+    pub(super) leaving: watch::Receiver<bool>,
+    /// What is known of the table.
+    pub(super) known: Option<Arc<FedTable>>,
+}
+
+impl Feeder {
+    /// Follows another Weir for ever.
+    pub(super) async fn follow(mut self, place: PlaceOptions) {
+        let (mut rng, mut pause) = (Rng::from_os(), PAUSE.0);
+        loop {
+            let session = format!("{:016x}", rng.next_u64());
+            let began_ms = clock::now_ms();
+            let Err(error) = self.subscription(&place, &session).await else { return };
+            if self.news.send((self.index, News::Lost(error))).await.is_err() {
+                return;
+            }
+            // One that held for a while begins anew.
+            if clock::now_ms().saturating_sub(began_ms) > 5_000 {
+                pause = PAUSE.0;
+            }
+            tokio::select! {
+                () = sleep(rng.jitter(pause, 0.5)) => {}
+                () = ending(&mut self.leaving) => return,
+            }
+            pause = (pause * 2).min(PAUSE.1);
+        }
+    }
+
+    /// Subscribes once and follows; returns without an error when nobody listens any more.
+    async fn subscription(&mut self, place: &PlaceOptions, session: &str) -> Result<(), LinkError> {
+        let mut link = place.open().await?;
+        let mut path =
+            format!("/v1/table?watch&name={}&session={session}&heartbeat_ms={}", self.name, self.heartbeat.as_millis());
+        if let Some(known) = self.known.as_ref().filter(|known| !known.epoch.is_empty()) {
+            path.push_str(&format!("&from={}&epoch={}", known.generation, known.epoch));
+        }
+        let body = link.stream(&path).await?;
+        let says = Says {
+            place: place.clone(),
+            name: self.name.clone(),
+            session: session.to_owned(),
+            applied: self.applied.clone(),
+            table: self.table.clone(),
+            heartbeat: self.heartbeat,
+            leaving: self.leaving.clone(),
+        };
+        tokio::select! {
+            read = self.read(body, session) => read,
+            said = says.run() => said,
+        }
+    }
+
+    async fn read(&mut self, mut body: Incoming, session: &str) -> Result<(), LinkError> {
+        let mut assembly = Assembly::new(Some(session.to_owned()), self.known.clone());
+        let (mut buffer, limit) = (Vec::new(), self.heartbeat * 3);
+        loop {
+            let frame = timeout(limit, body.frame()).await;
+            let frame = frame.map_err(|_| LinkError::Unreachable(format!("nothing came for {limit:?}")))?;
+            let Some(frame) = frame else {
+                let refusal = assembly.ended(&buffer).map(LinkError::Refused);
+                return Err(refusal.unwrap_or_else(|| LinkError::Unreachable("it ended the stream".to_owned())));
+            };
+            let frame = frame.map_err(|error| match assembly.ended(&buffer) {
+                Some(refusal) => LinkError::Refused(refusal),
+                None => LinkError::Unreachable(error.to_string()),
+            })?;
+            let Ok(data) = frame.into_data() else { continue };
+            buffer.extend_from_slice(&data);
+            let mut at = 0;
+            while let Some(end) = memchr::memchr(b'\n', buffer.get(at..).unwrap_or_default()) {
+                let step = assembly.line(buffer.get(at..at + end).unwrap_or_default())?;
+                at += end + 1;
+                if !self.tell(step).await {
+                    return Ok(());
+                }
+            }
+            buffer.drain(..at);
+            if buffer.len() > MAX_LINE {
+                return Err(Refusal::TooLarge(format!("a line above {MAX_LINE} octets")).into());
+            }
+        }
+    }
+
+    /// Passes on what a line completed; returns whether somebody listens.
+    async fn tell(&mut self, step: Step) -> bool {
+        let news = match step {
+            Step::Nothing | Step::Hello { .. } => return true,
+            Step::Heartbeat => News::Alive,
+            Step::Table(table) => {
+                self.known = Some(table.clone());
+                News::Table(table)
+            }
+        };
+        self.news.send((self.index, news)).await.is_ok()
+    }
+
+    /// Reads a file whenever it changes, for ever.
+    pub(super) async fn watch(self, path: PathBuf) {
+        let mut seen: Option<Option<(u64, SystemTime)>> = None;
+        loop {
+            let state =
+                tokio::fs::metadata(&path).await.ok().and_then(|found| Some((found.len(), found.modified().ok()?)));
+            if seen != Some(state) {
+                seen = Some(state);
+                let from = path.clone();
+                let read = tokio::task::spawn_blocking(move || kept::read(&from)).await;
+                let news = match read {
+                    Ok(Ok(table)) => News::Table(table),
+                    Ok(Err(kept::FileError::Refused(refusal))) => News::Lost(refusal.into()),
+                    Ok(Err(kept::FileError::Read(error))) => News::Lost(LinkError::Unreachable(error.to_string())),
+                    Err(_) => return,
+                };
+                if self.news.send((self.index, news)).await.is_err() {
+                    return;
+                }
+            }
+            sleep(FILE_LOOK).await;
+        }
+    }
+}
+
+/// Waits until this Weir ends.
+async fn ending(leaving: &mut watch::Receiver<bool>) {
+    // Whoever could say so being gone is the same.
+    let _ = leaving.wait_for(|leaving| *leaving).await;
+}
+
+/// Says what is in use, on a connection of its own.
+struct Says {
+    place: PlaceOptions,
+    name: String,
+    session: String,
+    applied: watch::Receiver<Applied>,
+    table: Table,
+    heartbeat: Duration,
+    leaving: watch::Receiver<bool>,
+}
+
+impl Says {
+    async fn run(mut self) -> Result<(), LinkError> {
+        let mut link = self.place.open().await?;
+        let (mut generation, mut said) = (0, None);
+        let mut due_ms = 0;
+        loop {
+            let applied = self.applied.borrow_and_update().clone();
+            let is_used = self.table.lagging(applied.local).is_empty();
+            if is_used {
+                generation = applied.generation;
+            }
+            // After the workers have it: from now on less and less is in flight.
+            let uses = self.uses(&applied);
+            let busy: Vec<_> = uses.iter().filter(|one| one.in_flight).map(|one| one.instance.clone()).collect();
+            let (now_ms, is_busy) = (clock::now_ms(), !busy.is_empty());
+            let news = Some((generation, busy));
+            if generation > 0 && (said != news || now_ms >= due_ms) {
+                self.tell(&mut link, "/v1/table/acknowledge", generation, &uses).await?;
+                due_ms = now_ms + u64::try_from(self.heartbeat.as_millis()).unwrap_or(u64::MAX);
+                said = news;
+            }
+            let pause =
+                if is_busy { LOOK } else { Duration::from_millis(due_ms.saturating_sub(clock::now_ms()).max(1)) };
+            let pause = if generation == 0 { self.heartbeat } else { pause };
+            tokio::select! {
+                changed = self.applied.changed() => if changed.is_err() { return Ok(()) },
+                () = self.table.acknowledged(applied.local), if !is_used => {}
+                () = sleep(pause) => {}
+                () = ending(&mut self.leaving) => break,
+            }
+        }
+        self.tell(&mut link, "/v1/table/leave", generation, &[]).await
+    }
+
+    fn uses(&self, applied: &Applied) -> Vec<Use> {
+        let (snapshot, now_ms) = (self.table.load(), clock::now_ms());
+        let of = |(service, instance): &Leaving| {
+            let known = snapshot.services.get(service)?;
+            let (_, candidate) = known.draining.iter().find(|(endpoint, _)| endpoint.id == *instance)?;
+            let in_flight = candidate.stats.in_flight() > 0 || candidate.stats.elsewhere() > 0;
+            let named_ms = candidate.stats.marks().named_until_ms().saturating_sub(now_ms);
+            let used = in_flight || named_ms > 0;
+            used.then(|| Use { service: service.clone(), instance: instance.clone(), in_flight, named_ms })
+        };
+        applied.leaving.iter().filter_map(of).collect()
+    }
+
+    async fn tell(&self, link: &mut Link, path: &str, generation: u64, uses: &[Use]) -> Result<(), LinkError> {
+        let uses: Vec<_> = uses
+            .iter()
+            .map(|one| {
+                serde_json::json!({
+                    "service": one.service.as_str(), "instance": one.instance.as_str(),
+                    "in_flight": one.in_flight, "named_ms": one.named_ms,
+                })
+            })
+            .collect();
+        let body = serde_json::json!({
+            "name": self.name, "session": self.session, "generation": generation, "uses": uses,
+        });
+        link.send(Method::POST, path, Bytes::from(body.to_string())).await.map(|_| ())
+    }
+}

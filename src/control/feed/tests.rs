@@ -1,0 +1,272 @@
+//! Tests of the feed: lines put together, tables compared, followers acknowledged. No socket.
+
+use crate::control::events::{EventKind, Events};
+use crate::control::feed::assembly::{Assembly, Refusal, Step};
+use crate::control::feed::import::{difference, fit};
+use crate::control::feed::kept;
+use crate::control::feed::wire::{Begin, End, FORMAT, Hello, Line};
+use crate::control::feed::{FedEndpoint, FedService, FedTable, Fleet, FleetError, Use};
+use crate::control::registry::tests::spec;
+use crate::model::{Instance, InstanceId, InstanceState, NodeId, ServiceName, ServiceSpec, Source, Verdict};
+use crate::table::names::Names;
+use crate::table::{Change, Changes, Publisher, Snapshot, Table, build, channel};
+use std::sync::Arc;
+use std::time::Duration;
+
+fn endpoint(id: &str, port: u16) -> FedEndpoint {
+    FedEndpoint {
+        id: InstanceId::parse(id).unwrap(),
+        address: "127.0.0.1".parse().unwrap(),
+        ports: vec![port],
+        weight: 1,
+        traits: None,
+        unhealthy: false,
+        draining: false,
+    }
+}
+
+fn service(name: &str, endpoints: &[FedEndpoint]) -> Arc<FedService> {
+    // What a definition without replicas says when it is read.
+    let spec = ServiceSpec { replicas: 1, ..spec(name, None) };
+    Arc::new(FedService { spec: Arc::new(spec), endpoints: endpoints.to_vec() })
+}
+
+fn table(generation: u64, services: &[Arc<FedService>]) -> FedTable {
+    let services = services.iter().map(|one| (one.spec.name.clone(), one.clone())).collect();
+    FedTable { epoch: "e".into(), generation, services, routes: Arc::new([]) }
+}
+
+fn hello(session: &str) -> Line {
+    Line::Hello(Hello { format: FORMAT, epoch: "e".into(), session: session.into(), ..Hello::default() })
+}
+
+fn feed(assembly: &mut Assembly, lines: &[Line]) -> Result<Step, Refusal> {
+    let mut last = Step::Nothing;
+    for line in lines {
+        let mut octets = Vec::new();
+        line.write(&mut octets);
+        last = assembly.line(octets.strip_suffix(b"\n").unwrap())?;
+    }
+    Ok(last)
+}
+
+fn begin(generation: u64, after: Option<u64>) -> Line {
+    Line::Begin(Begin { generation, after })
+}
+
+fn end(generation: u64, lines: usize) -> Line {
+    Line::End(End { generation, lines })
+}
+
+#[test]
+fn a_whole_table_and_what_changes_of_it_come_together_at_their_ends() {
+    let mut assembly = Assembly::new(Some("s".to_owned()), None);
+    let (web, db) = (service("web", &[endpoint("a", 1)]), service("db", &[endpoint("b", 2)]));
+    feed(&mut assembly, &[hello("s"), begin(7, None), Line::fed(&web)]).unwrap();
+    assert_eq!(feed(&mut assembly, &[Line::fed(&db)]).unwrap(), Step::Nothing, "not before the end");
+    let Step::Table(first) = feed(&mut assembly, &[end(7, 2)]).unwrap() else { panic!("no table") };
+    assert_eq!((first.generation, first.services.len(), &*first.epoch), (7, 2, "e"));
+    assert_eq!(first.services.values().next().unwrap().endpoints, db.endpoints);
+    let more = service("web", &[endpoint("a", 1), endpoint("c", 3)]);
+    let lines = [begin(9, Some(7)), Line::fed(&more), Line::Remove("db".to_owned()), end(9, 2)];
+    let Step::Table(second) = feed(&mut assembly, &lines).unwrap() else { panic!("no table") };
+    assert_eq!((second.generation, second.services.len()), (9, 1));
+    assert_eq!(second.services.values().next().unwrap().endpoints.len(), 2);
+    assert_eq!(assembly.ended(b""), None);
+    assert_eq!(assembly.ended(b"{\"be"), Some(Refusal::Truncated));
+}
+
+#[test]
+fn what_may_not_come_next_is_refused_by_its_reason() {
+    let web = Line::fed(&service("web", &[]));
+    let known = Arc::new(table(5, &[]));
+    let refused = |lines: &[Line]| {
+        let mut assembly = Assembly::new(Some("s".to_owned()), Some(known.clone()));
+        feed(&mut assembly, lines).err().map(|refusal| refusal.reason())
+    };
+    let other = Line::Hello(Hello { format: FORMAT + 1, session: "s".into(), ..Hello::default() });
+    let cases: [(&[Line], Option<&str>); 11] = [
+        (&[hello("s"), begin(6, Some(5)), web.clone(), end(6, 1)], None),
+        (&[other], Some("version")),
+        (&[hello("t")], Some("replayed")),
+        (&[hello("s"), hello("s")], Some("malformed")),
+        (std::slice::from_ref(&web), Some("malformed")),
+        (&[hello("s"), web.clone()], Some("malformed")),
+        (&[hello("s"), begin(5, Some(5))], Some("replayed")),
+        (&[hello("s"), begin(7, Some(6))], Some("replayed")),
+        (&[hello("s"), begin(4, None)], Some("replayed")),
+        (&[hello("s"), begin(6, None), begin(7, None)], Some("malformed")),
+        (&[hello("s"), begin(6, None), web.clone(), end(6, 2)], Some("malformed")),
+    ];
+    for (i, (lines, reason)) in cases.into_iter().enumerate() {
+        assert_eq!(refused(lines), reason, "case {i}");
+    }
+    let mut assembly = Assembly::new(None, None);
+    assert_eq!(assembly.line(b"<html>").unwrap_err().reason(), "malformed");
+}
+
+#[test]
+fn a_stream_that_is_cut_anywhere_gives_no_table_or_the_whole_one() {
+    let mut octets = Vec::new();
+    let web = service("web", &[endpoint("a", 1)]);
+    for line in [hello("s"), begin(1, None), Line::fed(&web), end(1, 1)] {
+        line.write(&mut octets);
+    }
+    for cut in 0..octets.len() {
+        let mut assembly = Assembly::new(Some("s".to_owned()), None);
+        let (whole, rest) =
+            octets[..cut].split_at(octets[..cut].iter().rposition(|o| *o == b'\n').map_or(0, |at| at + 1));
+        for line in whole.split_inclusive(|octet| *octet == b'\n') {
+            assert!(
+                !matches!(assembly.line(line.strip_suffix(b"\n").unwrap()), Ok(Step::Table(_)) | Err(_)),
+                "at {cut}"
+            );
+        }
+        let in_update = whole.iter().filter(|octet| **octet == b'\n').count() >= 2;
+        assert_eq!(assembly.ended(rest).is_some(), in_update || !rest.is_empty(), "at {cut}");
+    }
+}
+
+#[test]
+fn a_table_survives_its_file_and_half_a_file_is_none() {
+    let path = std::env::temp_dir().join(format!("weir-kept-{}.jsonl", std::process::id()));
+    let mut draining = endpoint("b", 2);
+    (draining.draining, draining.unhealthy, draining.weight) = (true, true, 7);
+    let kept_table = table(3, &[service("web", &[endpoint("a", 1), draining]), service("x/db", &[])]);
+    kept::write(&path, &kept_table).unwrap();
+    assert_eq!(*kept::read(&path).unwrap(), kept_table);
+    let text = std::fs::read(&path).unwrap();
+    for cut in [0, 1, text.len() / 2, text.len() - 1] {
+        std::fs::write(&path, &text[..cut]).unwrap();
+        assert!(kept::read(&path).is_err(), "cut at {cut}");
+    }
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn only_what_differs_is_contributed() {
+    let node = NodeId::parse("n").unwrap();
+    let before =
+        table(1, &[service("web", &[endpoint("a", 1), endpoint("b", 2), endpoint("c", 3)]), service("db", &[])]);
+    let same = difference(&before, &before, &node);
+    assert!(same.define.is_empty() && same.adopt.is_empty() && same.gone.is_empty() && same.fed_routes.is_none());
+    let (mut leaving, mut sick) = (endpoint("a", 1), endpoint("b", 2));
+    (leaving.draining, sick.unhealthy) = (true, true);
+    let after = table(2, &[service("web", &[leaving, sick, endpoint("d", 4)])]);
+    let change = difference(&before, &after, &node);
+    let ids = |list: &[InstanceId]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(ids(&change.withdraw), ["a"]);
+    assert_eq!(ids(&change.gone), ["c"]);
+    assert_eq!(change.judge, [(InstanceId::parse("b").unwrap(), Verdict::Unhealthy)]);
+    assert_eq!(change.undefine, [ServiceName::parse("db").unwrap()]);
+    assert_eq!(change.adopt.len(), 1);
+    assert!(change.define.is_empty(), "the definition is the same");
+    let back = difference(&after, &before, &node);
+    assert_eq!(ids(&back.restore), ["a"]);
+    // Another address by the same id is another endpoint.
+    let moved = table(3, &[service("web", &[endpoint("a", 9)]), service("db", &[])]);
+    let change = difference(&before, &moved, &node);
+    assert!(ids(&change.gone).contains(&"a".to_owned()) && change.adopt.len() == 1);
+}
+
+#[test]
+fn loopback_addresses_of_another_machine_and_services_of_others_are_left_out() {
+    let far = FedEndpoint { address: "10.0.0.1".parse().unwrap(), ..endpoint("b", 2) };
+    let told = table(1, &[service("web", &[endpoint("a", 1), far]), service("db", &[])]);
+    let (fitted, left_out) = fit(&told, |name| name.as_str() == "db", false);
+    assert_eq!((fitted.services.len(), left_out), (1, 1));
+    let (fitted, left_out) = fit(&told, |_| false, true);
+    assert_eq!((fitted.services.len(), left_out), (2, 0));
+}
+
+struct World {
+    publisher: Publisher,
+    table: Table,
+    fleet: Fleet,
+    events: Events,
+}
+
+impl World {
+    fn new() -> Self {
+        let (publisher, table) = channel(Snapshot::empty(Names::default()));
+        let events = Events::default();
+        Self { publisher, fleet: Fleet::new(table.clone(), events.clone()), table, events }
+    }
+
+    /// Publishes `web` with one withdrawn endpoint `a`.
+    fn publish(&mut self) -> u64 {
+        let web = Instance {
+            id: InstanceId::parse("a").unwrap(),
+            service: ServiceName::parse("web").unwrap(),
+            source: Source::Scheduler,
+            node: NodeId::parse("n").unwrap(),
+            address: "127.0.0.1".parse().unwrap(),
+            ports: vec![1, 0],
+            weight: 1,
+            traits: None,
+            state: InstanceState::Draining,
+            verdict: Verdict::Healthy,
+            reason: "".into(),
+            workload: None,
+            revision: 0,
+            created_ms: 0,
+            ready_ms: 0,
+        };
+        let services = vec![Change::Set { spec: Arc::new(spec("web", None)), instances: vec![web] }];
+        self.publisher.publish(build(&self.publisher.current(), Changes { services, ..Changes::default() }))
+    }
+
+    fn uses(in_flight: bool) -> Use {
+        let (service, instance) = (ServiceName::parse("web").unwrap(), InstanceId::parse("a").unwrap());
+        Use { service, instance, in_flight, named_ms: 0 }
+    }
+
+    fn elsewhere(&self) -> u32 {
+        let snapshot = self.table.load();
+        let service = snapshot.services.iter().next().unwrap();
+        service.draining[0].1.stats.elsewhere()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_withdrawal_waits_for_a_follower_until_it_says_so_or_is_silent() {
+    let mut world = World::new();
+    let party = world.fleet.join("edge", "s1").unwrap();
+    let generation = world.publish();
+    assert_eq!(world.table.lagging(generation), ["edge".into()]);
+    world.fleet.acknowledge("edge", "s1", generation, &[World::uses(true)]).unwrap();
+    assert_eq!((world.table.lagging(generation).len(), world.elsewhere()), (0, 1));
+    world.fleet.acknowledge("edge", "s1", generation, &[World::uses(false)]).unwrap();
+    assert_eq!(world.elsewhere(), 0);
+    world.fleet.acknowledge("edge", "s1", generation, &[World::uses(true)]).unwrap();
+    let next = world.publish();
+    assert!(matches!(world.fleet.acknowledge("edge", "s1", next + 1, &[]), Err(FleetError::Future(_))));
+    assert!(matches!(world.fleet.acknowledge("edge", "s0", next, &[]), Err(FleetError::Unknown(_))));
+    tokio::time::sleep(Duration::from_millis(2_700)).await;
+    assert_eq!(world.table.lagging(next).len(), 1, "not silent yet");
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert_eq!((world.table.lagging(next).len(), world.elsewhere()), (0, 0), "not waited for");
+    assert!(world.fleet.status()[0].silent);
+    let kinds: Vec<_> = world.events.recent().iter().map(|event| event.kind).collect();
+    assert_eq!(kinds, [EventKind::SubscriberSilent]);
+    // Heard again it counts again, at the generation that it says.
+    world.fleet.acknowledge("edge", "s1", generation, &[]).unwrap();
+    assert_eq!(world.table.lagging(next), ["edge".into()]);
+    drop(party);
+    world.fleet.leave("edge", "s1").unwrap();
+    assert!(world.table.lagging(next).is_empty() && world.fleet.status().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_follower_that_comes_back_takes_its_own_place() {
+    let mut world = World::new();
+    drop(world.fleet.join("edge", "s1").unwrap());
+    let generation = world.publish();
+    world.fleet.acknowledge("edge", "s1", generation, &[World::uses(true)]).unwrap();
+    world.fleet.disconnected("edge", "s1");
+    assert!(!world.fleet.status()[0].connected);
+    drop(world.fleet.join("edge", "s2").unwrap());
+    assert_eq!((world.fleet.status().len(), world.elsewhere()), (1, 1), "what it said holds until it says more");
+    world.fleet.acknowledge("edge", "s2", generation, &[]).unwrap();
+    assert_eq!(world.elsewhere(), 0);
+}

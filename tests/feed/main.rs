@@ -1,0 +1,21 @@
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "tests; they print their figures and read the clock"
+)]
+//! The table between Weirs, as users run them: several binaries, real sockets, real replicas.
+//!
+//! The short forms run in every run; the counts of the promises are `#[ignore]`d and run by `tests/run --long`.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod fleet;
+mod refusals;
+mod sidecar;
+mod sources;
+mod world;

@@ -1,0 +1,198 @@
+//! `weir sidecar`: a workload registered and drained, a hard-coded port that survives replacements, a program run beside it.
+
+use crate::support;
+use crate::support::http::Raw;
+use crate::support::process::{Folder, WEIR, Weir, free_address, kill};
+use crate::world::{SETTLED, alone, has, subscriber, table};
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::process::{Child, Command};
+
+/// A sidecar, ended with the test.
+struct Sidecar {
+    child: Child,
+    folder: Folder,
+}
+
+impl Sidecar {
+    fn start(name: &str, origin: &Weir, arguments: &[&str]) -> Self {
+        let folder = Folder::new(name);
+        let state = folder.0.join("state").display().to_string();
+        let log = std::fs::File::create(folder.0.join("log")).unwrap();
+        let out = std::fs::File::create(folder.0.join("out")).unwrap();
+        let (command, rest) = match arguments.split_first() {
+            Some((&"exec", rest)) => (vec!["sidecar", "exec"], rest),
+            _ => (vec!["sidecar"], arguments),
+        };
+        let from = origin.admin.to_string();
+        let child = Command::new(WEIR)
+            .args(command)
+            .args(["--from", &from, "--name", name, "--state", &state, "--dns", "off", "--drain", "20s"])
+            .args(rest)
+            .stdin(Stdio::null())
+            .stdout(out)
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        Self { child, folder }
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.0.join("log")).unwrap_or_default()
+    }
+
+    fn out(&self) -> String {
+        std::fs::read_to_string(self.folder.0.join("out")).unwrap_or_default()
+    }
+
+    /// Waits for its end; returns the exit code.
+    async fn ends(&mut self) -> i32 {
+        let status = support::within("the sidecar ends", SETTLED, self.child.wait()).await.unwrap();
+        status.code().unwrap_or(-1)
+    }
+}
+
+/// Asks on a connection of its own who answers; an error is a failed connection.
+async fn ask(address: SocketAddr) -> Result<String, String> {
+    let exchange = async {
+        let mut raw = Raw::connect(address).await.map_err(|error| error.to_string())?;
+        raw.send("GET / HTTP/1.1\r\nHost: db\r\nConnection: close\r\n\r\n").await;
+        let answer = raw.try_answer(false).await.map_err(|error| format!("{error:?}"))?;
+        let text = String::from_utf8_lossy(&answer.body).into_owned();
+        let who = text.lines().find_map(|line| line.strip_prefix("Instance: ").map(str::to_owned));
+        who.ok_or_else(|| format!("status {}", answer.status))
+    };
+    tokio::time::timeout(Duration::from_secs(5), exchange).await.unwrap_or_else(|_| Err("late".to_owned()))
+}
+
+fn database(replicas: usize) -> String {
+    format!(
+        "[[service]]\nname = \"db\"\nreplicas = {replicas}\ndns_ttl = \"1s\"\n
+[service.run]\ncommand = [\"${{WEIR}}\", \"whoami\", \"--listen\", \"127.0.0.1:${{PORT}}\"]\n
+[service.rollout]\nmin_healthy = \"1s\"\nprogress_deadline = \"20s\"\n"
+    )
+}
+
+async fn replacements_fail_no_new_connection(replacements: usize) {
+    let _alone = alone().await;
+    let origin = Weir::start("legacy-origin", &database(1)).await;
+    origin.settled("db", 1, SETTLED).await;
+    let port = free_address();
+    let sidecar = Sidecar::start("legacy", &origin, &["--upstream", &format!("db={port}")]);
+    support::eventually("the port leads to the database", SETTLED, || async { ask(port).await.ok() }).await;
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stopped = stop.clone();
+    // The legacy program: an address in its code, a connection for each request.
+    let program = tokio::spawn(async move {
+        let (mut count, mut who, mut failed) = (0, std::collections::BTreeSet::new(), Vec::new());
+        while !stopped.load(std::sync::atomic::Ordering::SeqCst) {
+            count += 1;
+            match ask(port).await {
+                Ok(instance) => drop(who.insert(instance)),
+                Err(error) => failed.push(error),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        (count, who.len(), failed)
+    });
+    for number in 1..=replacements {
+        let release = format!("RELEASE={number}");
+        let finished = origin.cli(&["deploy", "db", "--wait", "--timeout", "2m", "--env", &release]).await;
+        assert_eq!(finished.code, 0, "{finished:?}\n{}", origin.log());
+    }
+    origin.settled("db", 1, SETTLED).await;
+    stop.store(true, std::sync::atomic::Ordering::SeqCst);
+    let (count, who, failed) = program.await.unwrap();
+    println!("{replacements} replacements: {count} connections to {who} replicas, {} failed", failed.len());
+    assert!(failed.is_empty(), "{failed:?}\n{}", sidecar.log());
+    assert!(who > replacements, "{who} replicas were seen");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_with_a_port_in_its_code_survives_replacements() {
+    replacements_fail_no_new_connection(2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long: 20 replacements; run by tests/run --long"]
+async fn a_program_with_a_port_in_its_code_survives_twenty_replacements() {
+    replacements_fail_no_new_connection(20).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_workload_is_registered_while_it_answers_and_drained_at_the_end() {
+    let _alone = alone().await;
+    let origin = Weir::start(
+        "beside-origin",
+        "[[service]]\nname = \"web\"\ndns_ttl = \"0s\"\n\n[[route]]\nname = \"web\"\nservice = \"web\"\n",
+    )
+    .await;
+    let app = free_address();
+    let mut sidecar = Sidecar::start("beside", &origin, &["--service", &format!("web={app}/health")]);
+    subscriber(&origin, "beside", "following").await;
+    assert!(origin.instances().await.is_empty(), "nothing answers yet");
+    let mut workload = Command::new(WEIR)
+        .args(["whoami", "--listen", &app.to_string()])
+        .stdout(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    has(&origin, 1).await;
+    assert!(ask(origin.http).await.is_ok());
+    // A request is in flight when the end comes: it is waited for.
+    let http = origin.http;
+    let slow = tokio::spawn(async move {
+        let mut raw = Raw::connect(http).await.unwrap();
+        raw.exchange("GET /delay/1500 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.status
+    });
+    support::eventually("it is in flight", SETTLED, || async {
+        origin.instances().await.iter().any(|one| one["in_flight"] == 1).then_some(())
+    })
+    .await;
+    kill(sidecar.child.id().unwrap(), "TERM").await;
+    assert_eq!(sidecar.ends().await, 0, "{}", sidecar.log());
+    assert_eq!(slow.await.unwrap(), 200);
+    assert!(sidecar.log().contains("nobody uses it any more"), "{}", sidecar.log());
+    has(&origin, 0).await;
+    assert_eq!(table(&origin).await["subscribers"].as_array().map(Vec::len), Some(0), "it said that it ends");
+    workload.kill().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_starts_when_its_upstreams_are_there_and_its_signals_and_code_are_the_sidecars() {
+    let _alone = alone().await;
+    let origin = Weir::start("exec-origin", "").await;
+    let port = free_address();
+    let upstream = format!("db={port}");
+    let script = "echo begun; trap 'echo usr1' USR1; trap 'echo term; exit 7' TERM; while :; do sleep 0.05; done";
+    let mut beside = Sidecar::start("exec", &origin, &["exec", "--upstream", &upstream, "--", "sh", "-c", script]);
+    support::eventually("it waits", SETTLED, || async {
+        beside.log().contains("waits until they are reachable").then_some(())
+    })
+    .await;
+    assert!(!beside.out().contains("begun"));
+    let file = origin.folder.write("db.toml", &database(1)).display().to_string();
+    let finished = origin.cli(&["deploy", "-f", &file, "--wait", "--timeout", "2m"]).await;
+    assert_eq!(finished.code, 0, "{finished:?}");
+    support::eventually("it has begun", SETTLED, || async { beside.out().contains("begun").then_some(()) }).await;
+    assert!(ask(port).await.is_ok());
+    let pid = beside.child.id().unwrap();
+    kill(pid, "USR1").await;
+    support::eventually("the signal is passed", SETTLED, || async { beside.out().contains("usr1").then_some(()) })
+        .await;
+    kill(pid, "TERM").await;
+    assert_eq!(beside.ends().await, 7, "{}", beside.log());
+    assert!(beside.out().contains("term"));
+    // It ends by itself: so does the sidecar.
+    let mut short = Sidecar::start(
+        "short",
+        &origin,
+        &["exec", "--upstream", &format!("db={}", free_address()), "--", "sh", "-c", "exit 3"],
+    );
+    assert_eq!(short.ends().await, 3, "{}", short.log());
+    let mut none = Sidecar::start("none", &origin, &["exec", "--", "/no/such/program"]);
+    assert_ne!(none.ends().await, 0);
+    assert!(none.log().contains("/no/such/program"), "{}", none.log());
+}

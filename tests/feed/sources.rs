@@ -1,0 +1,118 @@
+//! Several sources: the first dies, traffic and DNS move to the next; a file stands in.
+
+use crate::support;
+use crate::support::direct::resolver;
+use crate::support::http::Raw;
+use crate::support::process::{Folder, Weir};
+use crate::world::{SETTLED, alone, follower, has, service, table};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+/// Returns who answers a request.
+async fn who(http: SocketAddr) -> Option<String> {
+    let mut raw = Raw::connect(http).await.ok()?;
+    let answer = raw.exchange("GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
+    let text = String::from_utf8_lossy(&answer.body).into_owned();
+    text.lines().find_map(|line| line.strip_prefix("Instance: ").map(str::to_owned))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_source_dies_and_traffic_and_names_move_within_a_second() {
+    let _alone = alone().await;
+    let mut first = Weir::start("first", &service(1)).await;
+    let second = Weir::start("second", &service(1)).await;
+    let [one, two] = [&first, &second].map(|weir| weir.settled("web", 1, SETTLED));
+    let (one, two) = (one.await, two.await);
+    let (one, two) = (one[0].clone(), two[0].clone());
+    let edge = follower("two-sources", &format!("[\"{}\", \"{}\"]", first.admin, second.admin)).await;
+    has(&edge, 1).await;
+    let of_first = one["id"].as_str().unwrap();
+    assert_eq!(who(edge.http).await.as_deref(), Some(of_first));
+    support::eventually("the second stands by", SETTLED, || async {
+        (table(&edge).await["sources"][1]["state"] == "standby").then_some(())
+    })
+    .await;
+    first.kill();
+    let begin = Instant::now();
+    let of_second = two["id"].as_str().unwrap();
+    support::eventually("requests reach the second's replica", Duration::from_secs(5), || async {
+        (who(edge.http).await.as_deref() == Some(of_second)).then_some(())
+    })
+    .await;
+    let traffic = begin.elapsed();
+    let port = two["ports"][0].as_u64().unwrap();
+    support::eventually("names lead to the second's replica", Duration::from_secs(5), || async {
+        // Another each time: the answer before is not kept.
+        let found = resolver(edge.dns)
+            .lookup("_http._tcp.web.default.weir.internal.", hickory_proto::rr::RecordType::SRV)
+            .await;
+        let text = format!("{found:?}");
+        text.contains(&format!("port: {port}")).then_some(())
+    })
+    .await;
+    let names = begin.elapsed();
+    println!("the first source died: traffic moved after {traffic:?}, names after {names:?}");
+    assert!(names < Duration::from_secs(1), "{names:?}");
+    let _ = first.child.wait().await;
+    first.respawn();
+    first.ready().await;
+    support::eventually("the first is used again", SETTLED, || async {
+        (table(&edge).await["sources"][0]["state"] == "used").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_of_a_table_is_a_source_and_a_bad_one_changes_nothing() {
+    let _alone = alone().await;
+    let origin = Weir::start("file-origin", &service(2)).await;
+    origin.settled("web", 2, SETTLED).await;
+    let folder = Folder::new("table-file");
+    let line = |id: &str, port: u16| {
+        format!(
+            "{{\"service\":{{\"definition\":{{\"name\":\"web\"}},\"endpoints\":[{{\"id\":\"{id}\",\"address\":\"127.0.0.1\",\"ports\":[{port}]}}]}}}}"
+        )
+    };
+    let whole = |generation: u64, id: &str, port: u16| {
+        format!(
+            "{{\"hello\":{{\"format\":1,\"weir\":\"hand\",\"node\":\"n\",\"epoch\":\"e{generation}\",\"session\":\"\",\"heartbeat_ms\":0}}}}\n\
+             {{\"begin\":{{\"generation\":{generation},\"after\":null}}}}\n{}\n{{\"end\":{{\"generation\":{generation},\"lines\":1}}}}\n",
+            line(id, port)
+        )
+    };
+    let instances = origin.ready_instances("web").await;
+    let of = |i: usize| (instances[i]["id"].as_str().unwrap(), instances[i]["ports"][0].as_u64().unwrap() as u16);
+    let (first, second) = (of(0), of(1));
+    let path = folder.write("table.jsonl", &whole(1, first.0, first.1));
+    let text =
+        format!("[source.file]\npath = \"{}\"\n\n[[route]]\nname = \"web\"\nservice = \"web\"\n", path.display());
+    let edge = Weir::start("file-edge", &text).await;
+    has(&edge, 1).await;
+    assert_eq!(who(edge.http).await.as_deref(), Some(first.0));
+    for bad in [
+        whole(2, second.0, second.1).trim_end().to_owned(),
+        whole(2, second.0, second.1).replace("\"format\":1", "\"format\":2"),
+        whole(2, second.0, second.1).replace("\"lines\":1", "\"lines\":2"),
+        String::new(),
+    ] {
+        folder.write("new", &bad);
+        std::fs::rename(folder.0.join("new"), &path).unwrap();
+        support::eventually("the bad file is told", SETTLED, || async {
+            (table(&edge).await["sources"][0]["state"] == "lost").then_some(())
+        })
+        .await;
+        assert_eq!(who(edge.http).await.as_deref(), Some(first.0), "{bad}");
+        folder.write("new", &whole(1, first.0, first.1));
+        std::fs::rename(folder.0.join("new"), &path).unwrap();
+        support::eventually("the good file is used", SETTLED, || async {
+            (table(&edge).await["sources"][0]["state"] == "used").then_some(())
+        })
+        .await;
+    }
+    folder.write("new", &whole(3, second.0, second.1));
+    std::fs::rename(folder.0.join("new"), &path).unwrap();
+    support::eventually("the new file is used", SETTLED, || async {
+        (who(edge.http).await.as_deref() == Some(second.0)).then_some(())
+    })
+    .await;
+}
