@@ -7,10 +7,11 @@ use crate::cli::failure::{Code, Failure};
 use crate::cli::global::{Format, Global};
 use crate::cli::output::{self, Table};
 use anyhow::{Context, Result};
-use hickory_proto::op::{Message, MessageType, OpCode, Query};
+use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, RecordType};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
@@ -73,6 +74,8 @@ struct Found {
     who: &'static str,
     /// The response code, or why there is none.
     outcome: String,
+    /// Whether it did not answer.
+    is_silent: bool,
     ttl_s: Option<u32>,
     addresses: Vec<IpAddr>,
 }
@@ -174,12 +177,7 @@ fn inside(pid: u32, configuration: Configuration, names: &[String], zone: &str) 
     move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))
         .with_context(|| format!("enter the network of process {pid} (needs root)"))?;
     let mut answers = Vec::new();
-    let mut weirs = Vec::new();
-    for server in &configuration.servers {
-        if is_weir(*server, zone) {
-            weirs.push(*server);
-        }
-    }
+    let weirs: Vec<IpAddr> = configuration.servers.iter().copied().filter(|server| is_weir(*server, zone)).collect();
     for name in names {
         for whole in candidates(name, &configuration) {
             for server in &configuration.servers {
@@ -197,29 +195,45 @@ fn is_weir(server: IpAddr, zone: &str) -> bool {
     message.answers.iter().any(|record| matches!(&record.data, RData::TXT(text) if text.to_string().contains("weir ")))
 }
 
+impl Found {
+    /// Takes up an answer: addresses of both families, the shorter TTL, the worse outcome.
+    fn take(&mut self, message: &Message) {
+        let outcome = message.metadata.response_code;
+        if self.outcome.is_empty() || outcome != ResponseCode::NoError {
+            self.outcome = outcome.to_string();
+        }
+        self.ttl_s = message.answers.iter().map(|record| record.ttl).chain(self.ttl_s).min();
+        self.addresses.extend(message.answers.iter().filter_map(|record| match &record.data {
+            RData::A(address) => Some(IpAddr::V4(address.0)),
+            RData::AAAA(address) => Some(IpAddr::V6(address.0)),
+            _ => None,
+        }));
+    }
+}
+
 fn look_up(name: &str, server: IpAddr, weirs: &[IpAddr]) -> Found {
     let mut found = Found {
         name: name.to_owned(),
         server,
         who: if weirs.contains(&server) { "weir" } else { "other" },
         outcome: String::new(),
+        is_silent: false,
         ttl_s: None,
         addresses: Vec::new(),
     };
-    match ask(name, RecordType::A, server) {
-        Err(error) => found.outcome = error.root_cause().to_string(),
-        Ok(message) => {
-            found.outcome = message.metadata.response_code.to_string();
-            found.ttl_s = message.answers.iter().map(|record| record.ttl).min();
-            let address = |record: &hickory_proto::rr::Record| match &record.data {
-                RData::A(address) => Some(IpAddr::V4(address.0)),
-                _ => None,
-            };
-            found.addresses = message.answers.iter().filter_map(address).collect();
-            if server == ENGINE && found.ttl_s == Some(ENGINE_TTL) {
-                found.who = "docker";
+    // As getaddrinfo(3) does; who does not answer the first is not waited for again.
+    for kind in [RecordType::A, RecordType::AAAA] {
+        match ask(name, kind, server) {
+            Err(error) => {
+                found.is_silent = true;
+                found.outcome = error.root_cause().to_string();
+                return found;
             }
+            Ok(message) => found.take(&message),
         }
+    }
+    if server == ENGINE && found.ttl_s == Some(ENGINE_TTL) {
+        found.who = "docker";
     }
     found
 }
@@ -252,7 +266,15 @@ fn ask(name: &str, kind: RecordType, server: IpAddr) -> Result<Message> {
 /// Says what to fix, most important first.
 fn advice(configuration: &Configuration, weirs: &[IpAddr], answers: &[Found], zone: &str) -> Vec<String> {
     let mut lines = Vec::new();
-    if weirs.is_empty() {
+    let silent: BTreeSet<IpAddr> = answers.iter().filter(|found| found.is_silent).map(|found| found.server).collect();
+    for server in &silent {
+        let who = if *server == ENGINE { ", Docker's own resolver, which asks those of --dns," } else { "" };
+        lines.push(format!(
+            "{server}{who} does not answer in {TIMEOUT:?}: see whether Weir runs (`weir status`), and where it listens \
+             (dns.listen with \"containers:53\", and its log), and whether a firewall drops what containers send there"
+        ));
+    }
+    if weirs.is_empty() && silent.is_empty() {
         lines.push(format!(
             "none of its resolvers leads to Weir: write dns.listen = [\"127.0.0.1:8600\", \"containers:53\"], and run it with \
              --dns GATEWAY --dns-search {zone}, GATEWAY being its network's"
@@ -297,7 +319,7 @@ mod tests {
 
     fn found(who: &'static str, server: &str) -> Found {
         let (name, outcome) = ("db".to_owned(), "No Error".to_owned());
-        Found { name, server: ip(server), who, outcome, ttl_s: Some(600), addresses: Vec::new() }
+        Found { name, server: ip(server), who, outcome, is_silent: false, ttl_s: Some(600), addresses: Vec::new() }
     }
 
     #[test]
@@ -322,6 +344,8 @@ mod tests {
         };
         assert_eq!(said(&good(), &[gateway], &[found("weir", "172.18.0.1")]), "Weir answers");
         assert!(said(&good(), &[], &[]).starts_with("none of its resolvers leads to Weir"));
+        let silent = Found { is_silent: true, ..found("other", "172.18.0.1") };
+        assert!(said(&good(), &[], &[silent]).starts_with("172.18.0.1 does not answer"));
         assert!(said(&good(), &[gateway], &[found("docker", "127.0.0.11")]).contains("a network alias"));
         let bare = Configuration { search: Vec::new(), ..good() };
         assert!(said(&bare, &[gateway], &[]).contains("--dns-search weir.internal"));

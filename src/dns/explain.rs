@@ -8,9 +8,9 @@ use crate::dns::locate::{Located, Pick, locate};
 use crate::dns::settings::Settings;
 use crate::dns::view::{Asker, View};
 use crate::dns::{Reply, Scratch};
-use crate::dnswire::{HEADER_BYTES, Parsed, Query, lower_into, parse_name, rcode};
+use crate::dnswire::{HEADER_BYTES, Parsed, Query, address_of_reverse, lower_into, parse_name, rcode};
 use crate::rng::Rng;
-use crate::table::{Service, Snapshot};
+use crate::table::{Lead, Service, Snapshot};
 use hickory_proto::op::Message;
 use hickory_proto::rr::{Record, RecordType};
 use std::net::{IpAddr, SocketAddr};
@@ -96,7 +96,9 @@ pub(crate) fn explain(
 ) -> Result<Explanation, String> {
     let name = parse_name(&riddle.name).ok_or_else(|| format!("name: {:?} is no DNS name", riddle.name))?;
     let kind = record_type(&riddle.kind).ok_or_else(|| format!("type: {:?} is no type", riddle.kind))?;
-    let view = settings.view(snapshot, now_ms, Asker::new(Some(riddle.client), riddle.listener));
+    // A container asks the gateway of its network.
+    let listener = riddle.listener.or_else(|| settings.gateway(riddle.client));
+    let view = settings.view(snapshot, now_ms, Asker::new(Some(riddle.client), listener));
     let message = message(&name, kind);
     let mut out = vec![0; ANSWER_BYTES];
     let mut scratch = Scratch::new(Rng::from_os());
@@ -105,7 +107,8 @@ pub(crate) fn explain(
         _ => (Reply::new(0, rcode::NOTIMP), "full"),
     };
     let mut lowered = [0; 255];
-    let place = locate(&view, lower_into(&name, &mut lowered));
+    let lowered = lower_into(&name, &mut lowered);
+    let place = locate(&view, lowered);
     let decoded = out.get(..reply.bytes).and_then(|octets| Message::from_vec(octets).ok());
     let service = match place.located {
         Located::Service(service, pick) => Some((service, pick)),
@@ -118,7 +121,7 @@ pub(crate) fn explain(
         view: view.scope.name().to_owned(),
         namespace: view.scope.namespace().to_owned(),
         schema: place.schema.map(|schema| schema.name()).unwrap_or_default().to_owned(),
-        rule: rule(&place.located, &view),
+        rule: behind(&view, lowered).unwrap_or_else(|| rule(&place.located, &view)),
         path: if reply.forward { "forwarded" } else { path }.to_owned(),
         rcode: if reply.forward { "-".to_owned() } else { code(reply.rcode) },
         records: decoded.as_ref().map(records).unwrap_or_default(),
@@ -166,8 +169,13 @@ fn rule(located: &Located<'_, '_>, view: &View<'_>) -> String {
         Located::Service(service, Pick { tag: Some(tag), .. }) => {
             format!("service {}, endpoints with the tag {}", service.name(), String::from_utf8_lossy(tag))
         }
-        Located::Service(service, _) => format!("service {}", service.name()),
-        Located::Port(service, index) => format!("port {} of service {}", port(service, *index), service.name()),
+        Located::Service(service, _) => format!("service {}{}", service.name(), own(view, service)),
+        Located::Port(service, index) => {
+            let own = service.lead_to_port(*index, view.asker.whereabouts()).filter(|_| !service.spec.dns.headless);
+            let own =
+                own.map(|(own, _)| format!(", at its own address {own}: the asker does not reach every endpoint"));
+            format!("port {} of service {}{}", port(service, *index), service.name(), own.unwrap_or_default())
+        }
         Located::Instance(service, index) => {
             let id = service.endpoints.get(*index).map(|endpoint| endpoint.id.to_string()).unwrap_or_default();
             format!("instance {id} of service {}", service.name())
@@ -178,6 +186,34 @@ fn rule(located: &Located<'_, '_>, view: &View<'_>) -> String {
         Located::Empty => "nothing, but names below it exist".to_owned(),
         Located::Missing(_) => "nothing that this asker may see".to_owned(),
     }
+}
+
+/// Says that a service is answered with its own address, and why.
+fn own(view: &View<'_>, service: &Service) -> String {
+    let Lead::Own(own) = service.lead(view.asker.whereabouts()) else { return String::new() };
+    let why = if service.endpoints.is_empty() {
+        "it has no endpoint"
+    } else if !service.is_direct {
+        "not every endpoint listens on the declared number"
+    } else {
+        "the asker does not reach every endpoint"
+    };
+    if service.spec.dns.headless { String::new() } else { format!(", at its own address {own}: {why}") }
+}
+
+/// Says who is behind the address that a reverse name is of; `None` where it is none of the table.
+fn behind(view: &View<'_>, name: &[u8]) -> Option<String> {
+    let address = address_of_reverse(name)?;
+    let owners = view.snapshot.names.owners(address)?.iter().filter_map(|owner| {
+        let service = view.snapshot.services.at(owner.slot).filter(|service| view.scope.sees_service(service))?;
+        let name = service.name();
+        Some(match &owner.id {
+            Some(id) => format!("instance {id} of service {name}"),
+            None => format!("service {name}, whose own it is"),
+        })
+    });
+    let owners = owners.collect::<Vec<_>>().join(", ");
+    (!owners.is_empty()).then(|| format!("the address {address}: {owners}"))
 }
 
 fn records(message: &Message) -> Vec<Line> {
@@ -202,12 +238,15 @@ fn candidacies(view: &View<'_>, service: &Service, pick: &Pick<'_>) -> Vec<Candi
     let usable: Vec<usize> = service.candidates(now_ms).collect();
     let open = service.fails_open(now_ms);
     let zone = view.scope.zone().filter(|_| service.spec.dns.prefer_zone);
+    let reaches = |address: IpAddr| view.asker.whereabouts().reaches(address);
     let near = |index: usize| service.endpoints.get(index).is_some_and(|endpoint| endpoint.zone() == zone);
     let only_near = zone.is_some() && usable.iter().any(|&index| near(index));
     let ready = service.endpoints.iter().zip(&service.candidates).enumerate().map(|(index, (endpoint, candidate))| {
         let offers = pick.port.is_none_or(|port| endpoint.socket(port).is_some());
         let because = if !usable.contains(&index) {
             if candidate.healthy { "ejected after failures" } else { "its checks fail" }
+        } else if !reaches(endpoint.address) {
+            "out of the asker's reach"
         } else if pick.tag.is_some_and(|tag| !endpoint.has_tag(tag)) {
             "has another tag"
         } else if only_near && !near(index) {
@@ -250,9 +289,12 @@ fn ttl(view: &View<'_>, service: &Service) -> String {
 mod tests {
     use super::{Riddle, explain};
     use crate::dns::settings::Settings;
-    use crate::dns::{Options, ViewOptions};
-    use crate::model::{InstanceState, Verdict};
-    use crate::table::fixture::{empty, instance, set};
+    use crate::dns::{Gateway, Options, ViewOptions};
+    use crate::model::{InstanceState, PortSpec, ServiceSpec, Verdict};
+    use crate::table::fixture::{empty, instance, set, spec};
+    use crate::table::{Change, Changes, Snapshot, build};
+    use arc_swap::ArcSwap;
+    use std::sync::Arc;
 
     fn riddle(name: &str, kind: &str) -> Riddle {
         Riddle { name: name.to_owned(), kind: kind.to_owned(), client: [10, 0, 0, 1].into(), listener: None }
@@ -280,9 +322,42 @@ mod tests {
             [("web-a", true, "usable"), ("web-b", false, "its checks fail"), ("web-c", false, "withdrawn")]
         );
         assert_eq!(found.ttl, "5 s, its own");
+        let reverse = of("1.0.0.10.in-addr.arpa", "PTR").unwrap();
+        assert_eq!(reverse.rule, "the address 10.0.0.1: instance web-a of service web");
         assert_eq!(of("nope.weir.internal", "A").unwrap().rcode, "NXDOMAIN");
         assert_eq!(of("example.com", "A").unwrap().rcode, "REFUSED");
         assert!(of("a..b", "A").unwrap_err().starts_with("name"));
         assert!(of("a", "what").unwrap_err().starts_with("type"));
+    }
+
+    #[test]
+    fn says_why_a_service_is_at_its_own_address_and_for_whom() {
+        let plain = spec("web", &["http"]);
+        let ports = vec![PortSpec { serve: Some(80), ..PortSpec::tcp("http") }];
+        let web = Arc::new(ServiceSpec { ports, ..ServiceSpec::clone(&plain) });
+        let table = |address: &str, port: u16| {
+            let addresses = Some(Arc::new([(web.name.clone(), [198, 18, 0, 9].into())].into()));
+            let services =
+                vec![Change::Set { spec: web.clone(), instances: vec![instance("web", "web-a", address, &[port])] }];
+            build(&empty(), Changes { services, addresses, ..Changes::default() })
+        };
+        let gateway = Gateway { address: [172, 18, 0, 1].into(), network: ([172, 18, 0, 0].into(), 16) };
+        let shared = ArcSwap::from_pointee(Settings::new(&Options::default(), &[], None)).into();
+        Settings::set_gateways(&shared, &[gateway]);
+        let of = |table: &Snapshot, client: [u8; 4]| {
+            let riddle = Riddle { client: client.into(), ..riddle("web.weir.internal", "A") };
+            explain(&shared.load(), table, 50_000, &riddle).unwrap()
+        };
+        let near = table("172.18.0.5", 80);
+        assert_eq!(of(&near, [172, 18, 0, 9]).rule, "service web", "asked at the gateway of its network");
+        let far = table("172.19.0.5", 80);
+        let found = of(&far, [172, 18, 0, 9]);
+        assert_eq!(found.rule, "service web, at its own address 198.18.0.9: the asker does not reach every endpoint");
+        assert_eq!((&*found.records[0].data, &*found.endpoints[0].because), ("198.18.0.9", "out of the asker's reach"));
+        let moved = of(&table("172.18.0.5", 81), [172, 18, 0, 9]).rule;
+        assert!(moved.ends_with("not every endpoint listens on the declared number"), "{moved}");
+        let reverse = explain(&shared.load(), &near, 50_000, &riddle("9.0.18.198.in-addr.arpa", "PTR")).unwrap();
+        assert_eq!(reverse.rule, "the address 198.18.0.9: service web, whose own it is");
+        assert_eq!(reverse.records[0].data, "web.default.weir.internal.");
     }
 }

@@ -6,7 +6,7 @@ use crate::clock;
 use crate::dns::forward::{Answered, Foreign, Forwarder};
 use crate::dns::querylog::{Line, Lines, QueryLog};
 use crate::dns::rate::Limiter;
-use crate::dns::view::{Asker, Scopes, View};
+use crate::dns::view::{Asker, Scopes, View, contains};
 use crate::dns::{Aliases, Authority, Gateway, Options, QueryLogOptions, Schemas};
 use crate::dnswire::{Answer, Query, rcode};
 use crate::rng::Rng;
@@ -15,6 +15,9 @@ use arc_swap::ArcSwap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// The port of DNS, RFC 1035 §4.2.
+const PORT: u16 = 53;
 
 /// The current settings; shared by all threads of the server.
 pub(crate) type Shared = Arc<ArcSwap<Settings>>;
@@ -82,6 +85,12 @@ impl Settings {
     pub(crate) fn set_gateways(shared: &Shared, gateways: &[Gateway]) {
         // A reload may come between the look and the change.
         shared.rcu(|before| Self { gateways: gateways.into(), ..Self::clone(before) });
+    }
+
+    /// Returns where a container with this address asks, on the usual port.
+    pub(crate) fn gateway(&self, client: IpAddr) -> Option<SocketAddr> {
+        let gateway = self.gateways.iter().find(|gateway| contains(gateway.network, client))?;
+        Some(SocketAddr::new(gateway.address, PORT))
     }
 
     /// Returns what the answer to this asker depends on.

@@ -316,6 +316,10 @@ fn stopped(engine: &Engine, weir: &Weir, places: &[Place; 2], second: &str) {
     let pids = [weir.pid(), weir.serving()];
     signal(&pids, "STOP");
     let begun = std::time::Instant::now();
+    let web = engine.docker(&["ps", "-q", "--filter", "label=weir.service"]);
+    let mut doctor = Command::new(WEIR);
+    doctor.args(["doctor", "dns", web.lines().next().unwrap(), "web.weir.internal.", "--docker", &engine.host()]);
+    let doctor = doctor.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
     let asked: Vec<(String, String)> = std::thread::scope(|scope| {
         let each = ["ask-musl:1", "ask-glibc:1"].into_iter().flat_map(|image| places.iter().map(move |at| (image, at)));
         let threads: Vec<_> = each
@@ -327,8 +331,10 @@ fn stopped(engine: &Engine, weir: &Weir, places: &[Place; 2], second: &str) {
         threads.into_iter().map(|(what, thread)| (what, thread.join().unwrap())).collect()
     });
     println!("resolved by the second resolver in {:?}", begun.elapsed());
+    let doctor = String::from_utf8(doctor.wait_with_output().unwrap().stdout).unwrap();
     std::thread::sleep(Duration::from_secs(10).saturating_sub(begun.elapsed()));
     signal(&pids, "CONT");
+    assert!(doctor.contains("does not answer in 2s: see whether Weir runs"), "{doctor}");
     for (what, address) in asked {
         assert_eq!(address, second, "{what}");
     }
@@ -387,6 +393,13 @@ async fn gateways_are_followed_and_who_holds_the_port_is_named() {
     let weir = start(&engine, resolver("127.0.0.1:0", THROUGH_WEIR), &web()).await;
     engine.docker(&["network", "create", "--subnet", "172.30.77.0/24", "later"]);
     crate::world::logged(&weir, "answering DNS for containers address=172.30.77.1:53").await;
+    let both = ["--ipv6", "--subnet", "172.30.76.0/24", "--subnet", "fd00:76::/64", "six"];
+    engine.docker(&[&["network", "create"], &both[..]].concat());
+    crate::world::logged(&weir, "answering DNS for containers address=[fd00:76::1]:53").await;
+    import(&engine, "ask-musl", true);
+    let six = Place { network: "six", gateway: "fd00:76::1".to_owned() };
+    let found = ask(&engine, "ask-musl:1", &six, &["web"]);
+    assert!(found.starts_with("198.19."), "{found}");
     engine.docker(&["network", "rm", "later"]);
     crate::world::logged(&weir, "containers ask here no more address=172.30.77.1:53").await;
     let own = fs::read_to_string("/proc/self/comm").unwrap();
