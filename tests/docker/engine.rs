@@ -12,6 +12,8 @@ pub(crate) const IMAGE: &str = "weir-test:1";
 const DEADLINE: Duration = Duration::from_secs(60);
 /// The bridge of the default network, where there is one.
 const BRIDGE: &str = "weir-test0";
+/// Its hardware address: not told one, it takes a container's, and with each that ends another, which neighbours learn late.
+const BRIDGE_HARDWARE: &str = "02:42:ac:1e:4e:01";
 /// The machine's address on it.
 const BRIDGE_ADDRESS: &str = "172.30.78.1/24";
 
@@ -44,7 +46,10 @@ impl Engine {
         let mut engine = Self::absent();
         engine.bridge = BRIDGE;
         let ip = |words: &str| Command::new("ip").args(words.split(' ')).status().unwrap().success();
-        assert!(ip(&format!("link add {BRIDGE} type bridge")), "needs root and `ip` (Debian: iproute2)");
+        assert!(
+            ip(&format!("link add {BRIDGE} address {BRIDGE_HARDWARE} type bridge")),
+            "needs root and `ip` (Debian: iproute2)"
+        );
         assert!(ip(&format!("addr add {BRIDGE_ADDRESS} dev {BRIDGE}")) && ip(&format!("link set dev {BRIDGE} up")));
         engine.up();
         engine.import(IMAGE, &[]);
