@@ -32,7 +32,7 @@ pub(super) enum SidecarCommand {
     /// Rules of the kernel that lead the workload's connections to Weir: print, install, remove.
     Rules(RulesArgs),
     /// Run a program beside it: started when its upstreams are reachable; its signals, its end and its exit code are shared.
-    Exec(SidecarExecArgs),
+    Exec(Box<SidecarExecArgs>),
 }
 
 /// `weir sidecar exec`.
