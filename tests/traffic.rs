@@ -31,7 +31,7 @@ async fn only_failure(script: Script) -> Kind {
 
 #[tokio::test]
 async fn each_kind_of_failure_is_told_apart() {
-    let refused = report(Backend::refusing().await).await;
+    let refused = report(Backend::refusing()).await;
     assert_eq!(refused.of(Kind::Refused), refused.requests);
     assert_eq!(only_failure(backend::resetting_before_answer()).await, Kind::ResetBeforeAnswer);
     assert_eq!(only_failure(backend::closing_before_answer()).await, Kind::ResetBeforeAnswer);

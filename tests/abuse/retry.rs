@@ -24,7 +24,7 @@ async fn a_refused_connection_is_tried_elsewhere_for_every_method() {
     let good =
         Backend::start(vec![Step::ReadHead, send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine"), Step::Close])
             .await;
-    let proxy = Proxy::over(&[Backend::refusing().await, good.address]);
+    let proxy = Proxy::over(&[Backend::refusing(), good.address]);
     for n in 0..6 {
         let mut raw = Raw::connect(proxy.address).await.unwrap();
         let request = if n % 2 == 0 { GET } else { "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n" };
@@ -36,11 +36,11 @@ async fn a_refused_connection_is_tried_elsewhere_for_every_method() {
 
 #[tokio::test]
 async fn nobody_listening_is_a_502() {
-    let proxy = Proxy::over(&[Backend::refusing().await, Backend::refusing().await]);
+    let proxy = Proxy::over(&[Backend::refusing(), Backend::refusing()]);
     let mut raw = Raw::connect(proxy.address).await.unwrap();
     let answer = raw.exchange(GET).await;
     assert_eq!((answer.status, answer.field("weir-reason")), (502, Some("connect_failed")));
-    let one = Proxy::over(&[Backend::refusing().await]);
+    let one = Proxy::over(&[Backend::refusing()]);
     let mut raw = Raw::connect(one.address).await.unwrap();
     let answer = raw.exchange(GET).await;
     assert_eq!((answer.status, answer.field("weir-reason")), (502, Some("connect_failed")));
@@ -101,7 +101,7 @@ async fn the_last_endpoint_s_own_gateway_error_is_relayed() {
 /// Two endpoints of which one is ejected: the other's error is told, not that none is left.
 #[tokio::test]
 async fn the_reason_told_is_that_of_the_last_attempt() {
-    let (reset, refused) = (Backend::start(resetting()).await, Backend::refusing().await);
+    let (reset, refused) = (Backend::start(resetting()).await, Backend::refusing());
     let proxy = Setup::new(&[reset.address, refused])
         .with(|s| {
             s.spec.outliers.enabled = true;

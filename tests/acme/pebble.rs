@@ -4,7 +4,7 @@ use crate::support::process::{Folder, free_address};
 use rcgen::{CertificateParams, KeyPair};
 use std::collections::HashMap;
 use std::fs;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::process::{Child, Command};
@@ -44,7 +44,7 @@ impl Pebble {
             "ocspResponderURL": "", "externalAccountBindingRequired": !keys.is_empty(), "externalAccountMACKeys": keys,
         }});
         let config = folder.write("pebble.json", &config.to_string());
-        let dns = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let dns = free_address();
         let log = || fs::OpenOptions::new().create(true).append(true).open(folder.0.join("log")).unwrap();
         let names = Command::new("pebble-challtestsrv")
             .args(["-http01", "", "-https01", "", "-tlsalpn01", "", "-defaultIPv6", ""])

@@ -10,6 +10,9 @@ mod explain;
 #[allow(dead_code, unreachable_pub, reason = "shared; a part is used here")]
 mod family;
 mod fixture;
+#[path = "../support/ports.rs"]
+#[allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "shared; a part is used here")]
+mod ports;
 mod resources;
 mod safety;
 mod startup;

@@ -2,6 +2,7 @@
 
 use crate::client::{eventually, get};
 use crate::family;
+use crate::ports::free_address;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -12,11 +13,6 @@ fn directory(name: &str) -> PathBuf {
     let _ = std::fs::remove_dir_all(&directory);
     std::fs::create_dir_all(&directory).unwrap();
     directory
-}
-
-/// A free loopback address; whoever takes it must hurry.
-fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 fn weir(directory: &Path, args: &[&str]) -> Command {
@@ -48,7 +44,7 @@ impl Drop for Running {
 }
 
 async fn start(directory: &Path) -> Running {
-    let (admin, listener) = (free(), free());
+    let (admin, listener) = (free_address(), free_address());
     std::fs::write(directory.join("weir.toml"), configuration(admin, listener, "state")).unwrap();
     let child = weir(directory, &["run"]).stderr(Stdio::null()).spawn().unwrap();
     let running = Running { child, admin, listener };
@@ -71,9 +67,9 @@ async fn a_second_weir_on_a_taken_port_or_socket_is_refused_by_name_and_the_firs
     let first = start(&directory).await;
     let held = format!("pid {}", first.child.id());
     for (name, admin, listener, state, expected) in [
-        ("listener.toml", free(), first.listener, "other", held.as_str()),
-        ("admin.toml", first.admin, free(), "other", held.as_str()),
-        ("socket.toml", free(), free(), "state", "state/weir.sock"),
+        ("listener.toml", free_address(), first.listener, "other", held.as_str()),
+        ("admin.toml", first.admin, free_address(), "other", held.as_str()),
+        ("socket.toml", free_address(), free_address(), "state", "state/weir.sock"),
     ] {
         std::fs::write(directory.join(name), configuration(admin, listener, state)).unwrap();
         let (code, error) = run(weir(&directory, &["run", "--config", name])).await;
@@ -142,7 +138,7 @@ async fn the_demo_takes_free_ports_where_its_own_are_taken_and_says_by_whom() {
 #[tokio::test]
 async fn replicas_that_exit_at_once_or_never_pass_a_check_are_explained_and_harm_nobody() {
     let directory = directory("sick");
-    let (admin, listener) = (free(), free());
+    let (admin, listener) = (free_address(), free_address());
     let services = r#"
         [[route]]
         name = "good"

@@ -1,6 +1,7 @@
 //! Forwarding: names outside the zone, asked of an upstream that the test controls and whose questions it counts.
 
 use crate::dns::{self, Fixture, WAIT, addresses, ask_at, code, connect, instance, read_frame, send_frame, spec};
+use crate::support::ports::free_address;
 use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::{A, CNAME, SOA, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
@@ -297,8 +298,7 @@ fn silent_upstreams_become_servfail_in_time_and_one_that_is_down_costs_nothing()
     assert_eq!(code(&ask_at(fixture.address, &question("silent.example.", RecordType::A))), ResponseCode::ServFail);
     assert!(begin.elapsed() < 2 * timeout + Duration::from_secs(1), "{:?}", begin.elapsed());
     assert_eq!(count(&fixture, Forwarded::Unreachable), 1);
-    // Nobody listens there: bound once, closed again.
-    let down = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let down = free_address();
     let fixture = server(vec![down, upstream.address], |_| {});
     for n in 0..5 {
         let begin = weir::clock::now();

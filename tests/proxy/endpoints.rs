@@ -52,7 +52,7 @@ async fn a_post_is_tried_again_where_nothing_was_sent() {
     let good = Backend::start(answering("good")).await;
     let gone = Backend::start(answering("gone")).await;
     let weir = front("refused", &[gone.address, good.address], "", "").await;
-    drop(gone);
+    gone.refuse();
     let mut raw = Raw::connect(weir.http).await.unwrap();
     for _ in 0..4 {
         assert_eq!(raw.exchange(POST).await.text(), "good");

@@ -1,7 +1,7 @@
 //! TCP listeners: octets both ways as they are, half-close, retry, drain, limits, counters.
 
 use crate::front;
-use crate::support::backend::{Backend, Step, answering, send};
+use crate::support::backend::{Backend, Step, send};
 use crate::support::proxy::Setup;
 use crate::support::{eventually, within};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -151,10 +151,9 @@ async fn a_reader_that_pauses_holds_the_sender_back_and_loses_nothing() {
 
 #[tokio::test]
 async fn another_endpoint_is_tried_when_no_connection_can_be_made() {
-    let gone = Backend::start(answering("gone")).await;
+    let gone = Backend::refusing();
     let endpoint = echo_after_end("alive:").await;
-    let proxy = Setup::tcp(&[gone.address, endpoint]).with(|s| s.spec.outliers.enabled = true).start();
-    drop(gone);
+    let proxy = Setup::tcp(&[gone, endpoint]).with(|s| s.spec.outliers.enabled = true).start();
     for _ in 0..6 {
         assert_eq!(ask(proxy.address, "x").await.unwrap(), "alive:x");
     }
@@ -164,9 +163,8 @@ async fn another_endpoint_is_tried_when_no_connection_can_be_made() {
 
 #[tokio::test]
 async fn a_client_that_no_endpoint_takes_is_reset_and_counted() {
-    let gone = Backend::start(answering("gone")).await;
-    let proxy = Setup::tcp(&[gone.address]).start();
-    drop(gone);
+    let gone = Backend::refusing();
+    let proxy = Setup::tcp(&[gone]).start();
     for _ in 0..3 {
         let answer = ask(proxy.address, "x").await;
         assert!(answer.is_err(), "{answer:?}: an orderly end would pass for an answer");

@@ -45,6 +45,7 @@ pub struct Backend {
     pub address: SocketAddr,
     seen: Arc<Seen>,
     task: JoinHandle<()>,
+    socket: socket2::Socket,
 }
 
 #[derive(Debug, Default)]
@@ -66,6 +67,7 @@ impl Backend {
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Seen::default());
         let shared = seen.clone();
+        let socket = socket2::SockRef::from(&listener).try_clone().unwrap();
         let scripts: Arc<[Script]> = scripts.into();
         let task = tokio::spawn(async move {
             loop {
@@ -73,12 +75,21 @@ impl Backend {
                 tokio::spawn(connection(stream, scripts.clone(), shared.clone()));
             }
         });
-        Self { address, seen, task }
+        Self { address, seen, task, socket }
     }
 
-    /// Returns an address where nobody listens.
-    pub async fn refusing() -> SocketAddr {
-        TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+    /// Returns an address where nobody listens: its port stays taken, so no other test can get it.
+    pub fn refusing() -> SocketAddr {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        std::mem::forget(socket);
+        address
+    }
+
+    /// Refuses connections from now on; its port stays taken, so no other test can get it.
+    pub fn refuse(&self) {
+        self.socket.shutdown(std::net::Shutdown::Both).unwrap();
     }
 
     /// Returns how many connections it accepted.

@@ -18,6 +18,7 @@ pub mod backend;
 pub mod direct;
 pub mod family;
 pub mod http;
+pub mod ports;
 pub mod process;
 pub mod proxy;
 pub mod secure;

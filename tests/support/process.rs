@@ -2,12 +2,11 @@
 
 use super::family;
 use super::http::{Answer, Raw};
-use std::collections::BTreeSet;
+pub use super::ports::{free_address, port_range};
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 use tokio::process::{Child, Command};
@@ -17,25 +16,6 @@ pub const WEIR: &str = match option_env!("CARGO_BIN_EXE_weir") {
     Some(path) => path,
     None => "weir",
 };
-
-/// Returns an address on loopback that nobody uses now, each time another one.
-pub fn free_address() -> SocketAddr {
-    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
-    loop {
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        if GIVEN.lock().unwrap().insert(address.port()) {
-            return address;
-        }
-    }
-}
-
-/// Returns a range of ports for replicas that no other test of this process uses.
-pub fn port_range() -> String {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let slice = (std::process::id() as u16 % 40) + NEXT.fetch_add(1, Ordering::SeqCst);
-    let first = 20_000 + (slice % 45) * 200;
-    format!("{first}-{}", first + 199)
-}
 
 /// A temporary folder, removed at the end.
 #[derive(Debug)]
