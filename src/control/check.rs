@@ -206,7 +206,7 @@ impl Check {
 #[cfg(test)]
 mod tests {
     use super::Plan;
-    use crate::control::registry::tests::{check, spec};
+    use crate::control::registry::fixture::{check, spec};
     use crate::model::{
         HealthCheck, Instance, InstanceId, InstanceState, NodeId, PortSpec, Probe, Protocol, ServiceName, Source,
         Verdict,

@@ -190,7 +190,7 @@ fn registration(service: &ServiceName, id: InstanceId, endpoint: &StaticEndpoint
 #[cfg(test)]
 mod tests {
     use super::{Definitions, Difference, difference};
-    use crate::control::registry::tests::{check, spec};
+    use crate::control::registry::fixture::{check, spec};
     use crate::model::{NodeId, RouteSpec, ServiceName, StaticEndpoint};
     use std::sync::Arc;
 

@@ -198,7 +198,7 @@ fn endpoint_values(service: &Service, now_ms: u64) -> impl Iterator<Item = (&End
 mod tests {
     use super::Gauges;
     use crate::control::events::{EventKind, Events};
-    use crate::control::registry::tests::{check, spec};
+    use crate::control::registry::fixture::{check, spec};
     use crate::model::{Instance, InstanceId, InstanceState, NodeId, ServiceName, Source, Verdict};
     use crate::table::names::Names;
     use crate::table::{Change, Changes, Snapshot, build, channel};

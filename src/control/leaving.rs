@@ -210,7 +210,7 @@ mod tests {
     use crate::control::events::Events;
     use crate::control::publisher;
     use crate::control::registry::Handle;
-    use crate::control::registry::tests::spec;
+    use crate::control::registry::fixture::spec;
     use crate::model::{InstanceState, NodeId, ServiceName, StaticEndpoint};
     use crate::rng::Rng;
     use crate::table::names::Names;

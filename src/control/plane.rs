@@ -239,7 +239,7 @@ mod tests {
     use crate::control::Options;
     use crate::control::discovery::Definitions;
     use crate::control::events::{EventKind, Events};
-    use crate::control::registry::tests::{check, spec};
+    use crate::control::registry::fixture::{check, spec};
     use crate::lifecycle::drain;
     use crate::model::StaticEndpoint;
     use crate::table::names::Names;

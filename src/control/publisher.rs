@@ -197,7 +197,7 @@ mod tests {
     use super::Publisher;
     use crate::control::addresses::Addresses;
     use crate::control::events::{EventKind, Events};
-    use crate::control::registry::tests::{check, registration, spec};
+    use crate::control::registry::fixture::{check, registration, spec};
     use crate::control::registry::{Answer, Command, Contribution, RegistryError, Rules, State, Waiter};
     use crate::control::store::{AddressRecord, Contents};
     use crate::model::{InstanceId, ServiceName, Source, Transition, Verdict};

@@ -146,7 +146,7 @@ fn serves(instance: &Instance, was: bool) -> bool {
 mod tests {
     use super::{Stored, compare};
     use crate::control::registry::Listing;
-    use crate::control::registry::tests::spec;
+    use crate::control::registry::fixture::spec;
     use crate::control::store::Change;
     use crate::model::{Instance, InstanceId, InstanceState, NodeId, ServiceName, Source, Verdict};
     use std::collections::BTreeMap;

@@ -163,6 +163,8 @@ pub struct Timeouts {
     pub idle: Duration,
     /// Longest pause in a tunnel.
     pub tunnel_idle: Duration,
+    /// From the request's head to the end of its answer, attempts and waiting included; `None`: no bound.
+    pub request: Option<Duration>,
     /// Silence of an HTTP/2 connection with requests on it until its endpoint is asked by PING, and again until it is dead;
     /// zero: never.
     pub ping: Duration,

@@ -66,6 +66,8 @@ pub(crate) enum ProxyError {
     ResponseTimeout,
     /// The time limit that a gRPC call brought along passed.
     CallTimeout,
+    /// The time that the service gives a request passed.
+    RequestTimeout,
     /// The endpoint's response is malformed.
     BadResponse(Reject),
     /// The endpoint's response ended early or stalled.
@@ -116,7 +118,7 @@ impl ProxyError {
             Self::TlsUnavailable => 503,
             Self::NoWebsocket => 501,
             Self::GatewayStatus(status) => status,
-            Self::ConnectTimeout | Self::ResponseTimeout | Self::CallTimeout => 504,
+            Self::ConnectTimeout | Self::ResponseTimeout | Self::CallTimeout | Self::RequestTimeout => 504,
         }
     }
 
@@ -152,6 +154,7 @@ impl ProxyError {
             Self::NoWebsocket => "no_websocket",
             Self::ResponseTimeout => "response_timeout",
             Self::CallTimeout => "grpc_timeout",
+            Self::RequestTimeout => "request_timeout",
             Self::BadResponse(_) => "bad_response",
             Self::Truncated => "truncated",
             Self::GatewayStatus(_) => "gateway_status",
@@ -189,6 +192,7 @@ impl ProxyError {
             Self::NoWebsocket => "the endpoint takes no WebSocket over HTTP/2",
             Self::ResponseTimeout => "the endpoint did not answer in time",
             Self::CallTimeout => "the endpoint did not answer within the time limit of the call",
+            Self::RequestTimeout => "the request took longer than the service allows",
             Self::BadResponse(_) => "the endpoint's response was malformed",
             Self::Truncated => "the endpoint's response ended early",
             Self::GatewayStatus(_) => "the endpoint answered with a gateway error",

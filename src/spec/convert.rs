@@ -291,6 +291,8 @@ impl Service {
             response: positive(p, "timeouts.response", timeouts.response, Time::from_secs(30)),
             idle: positive(p, "timeouts.idle", timeouts.idle, Time::from_secs(60)),
             tunnel_idle: positive(p, "timeouts.tunnel_idle", timeouts.tunnel_idle, Time::from_secs(3600)),
+            request: (timeouts.request)
+                .map(|_| positive(p, "timeouts.request", timeouts.request, Time::from_secs(3600))),
             ping: timeouts.ping.map_or(PING, Duration::get),
         }
     }

@@ -100,6 +100,7 @@ fn write_timeouts(model: &model::ServiceSpec) -> Timeouts {
         response: Some(timeouts.response.into()),
         idle: Some(timeouts.idle.into()),
         tunnel_idle: Some(timeouts.tunnel_idle.into()),
+        request: timeouts.request.map(Into::into),
         ping: Some(timeouts.ping.into()),
     }
 }

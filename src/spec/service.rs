@@ -207,6 +207,10 @@ pub struct Timeouts {
     /// Longest pause inside a body; default `60s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle: Option<Duration>,
+    /// From the request's head to the end of its answer, queueing and further attempts included: then 504, or the answer is
+    /// cut. A tunnel has `session` instead. Default no bound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request: Option<Duration>,
     /// Longest pause in a tunnel (WebSocket and other upgrades); default `1h`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tunnel_idle: Option<Duration>,

@@ -16,6 +16,7 @@ mod descriptors;
 mod drain;
 mod hop_by_hop;
 mod memory;
+mod overdue;
 mod partial;
 mod paths;
 mod queue;

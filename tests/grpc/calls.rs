@@ -93,6 +93,24 @@ async fn a_call_past_its_deadline_inside_of_its_answer_is_told_so_in_the_trailer
 }
 
 #[tokio::test]
+async fn a_call_has_no_longer_than_its_service_gives() {
+    let endpoint = Endpoint::start().await;
+    let proxy = setup(&[&endpoint]).with(|s| s.spec.timeouts.request = Some(Duration::from_millis(300))).start();
+    let client = Client::connect(proxy.address).await;
+    for own in [None, Some("20S")] {
+        let ended = client.call("/never", own, &[b"x"]).await.unwrap();
+        assert_eq!((ended.status.as_str(), ended.reason.as_str()), ("4", "request_timeout"));
+    }
+    let ended = client.call("/never", Some("100m"), &[b"x"]).await.unwrap();
+    assert_eq!((ended.status.as_str(), ended.reason.as_str()), ("4", "grpc_timeout"));
+    let (answer, mut stream) = client.begin("/echo", None).await.unwrap();
+    send(&mut stream, b"x").await.unwrap();
+    let ended = within("the end", LIMIT, async { finish(answer.await?).await }).await.unwrap();
+    assert_eq!((ended.status.as_str(), ended.reason.as_str()), ("4", "request_timeout"));
+    eventually("nothing in flight", LIMIT, async || (proxy.in_flight() == 0).then_some(())).await;
+}
+
+#[tokio::test]
 async fn a_call_past_its_deadline_whose_client_takes_nothing_is_reset() {
     let (endpoint, proxy, client) = one().await;
     let (answer, mut stream) = client.begin("/count", Some("300m")).await.unwrap();

@@ -5,7 +5,7 @@ use crate::client::{call, connect, get as get_request};
 use crate::frames::{
     DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, Fate, HEADERS, Peer, RST_STREAM, WINDOW_UPDATE, block, frame, get,
 };
-use crate::support::backend::{Backend, answering, silent};
+use crate::support::backend::{Backend, Step, answering, send, silent};
 use crate::support::eventually;
 use crate::support::proxy::{Proxy, Setup};
 use std::time::{Duration, Instant};
@@ -79,6 +79,23 @@ async fn a_body_that_stops_or_drips_is_ended_and_its_connection_serves_on() {
     assert!((4..8).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
     assert!(matches!(peer.fate(1).await, Fate::Answered(_) | Fate::Reset(_)));
     assert_eq!(proxy.in_flight(), 0);
+}
+
+#[tokio::test]
+async fn a_stream_has_the_time_of_a_request() {
+    let head = send("HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n");
+    let dripping = Step::SendSlowly(vec![b'x'; 10_000], Duration::from_millis(20));
+    let backend = Backend::start(vec![Step::ReadHead, head, dripping]).await;
+    let proxy = Setup::new(&[backend.address]).with(|s| s.spec.timeouts.request = Some(SHORT)).start();
+    let mut peer = Peer::connect(proxy.address).await;
+    peer.send(&frame(HEADERS, WHOLE, 1, &get(&[]))).await;
+    assert!(matches!(peer.fate(1).await, Fate::Answered(_)));
+    assert_eq!(peer.until(RST_STREAM).await.expect("a reset").stream, 1);
+    eventually("the endpoint", LIMIT, async || (proxy.in_flight() == 0).then_some(())).await;
+    assert_eq!(refused(&proxy, "request_timeout"), 1);
+    // Its connection serves on.
+    peer.send(&frame(HEADERS, WHOLE, 3, &get(&[]))).await;
+    assert!(matches!(peer.fate(3).await, Fate::Answered(_)));
 }
 
 /// 1 KiB a second, averaged over ten, with every limit at its default, whichever window it is that hardly opens; and who takes

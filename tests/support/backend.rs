@@ -83,7 +83,7 @@ impl Backend {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
         let address = socket.local_addr().unwrap().as_socket().unwrap();
-        std::mem::forget(socket);
+        Box::leak(Box::new(socket));
         address
     }
 

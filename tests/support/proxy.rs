@@ -72,6 +72,7 @@ fn spec() -> ServiceSpec {
             response: Duration::from_secs(10),
             idle: Duration::from_secs(10),
             tunnel_idle: Duration::from_secs(60),
+            request: None,
             ping: Duration::from_secs(10),
         },
         outliers: Outliers {

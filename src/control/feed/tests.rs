@@ -6,7 +6,7 @@ use crate::control::feed::import::{difference, fit};
 use crate::control::feed::kept;
 use crate::control::feed::wire::{Begin, End, FORMAT, Hello, Line};
 use crate::control::feed::{FedEndpoint, FedService, FedTable, Fleet, FleetError, Use};
-use crate::control::registry::tests::spec;
+use crate::control::registry::fixture::spec;
 use crate::model::{Instance, InstanceId, InstanceState, NodeId, ServiceName, ServiceSpec, Source, Verdict};
 use crate::table::names::Names;
 use crate::table::{Change, Changes, Publisher, Snapshot, Table, build, channel};

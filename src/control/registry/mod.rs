@@ -18,7 +18,9 @@ mod state;
 mod timers;
 
 #[cfg(test)]
-pub(crate) mod tests;
+pub(crate) mod fixture;
+#[cfg(test)]
+mod tests;
 
 pub use command::{Adopted, Contribution, Registration, RegistryError};
 pub use handle::{Handle, Listing, Withdrawn};

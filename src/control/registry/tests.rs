@@ -1,82 +1,18 @@
 //! The registry's rules, one by one: each command in each state, accepted and refused.
 
 use crate::control::events::EventKind;
+use crate::control::registry::fixture::{check, id, name, registration, spec};
 use crate::control::registry::{Adopted, Command, Contribution, Done, Effects, Registration};
 use crate::control::registry::{RegistryError, Rules, State};
-use crate::model::{
-    HealthCheck, Instance, InstanceId, InstanceState, Limits, NodeId, Outliers, Policy, PortSpec, Probe, Protocol,
-    RolloutSpec, ServiceName, ServiceSpec, Source, Timeouts, Transition, Verdict,
-};
+use crate::model::{Instance, InstanceState, PortSpec, Protocol, ServiceSpec, Source, Transition, Verdict};
 use crate::rng::Rng;
 use crate::table::Change;
 use std::sync::Arc;
 use std::time::Duration;
 
-const SECOND: Duration = Duration::from_secs(1);
+use crate::control::registry::fixture::SECOND;
 const HEALTHY: Transition = Transition { from: Verdict::Unknown, to: Verdict::Healthy };
 const UNHEALTHY: Transition = Transition { from: Verdict::Healthy, to: Verdict::Unhealthy };
-fn name(text: &str) -> ServiceName {
-    ServiceName::parse(text).unwrap()
-}
-fn id(text: &str) -> InstanceId {
-    InstanceId::parse(text).unwrap()
-}
-
-pub(crate) fn check() -> HealthCheck {
-    HealthCheck {
-        probe: Probe::Tcp,
-        port: 0,
-        interval: SECOND,
-        fast_interval: SECOND / 10,
-        timeout: SECOND,
-        rise: 2,
-        fall: 3,
-    }
-}
-
-pub(crate) fn spec(service: &str, health: Option<HealthCheck>) -> ServiceSpec {
-    ServiceSpec {
-        name: name(service),
-        ports: ["http", "metrics"].map(PortSpec::tcp).to_vec(),
-        endpoints: Vec::new(),
-        protocol: Default::default(),
-        policy: Policy::RoundRobin,
-        health,
-        limits: Limits { concurrency: None, queue: 100, queue_timeout: SECOND },
-        timeouts: Timeouts { connect: SECOND, response: SECOND, idle: SECOND, tunnel_idle: SECOND, ping: SECOND },
-        outliers: Outliers { enabled: true, gateway_errors: 3, server_errors: 5, base: SECOND, max: 30 * SECOND },
-        retries: 1,
-        slow_start: Duration::ZERO,
-        drain_timeout: 30 * SECOND,
-        dns_ttl: 5 * SECOND,
-        dns: Default::default(),
-        run: None,
-        replicas: 0,
-        scale: None,
-        rollout: RolloutSpec::default(),
-        resolve: None,
-        tls: None,
-        streams: Default::default(),
-        revision: 0,
-    }
-}
-
-pub(crate) fn registration(service: &str, instance: &str, source: Source) -> Registration {
-    Registration {
-        id: Some(id(instance)),
-        service: name(service),
-        source,
-        address: "127.0.0.1".parse().unwrap(),
-        ports: vec![8000],
-        weight: 1,
-        traits: None,
-        workload: None,
-        revision: 1,
-        lease: None,
-        node: NodeId::parse("here").unwrap(),
-    }
-}
-
 /// A registry with service `web` (checked) and `raw` (unchecked), at a time that tests move.
 struct World {
     state: State,

@@ -125,7 +125,7 @@ impl Course {
         if self.held_until_ms == 0 {
             self.held_until_ms = now_ms + HOLD_MS;
         }
-        if !is_repeatable(request, error) || now_ms >= self.held_until_ms {
+        if !is_repeatable(request, error) || now_ms >= self.held_until_ms.min(request.until_ms) {
             return false;
         }
         match changed(worker, request, &down.deadline, self.held_until_ms).await {
@@ -193,7 +193,7 @@ pub(crate) async fn handle(worker: &Rc<Worker>, down: &mut Downstream, mut reque
                 course.last = Some(error);
                 course.stale = may_be_stale(error) && !tally.answered && idle_ms.is_some();
                 if !(course.stale && idle_ms.is_some_and(|idle| idle > STALE_IDLE_MS)) {
-                    failed(worker, picked.key, error);
+                    failed(worker, picked.key, blamed(&request, error, tally.answered));
                 }
                 if tally.begun || error.status() == 0 {
                     if tally.ends_cleanly || error == ProxyError::ClientStalled {
@@ -211,6 +211,12 @@ pub(crate) async fn handle(worker: &Rc<Worker>, down: &mut Downstream, mut reque
             }
         }
     }
+}
+
+/// Returns what an error says of the endpoint: one that is silent until the time of the request is over answered too late.
+fn blamed(request: &Request, error: ProxyError, answered: bool) -> ProxyError {
+    let silent = error == ProxyError::RequestTimeout && !answered && request.body.is_done();
+    if silent { ProxyError::ResponseTimeout } else { error }
 }
 
 /// Returns whether a kept connection may fail so while its endpoint is well: it was closed meanwhile, or, HTTP/2, it is full or
@@ -250,7 +256,7 @@ async fn dial(
             )
             .await?;
             down.deadline.set(request.policy.response_ms);
-            Ok((stream, None))
+            request.overdue(worker.timers.now_ms()).map_or(Ok((stream, None)), Err)
         }
     }
 }
@@ -290,7 +296,8 @@ fn is_repeatable(request: &Request, error: ProxyError) -> bool {
 
 /// Decides whether another attempt is made; takes it from the retry budget.
 fn may_retry(worker: &Worker, request: &Request, error: ProxyError, attempts: u8) -> bool {
-    if !is_repeatable(request, error) || attempts > request.policy.retries {
+    let late = request.overdue(worker.timers.now_ms()).is_some();
+    if late || !is_repeatable(request, error) || attempts > request.policy.retries {
         return false;
     }
     let mut locals = worker.locals.borrow_mut();

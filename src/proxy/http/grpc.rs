@@ -52,10 +52,10 @@ fn timeout_ms(value: &[u8]) -> Option<u64> {
     }
 }
 
-/// Returns the status that a call is told: DEADLINE_EXCEEDED where its own limit passed, else by gRPC's table of HTTP
+/// Returns the status that a call is told: DEADLINE_EXCEEDED where its time is over, else by gRPC's table of HTTP
 /// statuses.
 pub(super) fn status(error: ProxyError) -> u8 {
-    if error == ProxyError::CallTimeout {
+    if matches!(error, ProxyError::CallTimeout | ProxyError::RequestTimeout) {
         return 4;
     }
     match error.status() {
@@ -111,6 +111,7 @@ mod tests {
             (ProxyError::Connect, 14),
             (ProxyError::ResponseTimeout, 14),
             (ProxyError::CallTimeout, 4),
+            (ProxyError::RequestTimeout, 4),
             (ProxyError::Refused(Reject::Target), 13),
             (ProxyError::BodyTimeout, 2),
         ];

@@ -85,8 +85,8 @@ impl Attempt<'_> {
 
     /// Says who was too slow.
     pub(super) fn expired(&self) -> ProxyError {
-        if self.worker.timers.now_ms() >= self.request.until_ms {
-            ProxyError::CallTimeout
+        if let Some(error) = self.request.overdue(self.worker.timers.now_ms()) {
+            error
         } else if self.waits_for_client() {
             ProxyError::ClientStalled
         } else if self.response.is_some() {
@@ -112,12 +112,12 @@ impl Attempt<'_> {
         Ok(self.held_back)
     }
 
-    /// Makes the attempt; a call whose own time limit passes inside its answer is ended in gRPC's terms.
+    /// Makes the attempt; a call whose time is over inside its answer is ended in gRPC's terms.
     pub(super) async fn run(&mut self) -> Result<Outcome, ProxyError> {
         let result = poll_fn(|cx| self.poll(cx)).await;
-        if matches!(result, Err(ProxyError::CallTimeout)) {
+        if let Err(error @ (ProxyError::CallTimeout | ProxyError::RequestTimeout)) = result {
             // Boxed: rare.
-            Box::pin(self.end_call(ProxyError::CallTimeout)).await;
+            Box::pin(self.end_call(error)).await;
         }
         result
     }

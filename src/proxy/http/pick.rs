@@ -61,10 +61,10 @@ async fn wait(
                 return result.map_err(Refused::error);
             }
         };
-        deadline.set_at(until_ms);
+        deadline.set_at(until_ms.min(request.until_ms));
         if !woken(&mut place, deadline).await {
             pass_on(&mut place, &stats);
-            return Err(late);
+            return Err(request.overdue(worker.timers.now_ms()).unwrap_or(late));
         }
         match try_pick(worker, request, tried) {
             Err(Refused::Saturated(_) | Refused::Absent(..)) => {}

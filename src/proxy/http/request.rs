@@ -37,6 +37,8 @@ pub(crate) struct Policy {
     pub(crate) response_ms: u64,
     pub(crate) idle_ms: u64,
     pub(crate) tunnel_idle_ms: u64,
+    /// From the request's head to the end of its answer; `u64::MAX`: no bound.
+    pub(crate) request_ms: u64,
     pub(crate) queue_timeout_ms: u64,
     /// Longest wait for a first replica.
     pub(crate) wake_timeout_ms: u64,
@@ -70,8 +72,10 @@ pub(crate) struct Request {
     pub(crate) policy: Policy,
     /// It is a gRPC call.
     pub(crate) grpc: bool,
-    /// When its own time limit passes, by the worker's clock; `u64::MAX`: it has none.
+    /// When its time is over, by the worker's clock; `u64::MAX`: it has no bound.
     pub(crate) until_ms: u64,
+    /// Whether the call itself said so, and not the service.
+    pub(crate) limits_itself: bool,
     pub(crate) started: Instant,
     pub(crate) peer: IpAddr,
     pub(crate) access: Option<Box<Access>>,
@@ -268,6 +272,12 @@ impl Request {
         }
     }
 
+    /// Returns what is wrong when its time is over.
+    pub(super) fn overdue(&self, now_ms: u64) -> Option<ProxyError> {
+        let error = if self.limits_itself { ProxyError::CallTimeout } else { ProxyError::RequestTimeout };
+        (now_ms >= self.until_ms).then_some(error)
+    }
+
     /// Gives back what it was kept in.
     pub(crate) fn give_back(mut self: Box<Self>, worker: &Worker) {
         worker.give_buffer(std::mem::take(&mut self.buffer));
@@ -365,7 +375,8 @@ impl Building<'_> {
             target,
             policy,
             grpc: call.is,
-            until_ms: call.timeout_ms.map_or(u64::MAX, |limit| clock::to_ms(started).saturating_add(limit)),
+            until_ms: clock::to_ms(started).saturating_add(call.timeout_ms.unwrap_or(u64::MAX).min(policy.request_ms)),
+            limits_itself: call.timeout_ms.is_some_and(|limit| limit < policy.request_ms),
             started,
             peer: down.peer,
             access,
@@ -441,6 +452,7 @@ fn policy(service: &Service) -> Policy {
         response_ms: ms(spec.timeouts.response),
         idle_ms: ms(spec.timeouts.idle),
         tunnel_idle_ms: ms(spec.timeouts.tunnel_idle),
+        request_ms: spec.timeouts.request.map_or(u64::MAX, ms),
         queue_timeout_ms: ms(spec.limits.queue_timeout),
         wake_timeout_ms: ms(spec.wake_timeout()),
         queue: spec.limits.queue,

@@ -1,7 +1,7 @@
 //! The task: what it does to the runtime and the registry, step by step.
 
 use crate::control::events::EventKind;
-use crate::control::registry::tests::{registration, spec};
+use crate::control::registry::fixture::{registration, spec};
 use crate::control::runtime::Exit;
 use crate::control::scheduler::SchedulerError;
 use crate::control::scheduler::tests::world::{World, definition, web};

@@ -3,7 +3,8 @@
 use crate::control::Options;
 use crate::control::events::{EventKind, Events};
 use crate::control::publisher;
-use crate::control::registry::{self, tests::check, tests::spec};
+use crate::control::registry;
+use crate::control::registry::fixture::{check, spec};
 use crate::control::runtime::{Exit, Known, Running, Runtime, RuntimeError, RuntimeEvent, StartRequest, Started};
 use crate::control::scheduler::{Handle, Inheritance, Parts, Resume, ServiceStatus, spawn};
 use crate::model::{
