@@ -10,6 +10,8 @@
 //! `cargo bench --bench dns -- [options]`; see `benches/README.md` for the method and `--help` for the options.
 
 mod client;
+#[path = "../support/proxies/common.rs"]
+mod common;
 #[path = "../support/proxies/cpu.rs"]
 #[allow(dead_code, reason = "shared; a part is for other benches")]
 mod cpu;
@@ -37,7 +39,9 @@ mod servers;
 mod upstream;
 mod zone;
 
+use clap::Parser;
 use client::{Load, Mode, Run, dnsperf, verify};
+use common::Common;
 use hickory_proto::rr::RecordType;
 use process::Peer;
 use report::{Cell, Cells, quantile};
@@ -45,23 +49,12 @@ use rounds::{Meter, Method};
 use servers::Setting;
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 use weir::clock;
 use zone::{Case, Table};
-
-const HELP: &str = "usage: cargo bench --bench dns -- [options]
-
-  --peers A,B        of echo, weir, knot, gdnsd, nsd; forwarding: weir, unbound, dnsmasq (default: all)
-  --scenarios A,B    of udp, tcp, dot, p99, names, forward (default: all)
-  --rounds N         quiet rounds for each server and scenario (default 8; at most three times as many are run)
-  --seconds S        length of one measured stretch (default 1)
-  --max-other P      drop a round with more than P % other load on either CPU (default 5)
-  --services N       services of the small table (default 200)
-  --names N          names of the large table (default 100000)
-  --weir PATH        another Weir binary
-  --check            exit 1 when a bound is missed
-";
 
 /// A scenario: its name, what it is, how questions travel, and the bounds on Weir's cost: beside whom, and how much at most.
 struct Scenario {
@@ -90,77 +83,61 @@ const RATE: u32 = 20_000;
 /// Distinct questions of the small and the large table.
 const QUESTIONS: [u32; 2] = [1_000, 20_000];
 
+/// Who is measured.
+const SERVERS: [&str; 7] = ["echo", "weir", "knot", "gdnsd", "nsd", "unbound", "dnsmasq"];
+/// What is measured.
+const NAMES: [&str; 6] = ["udp", "tcp", "dot", "p99", "names", "forward"];
+
+/// Weir's DNS beside the others': CPU per query, latency at a rate, forwarding.
+#[derive(Debug, Parser)]
 struct Options {
+    /// Servers, parted by commas; forwarding: weir, unbound, dnsmasq
+    #[arg(long, value_delimiter = ',', default_values = SERVERS, value_parser = SERVERS)]
     peers: Vec<String>,
+    /// Scenarios, parted by commas
+    #[arg(long, value_delimiter = ',', default_values = NAMES, value_parser = NAMES)]
     scenarios: Vec<String>,
-    method: Method,
+    /// Quiet rounds for each peer and scenario; at most three times as many are run
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    rounds: usize,
+    /// Seconds of one measured stretch
+    #[arg(long, value_name = "S", default_value_t = 1.0)]
+    seconds: f64,
+    /// Drop a round with more than so many percent of other load on either CPU
+    #[arg(long, value_name = "P", default_value_t = 5.0)]
+    max_other: f64,
+    /// Services of the small table
+    #[arg(long, value_name = "N", default_value_t = 200)]
     services: u32,
+    /// Names of the large table
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
     names: u32,
-    weir: PathBuf,
-    check: bool,
+    /// Be the echo instead, at this address
+    #[arg(long, hide = true)]
+    echo: Option<SocketAddr>,
+    #[command(flatten)]
+    common: Common,
 }
 
-fn main() {
-    let arguments: Vec<String> = std::env::args().collect();
-    if let [_, flag, address] = &arguments[..]
-        && flag == "--echo"
-    {
-        let ended = address.parse().map_err(std::io::Error::other).and_then(client::echo);
-        eprintln!("echo: {ended:?}");
-        std::process::exit(2);
-    }
-    let outcome = options().and_then(|options| Ok(compare(&options)? || !options.check));
-    match outcome {
-        Ok(true) => {}
-        Ok(false) => std::process::exit(1),
-        Err(error) => {
-            eprintln!("dns: {error}");
-            std::process::exit(2);
-        }
+impl Options {
+    fn method(&self) -> Method {
+        Method { rounds: self.rounds, seconds: self.seconds, max_other: self.max_other / 100.0, cpus: [0, 1] }
     }
 }
 
-fn options() -> Result<Options, Box<dyn Error>> {
-    let list = |text: &str| text.split(',').map(str::to_owned).collect::<Vec<_>>();
-    let mut options = Options {
-        peers: list("echo,weir,knot,gdnsd,nsd,unbound,dnsmasq"),
-        scenarios: list("udp,tcp,dot,p99,names,forward"),
-        method: Method { rounds: 8, seconds: 1.0, max_other: 0.05, cpus: [0, 1] },
-        services: 200,
-        names: 100_000,
-        weir: env!("CARGO_BIN_EXE_weir").into(),
-        check: false,
-    };
-    let mut rest = std::env::args().skip(1);
-    while let Some(flag) = rest.next() {
-        let mut value = || rest.next().ok_or(format!("{flag} needs a value"));
-        match flag.as_str() {
-            // Cargo says that it benches.
-            "--bench" => {}
-            "--help" | "-h" => {
-                print!("{HELP}");
-                std::process::exit(0);
-            }
-            "--peers" => options.peers = list(&value()?),
-            "--scenarios" => options.scenarios = list(&value()?),
-            "--rounds" => options.method.rounds = value()?.parse()?,
-            "--seconds" => options.method.seconds = value()?.parse()?,
-            "--max-other" => options.method.max_other = value()?.parse::<f64>()? / 100.0,
-            "--services" => options.services = value()?.parse()?,
-            "--names" => options.names = value()?.parse()?,
-            "--weir" => options.weir = value()?.into(),
-            "--check" => options.check = true,
-            other => return Err(format!("unknown option {other}; see --help").into()),
-        }
+fn main() -> ExitCode {
+    let options = Options::parse();
+    if let Some(address) = options.echo {
+        return options.common.end("echo", client::echo(address).map(|()| true).map_err(Into::into));
     }
-    Ok(options)
+    options.common.end("dns", compare(&options))
 }
 
 /// Runs every scenario; false when an answer was wrong or lost, or a bound was missed.
 fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
     let names: Vec<&str> = options.peers.iter().map(String::as_str).collect();
     process::install(&[names.as_slice(), forward::needs(&options.scenarios), &["dnsperf"]].concat())?;
-    weir::sys::thread::pin(options.method.cpus[1])?;
+    weir::sys::thread::pin(options.method().cpus[1])?;
     let folder = Folder(std::env::temp_dir().join(format!("weir-dns-{}", std::process::id())));
     std::fs::create_dir_all(&folder.0)?;
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
@@ -169,7 +146,8 @@ fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
     println!(
         "CPU {} runs one server at a time with one thread for questions, CPU {} dnsperf; cost: CPU time of the server's processes \
          per query, lower quartile of the quiet rounds; * marks a dropped round",
-        options.method.cpus[0], options.method.cpus[1]
+        options.method().cpus[0],
+        options.method().cpus[1]
     );
     let mut good = true;
     let small = ["udp", "tcp", "dot", "p99"];
@@ -185,8 +163,12 @@ fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
         let wanted = |name: &&str| names.contains(name);
         let peers: Vec<&str> = forwarders::PEERS.into_iter().filter(wanted).collect();
         let folder = folder.0.join("forward");
-        good &=
-            forward::compare(&forward::Setup { peers, folder: &folder, weir: &options.weir, method: options.method })?;
+        good &= forward::compare(&forward::Setup {
+            peers,
+            folder: &folder,
+            weir: &options.common.weir,
+            method: options.method(),
+        })?;
     }
     Ok(good)
 }
@@ -215,8 +197,8 @@ fn with_table(
     let (certificate, key) = (parent.join("certificate.pem"), parent.join("key.pem"));
     let setting = Setting {
         folder,
-        cpu: options.method.cpus[0],
-        weir: &options.weir,
+        cpu: options.method().cpus[0],
+        weir: &options.common.weir,
         services: &services,
         zone: &zone,
         certificate: &certificate,
@@ -240,10 +222,10 @@ fn with_table(
     let mut good = true;
     for wanted in options.scenarios.iter().map(String::as_str).filter(|name| possible.contains(name)) {
         good &= match wanted {
-            "p99" => bench.tail(&options.method)?,
+            "p99" => bench.tail(&options.method())?,
             _ => {
                 let scenario = SCENARIOS.iter().find(|s| s.name == wanted).ok_or(format!("no scenario {wanted}"))?;
-                bench.run(scenario, &options.method)?
+                bench.run(scenario, &options.method())?
             }
         };
     }

@@ -10,6 +10,8 @@
 //! `cargo bench --bench edge -- [options]`; see `benches/README.md` for the method and `--help` for the options.
 
 mod clients;
+#[path = "../support/proxies/common.rs"]
+mod common;
 #[path = "../support/proxies/cpu.rs"]
 mod cpu;
 mod foreign;
@@ -33,6 +35,8 @@ mod report;
 mod rounds;
 mod steady;
 
+use clap::Parser;
+use common::Common;
 use load::{Load, Shape, Stretch};
 use message::Kind;
 use peers::Setting;
@@ -41,19 +45,8 @@ use report::Cell;
 use rounds::{Meter, Method};
 use std::error::Error;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
-
-const HELP: &str = "usage: cargo bench --bench edge -- [options]
-
-  --peers A,B        of weir, nginx, haproxy, envoy, traefik, caddy (default: all)
-  --scenarios A,B    of tiny, 16k, close, tls, h2, handshake, memory, p99, change, turn (default: all)
-  --rounds N         quiet rounds for each peer and scenario (default 10; at most three times as many are run)
-  --seconds S        length of one measured stretch (default 0.5)
-  --max-other P      drop a round with more than P % other load on either CPU (default 5)
-  --idle N           idle connections of `memory` (default 5000)
-  --weir PATH        another Weir binary
-  --check            exit 1 when a bound is missed
-";
 
 /// A scenario: its name, what it is, and the bounds on Weir's cost: beside which peers, and how much at most.
 struct Scenario {
@@ -95,65 +88,46 @@ const SCENARIOS: [Scenario; 6] = [
     },
 ];
 
-/// Parts that are no rounds of a load over all peers.
-const OTHERS: [&str; 4] = ["memory", "p99", "change", "turn"];
+/// Who is measured.
+const PEERS: [&str; 6] = ["weir", "nginx", "haproxy", "envoy", "traefik", "caddy"];
+/// What is measured.
+const NAMES: [&str; 11] =
+    ["tiny", "16k", "close", "tls", "h2", "handshake", "memory", "p99", "p99-one", "change", "turn"];
 
+/// Weir beside the others as an edge: CPU per request, memory, latency, turns.
+#[derive(Debug, Parser)]
 struct Options {
+    /// Proxies, parted by commas
+    #[arg(long, value_delimiter = ',', default_values = PEERS, value_parser = PEERS)]
     peers: Vec<String>,
+    /// Scenarios, parted by commas
+    #[arg(long, value_delimiter = ',', default_values = NAMES, value_parser = NAMES)]
     scenarios: Vec<String>,
-    method: Method,
+    /// Quiet rounds for each peer and scenario; at most three times as many are run
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    rounds: usize,
+    /// Seconds of one measured stretch
+    #[arg(long, value_name = "S", default_value_t = 0.5)]
+    seconds: f64,
+    /// Drop a round with more than so many percent of other load on either CPU
+    #[arg(long, value_name = "P", default_value_t = 5.0)]
+    max_other: f64,
+    /// Idle connections of `memory`
+    #[arg(long, value_name = "N", default_value_t = 5000)]
     idle: usize,
-    weir: PathBuf,
-    check: bool,
+    #[command(flatten)]
+    common: Common,
 }
 
-fn main() {
-    let outcome = options().and_then(|options| {
-        let good = compare(&options)?;
-        Ok(good || !options.check)
-    });
-    match outcome {
-        Ok(true) => {}
-        Ok(false) => std::process::exit(1),
-        Err(error) => {
-            eprintln!("edge: {error}");
-            std::process::exit(2);
-        }
+impl Options {
+    fn method(&self) -> Method {
+        Method { rounds: self.rounds, seconds: self.seconds, max_other: self.max_other / 100.0, cpus: [0, 1] }
     }
 }
 
-fn options() -> Result<Options, Box<dyn Error>> {
-    let list = |text: &str| text.split(',').map(str::to_owned).collect::<Vec<_>>();
-    let mut options = Options {
-        peers: list("weir,nginx,haproxy,envoy,traefik,caddy"),
-        scenarios: SCENARIOS.iter().map(|s| s.name).chain(OTHERS).map(str::to_owned).collect(),
-        method: Method { rounds: 10, seconds: 0.5, max_other: 0.05, cpus: [0, 1] },
-        idle: 5000,
-        weir: env!("CARGO_BIN_EXE_weir").into(),
-        check: false,
-    };
-    let mut rest = std::env::args().skip(1);
-    while let Some(flag) = rest.next() {
-        let mut value = || rest.next().ok_or(format!("{flag} needs a value"));
-        match flag.as_str() {
-            // Cargo says that it benches.
-            "--bench" => {}
-            "--help" | "-h" => {
-                print!("{HELP}");
-                std::process::exit(0);
-            }
-            "--peers" => options.peers = list(&value()?),
-            "--scenarios" => options.scenarios = list(&value()?),
-            "--rounds" => options.method.rounds = value()?.parse()?,
-            "--seconds" => options.method.seconds = value()?.parse()?,
-            "--max-other" => options.method.max_other = value()?.parse::<f64>()? / 100.0,
-            "--idle" => options.idle = value()?.parse()?,
-            "--weir" => options.weir = value()?.into(),
-            "--check" => options.check = true,
-            other => return Err(format!("unknown option {other}; see --help").into()),
-        }
-    }
-    Ok(options)
+fn main() -> ExitCode {
+    let options = Options::parse();
+    options.common.end("edge", compare(&options))
 }
 
 /// Runs every scenario; false when there were errors or a bound was missed.
@@ -162,7 +136,7 @@ fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
     process::install(&[names.as_slice(), &["h2load"]].concat())?;
     foreign::install(&names)?;
     memory::raise_descriptors(40_000)?;
-    weir::sys::thread::pin(options.method.cpus[1])?;
+    weir::sys::thread::pin(options.method().cpus[1])?;
     let folder = Folder(std::env::temp_dir().join(format!("weir-edge-{}", std::process::id())));
     std::fs::create_dir_all(&folder.0)?;
     let (certificate, key) = (folder.0.join("certificate.pem"), folder.0.join("key.pem"));
@@ -173,9 +147,9 @@ fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
     let endpoints = load.endpoints()?;
     let setting = Setting {
         folder: &folder.0,
-        cpu: options.method.cpus[0],
+        cpu: options.method().cpus[0],
         endpoints: &endpoints,
-        weir: &options.weir,
+        weir: &options.common.weir,
         certificate: &certificate,
         key: &key,
     };
@@ -192,19 +166,21 @@ fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
     println!(
         "CPU {} runs one proxy at a time with one worker, CPU {} backend and load; cost: CPU time of the peer's processes per \
          request, lower quartile of the quiet rounds; * marks a dropped round",
-        options.method.cpus[0], options.method.cpus[1]
+        options.method().cpus[0],
+        options.method().cpus[1]
     );
     let running: Vec<&Peer> = running.iter().collect();
     let weir = running.iter().find(|peer| peer.name == "weir");
     for wanted in options.scenarios.iter().map(String::as_str) {
         good &= match (wanted, weir) {
             ("memory", _) | ("change" | "turn", None) => true,
-            ("p99", _) => steady::tail(&mut load, &running, &options.method)?,
-            ("change", Some(weir)) => steady::changes(&mut load, weir, &setting, &options.method)?,
-            ("turn", Some(weir)) => steady::turns(&mut load, weir, &setting, &options.method)?,
+            ("p99", _) => steady::tail(&mut load, &running, &options.method())?,
+            ("p99-one", _) => steady::single(&mut load, &running, &options.method())?,
+            ("change", Some(weir)) => steady::changes(&mut load, weir, &setting, &options.method())?,
+            ("turn", Some(weir)) => steady::turns(&mut load, weir, &setting, &options.method())?,
             _ => {
                 let scenario = SCENARIOS.iter().find(|s| s.name == wanted).ok_or(format!("no scenario {wanted}"))?;
-                run(scenario, &running, (&mut load, &setting), &options.method)?
+                run(scenario, &running, (&mut load, &setting), &options.method())?
             }
         };
     }

@@ -33,15 +33,7 @@ pub(crate) fn tail(load: &mut Load, peers: &[&Peer], method: &Method) -> Result<
     let mut ratios = Vec::new();
     for pair in 0..PAIRS * 3 {
         let order = if pair % 2 == 0 { [*weir, *nginx] } else { [*nginx, *weir] };
-        let (mut p99, mut quiet) = (BTreeMap::new(), true);
-        for peer in order {
-            load.run(peer.listen[0], TINY, Duration::from_millis(100))?;
-            let meter = Meter::start(peer.pid());
-            let stretch = load.run(peer.listen[0], TINY, Duration::from_secs(1))?;
-            quiet &= is_quiet(meter, method);
-            let place = stretch.latencies_us.len() * 99 / 100;
-            p99.insert(peer.name, f64::from(stretch.latencies_us.get(place).copied().unwrap_or(u32::MAX)));
-        }
+        let (p99, quiet) = tails(load, &order, TINY, method)?;
         print!("  {}/{}{}", p99["weir"], p99["nginx"], if quiet { "" } else { "*" });
         if quiet {
             ratios.push(p99["weir"] / p99["nginx"]);
@@ -55,6 +47,56 @@ pub(crate) fn tail(load: &mut Load, peers: &[&Peer], method: &Method) -> Result<
     println!("  median ratio {:.3} of {} quiet pairs", quantile(&ratios, 0.5), ratios.len());
     let enough = report_bound("quiet pairs missing", (PAIRS - ratios.len()) as f64, 0.0);
     Ok(report_bound("pairs of ten with weir above 0.85 x nginx", missed as f64, 1.0) & enough)
+}
+
+/// By peer, in microseconds.
+type Tails = BTreeMap<&'static str, f64>;
+
+/// The p99 of each peer in turn, 1 s each, and whether nothing else ran meanwhile.
+fn tails(load: &mut Load, peers: &[&Peer], shape: Shape, method: &Method) -> Result<(Tails, bool), Box<dyn Error>> {
+    let (mut p99, mut quiet) = (BTreeMap::new(), true);
+    for peer in peers {
+        load.run(peer.listen[0], shape, Duration::from_millis(100))?;
+        let meter = Meter::start(peer.pid());
+        let stretch = load.run(peer.listen[0], shape, Duration::from_secs(1))?;
+        quiet &= is_quiet(meter, method);
+        let place = stretch.latencies_us.len() * 99 / 100;
+        p99.insert(peer.name, f64::from(stretch.latencies_us.get(place).copied().unwrap_or(u32::MAX)));
+    }
+    Ok((p99, quiet))
+}
+
+/// Ten quiet rounds at one connection: Weir's median p99 is at most that of the better of nginx and HAProxy, within that peer's
+/// spread (its upper quartile).
+pub(crate) fn single(load: &mut Load, peers: &[&Peer], method: &Method) -> Result<bool, Box<dyn Error>> {
+    const ROUNDS: usize = 10;
+    let names = ["weir", "nginx", "haproxy"];
+    let mut order: Vec<&Peer> = peers.iter().copied().filter(|peer| names.contains(&peer.name)).collect();
+    if order.len() < names.len() {
+        println!("\np99-one: needs weir, nginx and haproxy");
+        return Ok(false);
+    }
+    println!("\np99-one: one keepalive connection, 1 s each, weir/nginx/haproxy; microseconds");
+    let mut seen: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    for _ in 0..ROUNDS * 3 {
+        order.rotate_left(1);
+        let (p99, quiet) = tails(load, &order, Shape { connections: 1, ..TINY }, method)?;
+        print!("  {}/{}/{}{}", p99["weir"], p99["nginx"], p99["haproxy"], if quiet { "" } else { "*" });
+        if quiet {
+            p99.iter().for_each(|(name, value)| seen.entry(name).or_default().push(*value));
+        }
+        if seen.get("weir").is_some_and(|rounds| rounds.len() == ROUNDS) {
+            break;
+        }
+    }
+    println!();
+    let at = |name: &str, part: f64| seen.get(name).map_or(f64::NAN, |rounds| quantile(rounds, part));
+    let better = if at("nginx", 0.5) < at("haproxy", 0.5) { "nginx" } else { "haproxy" };
+    println!("  medians {} / {} / {}", at("weir", 0.5), at("nginx", 0.5), at("haproxy", 0.5));
+    let missing = (ROUNDS - seen.get("weir").map_or(0, Vec::len)) as f64;
+    let enough = report_bound("quiet rounds missing", missing, 0.0);
+    let (ratio, spread) = (at("weir", 0.5) / at(better, 0.5), at(better, 0.75) / at(better, 0.5));
+    Ok(report_bound(&format!("p99 at one connection / {better}"), ratio, spread) & enough)
 }
 
 /// Ends a measured stretch; returns whether nothing else ran beside it.

@@ -9,6 +9,8 @@
 //!
 //! `cargo bench --bench footprint -- [options]`; see `benches/README.md` for the method and `--help` for the options.
 
+#[path = "../support/proxies/common.rs"]
+mod common;
 #[path = "../support/proxies/cpu.rs"]
 #[allow(dead_code, reason = "shared; a part is for comparisons")]
 mod cpu;
@@ -23,70 +25,36 @@ mod message;
 mod parts;
 mod weir;
 
+use clap::Parser;
+use common::Common;
 use std::error::Error;
-use std::path::PathBuf;
+use std::process::ExitCode;
 
-const HELP: &str = "usage: cargo bench --bench footprint -- [options]
+/// What is measured.
+const PARTS: [&str; 5] = ["start", "memory", "idle", "workers", "spread"];
 
-  --parts A,B        of start, memory, idle, workers, spread (default: all)
-  --connections N    idle keepalive connections (default 5000)
-  --idle-seconds S   how long the idle process is watched (default 60)
-  --rounds N         rounds for one and for two workers (default 12)
-  --weir PATH        another Weir binary
-  --check            exit 1 when a bound is missed
-";
-
-/// What is measured and how.
+/// What Weir takes when it does little, and what more workers cost.
+#[derive(Debug, Parser)]
 pub(crate) struct Options {
+    /// Parts, parted by commas
+    #[arg(long, value_delimiter = ',', default_values = PARTS, value_parser = PARTS)]
     parts: Vec<String>,
+    /// Idle keepalive connections
+    #[arg(long, value_name = "N", default_value_t = 5000)]
     pub(crate) connections: usize,
+    /// Seconds that the idle process is watched
+    #[arg(long, value_name = "S", default_value_t = 60.0)]
     pub(crate) idle_seconds: f64,
+    /// Rounds for one and for two workers
+    #[arg(long, value_name = "N", default_value_t = 12)]
     pub(crate) rounds: usize,
-    pub(crate) weir: PathBuf,
-    check: bool,
+    #[command(flatten)]
+    pub(crate) common: Common,
 }
 
-fn main() {
-    match options().and_then(|options| measure(&options).map(|good| good || !options.check)) {
-        Ok(true) => {}
-        Ok(false) => std::process::exit(1),
-        Err(error) => {
-            eprintln!("footprint: {error}");
-            std::process::exit(2);
-        }
-    }
-}
-
-fn options() -> Result<Options, Box<dyn Error>> {
-    let list = |text: &str| text.split(',').map(str::to_owned).collect::<Vec<_>>();
-    let mut options = Options {
-        parts: list("start,memory,idle,workers,spread"),
-        connections: 5000,
-        idle_seconds: 60.0,
-        rounds: 12,
-        weir: env!("CARGO_BIN_EXE_weir").into(),
-        check: false,
-    };
-    let mut rest = std::env::args().skip(1);
-    while let Some(flag) = rest.next() {
-        let mut value = || rest.next().ok_or(format!("{flag} needs a value"));
-        match flag.as_str() {
-            // Cargo says that it benches.
-            "--bench" => {}
-            "--help" | "-h" => {
-                print!("{HELP}");
-                std::process::exit(0);
-            }
-            "--parts" => options.parts = list(&value()?),
-            "--connections" => options.connections = value()?.parse()?,
-            "--idle-seconds" => options.idle_seconds = value()?.parse()?,
-            "--rounds" => options.rounds = value()?.parse()?,
-            "--weir" => options.weir = value()?.into(),
-            "--check" => options.check = true,
-            other => return Err(format!("unknown option {other}; see --help").into()),
-        }
-    }
-    Ok(options)
+fn main() -> ExitCode {
+    let options = Options::parse();
+    options.common.end("footprint", measure(&options))
 }
 
 fn measure(options: &Options) -> Result<bool, Box<dyn Error>> {

@@ -73,7 +73,7 @@ pub(crate) fn start(options: &Options) -> Outcome {
     let mut times = Vec::new();
     for _ in 0..9 {
         let begun = clock::now();
-        let weir = Weir::start(&options.weir, Shape { workers: 1, services: 1, endpoints: &backend.endpoints })?;
+        let weir = Weir::start(&options.common.weir, Shape { workers: 1, services: 1, endpoints: &backend.endpoints })?;
         ready(&weir)?;
         times.push((clock::now() - begun).as_secs_f64() * 1e3);
     }
@@ -89,7 +89,7 @@ pub(crate) fn memory(options: &Options) -> Outcome {
     );
     let mut load = Load::open(1)?;
     let endpoints = load.endpoints()?;
-    let weir = Weir::start(&options.weir, Shape { workers: 1, services: 1, endpoints: &endpoints })?;
+    let weir = Weir::start(&options.common.weir, Shape { workers: 1, services: 1, endpoints: &endpoints })?;
     let deadline = clock::now() + READY;
     while load.run(weir.http, shape(8), Duration::from_millis(20))?.errors > 0 {
         if clock::now() > deadline {
@@ -130,7 +130,7 @@ pub(crate) fn idle(options: &Options) -> Outcome {
         options.idle_seconds
     );
     let backend = Backend::start(10)?;
-    let weir = Weir::start(&options.weir, Shape { workers: 2, services: 100, endpoints: &backend.endpoints })?;
+    let weir = Weir::start(&options.common.weir, Shape { workers: 2, services: 100, endpoints: &backend.endpoints })?;
     ready(&weir)?;
     // The first checks, the pools' idle time, and the averages of the admin API pass.
     std::thread::park_timeout(Duration::from_secs(10));
@@ -177,7 +177,7 @@ pub(crate) fn workers(options: &Options) -> Outcome {
     let mut running: Vec<(&str, Vec<Weir>, Vec<f64>)> = Vec::new();
     for (name, workers, processes) in [("one", 1, 1), ("two", 2, 1), ("one and one", 1, 2)] {
         let shape = Shape { workers, services: 1, endpoints: &endpoints };
-        let weirs = (0..processes).map(|_| Weir::start(&options.weir, shape)).collect::<Result<Vec<_>, _>>()?;
+        let weirs = (0..processes).map(|_| Weir::start(&options.common.weir, shape)).collect::<Result<Vec<_>, _>>()?;
         for weir in &weirs {
             let deadline = clock::now() + READY;
             while load.run(weir.http, self::shape(1), Duration::from_millis(20))?.errors > 0 {
@@ -260,7 +260,7 @@ pub(crate) fn spread(options: &Options) -> Outcome {
     for _ in 0..5 {
         let mut load = Load::open(3)?;
         let endpoints = load.endpoints()?;
-        let weir = Weir::start(&options.weir, Shape { workers: 8, services: 1, endpoints: &endpoints })?;
+        let weir = Weir::start(&options.common.weir, Shape { workers: 8, services: 1, endpoints: &endpoints })?;
         let deadline = clock::now() + READY;
         while load.run(weir.http, shape(1), Duration::from_millis(50))?.errors > 0 && clock::now() < deadline {}
         load.idle(Duration::from_millis(200))?;

@@ -9,6 +9,8 @@
 //!
 //! `cargo bench --bench proxy_http -- [options]`; see `benches/README.md` for the method and `--help` for the options.
 
+#[path = "../support/proxies/common.rs"]
+mod common;
 #[path = "../support/proxies/cpu.rs"]
 mod cpu;
 #[path = "../support/proxies/load.rs"]
@@ -27,6 +29,8 @@ mod report;
 #[path = "../support/proxies/rounds.rs"]
 mod rounds;
 
+use clap::Parser;
+use common::Common;
 use load::{Load, Shape};
 use message::Kind;
 use peers::Setting;
@@ -36,35 +40,54 @@ use rounds::{Method, rounds};
 use std::error::Error;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
-const HELP: &str = "usage: cargo bench --bench proxy_http -- [options]
+/// Who is measured.
+const PEERS: [&str; 4] = ["weir", "nginx", "haproxy", "relay"];
+/// What is measured.
+const NAMES: [&str; 5] = ["tiny", "16k", "head", "close", "two"];
 
-  --peers A,B        of weir, nginx, haproxy, relay (default: all)
-  --scenarios A,B    of tiny, 16k, head, close, two (default: all)
-  --rounds N         quiet rounds for each peer and scenario (default 12; at most three times as many are run)
-  --seconds S        length of one measured stretch (default 0.5)
-  --connections N    client connections (default 64)
-  --rate N           open loop with N requests a second instead of a closed loop
-  --max-other P      drop a round with more than P % other load on either CPU (default 5)
-  --proxy-cpu N      CPU of the proxies (default 0)
-  --load-cpu N       CPU of backend and load (default 1)
-  --no-fields        nginx and HAProxy add no forwarding fields (to compare with other benches, not with Weir)
-  --weir PATH        another Weir binary
-  --limit R          exit 1 when Weir is above R times nginx or HAProxy in tiny or 16k
-";
-
+/// Weir's HTTP/1.1 beside the others' and beside a relay that parses nothing.
+#[derive(Debug, Parser)]
 struct Options {
+    /// Proxies, parted by commas
+    #[arg(long, value_delimiter = ',', default_values = PEERS, value_parser = PEERS)]
     peers: Vec<String>,
+    /// Scenarios, parted by commas
+    #[arg(long, value_delimiter = ',', default_values = NAMES, value_parser = NAMES)]
     scenarios: Vec<String>,
+    /// Quiet rounds for each peer and scenario; at most three times as many are run
+    #[arg(long, value_name = "N", default_value_t = 12)]
     rounds: usize,
+    /// Seconds of one measured stretch
+    #[arg(long, value_name = "S", default_value_t = 0.5)]
     seconds: f64,
-    connections: usize,
-    rate: Option<f64>,
+    /// Drop a round with more than so many percent of other load on either CPU
+    #[arg(long, value_name = "P", default_value_t = 5.0)]
     max_other: f64,
-    cpus: [usize; 2],
-    fields: bool,
-    weir: PathBuf,
+    /// Client connections
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    connections: usize,
+    /// Open loop with so many requests a second instead of a closed loop
+    #[arg(long, value_name = "N")]
+    rate: Option<f64>,
+    /// CPU of the proxies
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    proxy_cpu: usize,
+    /// CPU of backend and load
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    load_cpu: usize,
+    /// nginx and HAProxy add no forwarding fields (to compare with other benches, not with Weir)
+    #[arg(long)]
+    no_fields: bool,
+    /// With `--check`: exit 1 when Weir is above so many times nginx or HAProxy in tiny or 16k
+    #[arg(long, value_name = "R")]
     limit: Option<f64>,
+    /// Be the relays instead, one for each of these LISTEN=UPSTREAM,...
+    #[arg(long, hide = true, num_args = 1..)]
+    relay: Vec<String>,
+    #[command(flatten)]
+    common: Common,
 }
 
 struct Scenario {
@@ -88,63 +111,10 @@ const SCENARIOS: &[Scenario] = &[
     scenario("two", "128 B body, keepalive, 2 endpoints", Kind::Tiny, false, 1),
 ];
 
-fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let outcome = match arguments.split_first() {
-        Some((first, rest)) if first == "--relay" => relays(rest).map(|()| true),
-        _ => options(arguments).and_then(|options| compare(&options)),
-    };
-    match outcome {
-        Ok(true) => {}
-        Ok(false) => std::process::exit(1),
-        Err(error) => {
-            eprintln!("proxy_http: {error}");
-            std::process::exit(2);
-        }
-    }
-}
-
-fn options(arguments: Vec<String>) -> Result<Options, Box<dyn Error>> {
-    let list = |text: &str| text.split(',').map(str::to_owned).collect::<Vec<_>>();
-    let mut options = Options {
-        peers: list("weir,nginx,haproxy,relay"),
-        scenarios: SCENARIOS.iter().map(|s| s.name.to_owned()).collect(),
-        rounds: 12,
-        seconds: 0.5,
-        connections: 64,
-        rate: None,
-        max_other: 5.0,
-        cpus: [0, 1],
-        fields: true,
-        weir: env!("CARGO_BIN_EXE_weir").into(),
-        limit: None,
-    };
-    let mut rest = arguments.into_iter();
-    while let Some(flag) = rest.next() {
-        let mut value = || rest.next().ok_or(format!("{flag} needs a value"));
-        match flag.as_str() {
-            // Cargo says that it benches.
-            "--bench" => {}
-            "--help" | "-h" => {
-                print!("{HELP}");
-                std::process::exit(0);
-            }
-            "--peers" => options.peers = list(&value()?),
-            "--scenarios" => options.scenarios = list(&value()?),
-            "--rounds" => options.rounds = value()?.parse()?,
-            "--seconds" => options.seconds = value()?.parse()?,
-            "--connections" => options.connections = value()?.parse()?,
-            "--rate" => options.rate = Some(value()?.parse()?),
-            "--max-other" => options.max_other = value()?.parse()?,
-            "--proxy-cpu" => options.cpus[0] = value()?.parse()?,
-            "--load-cpu" => options.cpus[1] = value()?.parse()?,
-            "--no-fields" => options.fields = false,
-            "--weir" => options.weir = value()?.into(),
-            "--limit" => options.limit = Some(value()?.parse()?),
-            other => return Err(format!("unknown option {other}; see --help").into()),
-        }
-    }
-    Ok(options)
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let good = if options.relay.is_empty() { compare(&options) } else { relays(&options.relay).map(|()| true) };
+    options.common.end("proxy_http", good)
 }
 
 /// The floor as a process of its own: one relay thread for each `LISTEN=UPSTREAM,...`.
@@ -166,32 +136,32 @@ fn relays(arguments: &[String]) -> Result<(), Box<dyn Error>> {
 fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
     let names: Vec<&str> = options.peers.iter().map(String::as_str).collect();
     process::install(&names)?;
-    weir::sys::thread::pin(options.cpus[1])?;
+    weir::sys::thread::pin(options.load_cpu)?;
     let folder = Folder(std::env::temp_dir().join(format!("weir-proxy-http-{}", std::process::id())));
     std::fs::create_dir_all(&folder.0)?;
     let mut load = Load::open(2)?;
     let endpoints = load.endpoints()?;
     let setting = Setting {
         folder: &folder.0,
-        cpu: options.cpus[0],
+        cpu: options.proxy_cpu,
         endpoints: &endpoints,
-        fields: options.fields,
-        weir: &options.weir,
+        fields: !options.no_fields,
+        weir: &options.common.weir,
     };
     let mut running = Vec::new();
     for name in names {
         let peer = peers::start(name, &setting)?;
-        verify(&mut load, &peer, options.fields)?;
+        verify(&mut load, &peer, !options.no_fields)?;
         running.push(peer);
     }
     println!(
         "CPU {} runs one proxy at a time with one worker, CPU {} backend and load; {} connections, {} s a round",
-        options.cpus[0], options.cpus[1], options.connections, options.seconds
+        options.proxy_cpu, options.load_cpu, options.connections, options.seconds
     );
     println!(
         "cost: CPU time of the peer's processes per request, lower quartile of the quiet rounds; * marks a dropped round"
     );
-    let (rounds_wanted, seconds, cpus) = (options.rounds, options.seconds, options.cpus);
+    let (rounds_wanted, seconds, cpus) = (options.rounds, options.seconds, [options.proxy_cpu, options.load_cpu]);
     let method = Method { rounds: rounds_wanted, seconds, max_other: options.max_other / 100.0, cpus };
     let mut good = true;
     for wanted in &options.scenarios {

@@ -10,6 +10,8 @@
 //! `cargo bench --bench proxy_tcp -- [options]`; see `benches/README.md` for the method and `--help` for the options.
 
 mod bulk;
+#[path = "../support/proxies/common.rs"]
+mod common;
 #[path = "../support/proxies/cpu.rs"]
 mod cpu;
 #[path = "../support/proxies/load.rs"]
@@ -31,6 +33,8 @@ mod report;
 mod rounds;
 
 use bulk::Bulk;
+use clap::Parser;
+use common::Common;
 use load::{Load, Shape};
 use message::Kind;
 use peers::Setting;
@@ -40,81 +44,52 @@ use rounds::{Meter, Method};
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 use weir::clock;
 
-const HELP: &str = "usage: cargo bench --bench proxy_tcp -- [options]
+/// Who is measured.
+const PEERS: [&str; 3] = ["weir", "nginx", "haproxy"];
+/// What is measured.
+const NAMES: [&str; 4] = ["tiny", "bulk1", "bulk8", "idle"];
 
-  --peers A,B        of weir, nginx, haproxy (default: all), and own: Weir at services' own addresses (as root)
-  --scenarios A,B    of tiny, bulk1, bulk8, idle (default: all)
-  --rounds N         quiet rounds for each peer and scenario (default 8; at most three times as many are run)
-  --seconds S        length of one measured stretch of round trips (default 0.5)
-  --bytes N          octets of one bulk answer on one connection (default 1 GiB; shared by the 8 of bulk8)
-  --idle N           idle connections (default 10000)
-  --max-other P      drop a round with more than P % other load on either CPU (default 5)
-  --weir PATH        another Weir binary
-  --check            exit 1 when a bound is missed: round trip 1.0 x the better peer, bulk 0.7 x HAProxy, 4 KiB idle
-";
-
+/// Weir's TCP relay beside the others'.
+#[derive(Debug, Parser)]
 struct Options {
+    /// Proxies, parted by commas; `own`: Weir at services' own addresses, as root
+    #[arg(long, value_delimiter = ',', default_values = PEERS, value_parser = ["weir", "nginx", "haproxy", "own"])]
     peers: Vec<String>,
+    /// Scenarios, parted by commas
+    #[arg(long, value_delimiter = ',', default_values = NAMES, value_parser = NAMES)]
     scenarios: Vec<String>,
+    /// Quiet rounds for each peer and scenario; at most three times as many are run
+    #[arg(long, value_name = "N", default_value_t = 8)]
     rounds: usize,
+    /// Seconds of one measured stretch
+    #[arg(long, value_name = "S", default_value_t = 0.5)]
     seconds: f64,
-    bytes: u64,
-    idle: usize,
+    /// Drop a round with more than so many percent of other load on either CPU
+    #[arg(long, value_name = "P", default_value_t = 5.0)]
     max_other: f64,
-    weir: PathBuf,
-    check: bool,
+    /// Octets of one bulk answer on one connection, shared by the eight of `bulk8`
+    #[arg(long, value_name = "N", default_value_t = 1 << 30)]
+    bytes: u64,
+    /// Idle connections
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    idle: usize,
+    #[command(flatten)]
+    common: Common,
 }
 
-fn main() {
-    match options().and_then(|options| compare(&options).map(|good| good || !options.check)) {
-        Ok(true) => {}
-        Ok(false) => std::process::exit(1),
-        Err(error) => {
-            eprintln!("proxy_tcp: {error}");
-            std::process::exit(2);
-        }
+impl Options {
+    fn method(&self) -> Method {
+        Method { rounds: self.rounds, seconds: self.seconds, max_other: self.max_other / 100.0, cpus: [0, 1] }
     }
 }
 
-fn options() -> Result<Options, Box<dyn Error>> {
-    let list = |text: &str| text.split(',').map(str::to_owned).collect::<Vec<_>>();
-    let mut options = Options {
-        peers: list("weir,nginx,haproxy"),
-        scenarios: list("tiny,bulk1,bulk8,idle"),
-        rounds: 8,
-        seconds: 0.5,
-        bytes: 1 << 30,
-        idle: 10_000,
-        max_other: 5.0,
-        weir: env!("CARGO_BIN_EXE_weir").into(),
-        check: false,
-    };
-    let mut rest = std::env::args().skip(1);
-    while let Some(flag) = rest.next() {
-        let mut value = || rest.next().ok_or(format!("{flag} needs a value"));
-        match flag.as_str() {
-            // Cargo says that it benches.
-            "--bench" => {}
-            "--help" | "-h" => {
-                print!("{HELP}");
-                std::process::exit(0);
-            }
-            "--peers" => options.peers = list(&value()?),
-            "--scenarios" => options.scenarios = list(&value()?),
-            "--rounds" => options.rounds = value()?.parse()?,
-            "--seconds" => options.seconds = value()?.parse()?,
-            "--bytes" => options.bytes = value()?.parse()?,
-            "--idle" => options.idle = value()?.parse()?,
-            "--max-other" => options.max_other = value()?.parse()?,
-            "--weir" => options.weir = value()?.into(),
-            "--check" => options.check = true,
-            other => return Err(format!("unknown option {other}; see --help").into()),
-        }
-    }
-    Ok(options)
+fn main() -> ExitCode {
+    let options = Options::parse();
+    options.common.end("proxy_tcp", compare(&options))
 }
 
 /// The temporary folder of configurations and logs.
@@ -132,14 +107,13 @@ fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
     process::install(&names)?;
     // Each idle connection takes two descriptors here and two in the peer.
     let descriptors = memory::raise_descriptors(2 * options.idle as u64 + 200)? as usize;
-    let method =
-        Method { rounds: options.rounds, seconds: options.seconds, max_other: options.max_other / 100.0, cpus: [0, 1] };
+    let method = options.method();
     weir::sys::thread::pin(method.cpus[1])?;
     let folder = Folder(std::env::temp_dir().join(format!("weir-proxy-tcp-{}", std::process::id())));
     std::fs::create_dir_all(&folder.0)?;
     let (mut load, mut bulk) = (Load::open(1)?, Bulk::open()?);
     let backends = [load.endpoints()?[0], bulk.address()?];
-    let setting = Setting { folder: &folder.0, cpu: method.cpus[0], backends, weir: &options.weir };
+    let setting = Setting { folder: &folder.0, cpu: method.cpus[0], backends, weir: &options.common.weir };
     let shape = Shape { kind: Kind::Tiny, connections: 64, close: false, rate: None };
     let mut running = Vec::new();
     for name in names {

@@ -9,6 +9,8 @@
 //!
 //! `cargo bench --bench proxy_udp -- [options]`; see `benches/README.md` for the method and `--help` for the options.
 
+#[path = "../support/proxies/common.rs"]
+mod common;
 #[path = "../support/proxies/cpu.rs"]
 mod cpu;
 mod echo;
@@ -28,6 +30,8 @@ mod report;
 #[allow(dead_code, reason = "shared; a part is for TCP")]
 mod rounds;
 
+use clap::Parser;
+use common::Common;
 use echo::Clients;
 use process::Peer;
 use report::Cell;
@@ -36,80 +40,55 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 use weir::clock;
-
-const HELP: &str = "usage: cargo bench --bench proxy_udp -- [options]
-
-  --peers A,B        of weir, nginx, envoy (default: all)
-  --scenarios A,B    of small, large (default: all)
-  --rounds N         quiet rounds for each peer and scenario (default 8; at most three times as many are run)
-  --seconds S        length of one measured stretch (default 0.5)
-  --flows N          client sockets (default 32)
-  --window N         datagrams that each has on the way (default 2)
-  --max-other P      drop a round with more than P % other load on either CPU (default 5)
-  --weir PATH        another Weir binary
-  --check            exit 1 when a bound is missed: CPU per datagram 0.5 x nginx, 1.0 x Envoy
-";
 
 /// Scenarios by name, with the octets of a datagram.
 const SCENARIOS: [(&str, usize); 2] = [("small", 32), ("large", 1200)];
 
+/// Who is measured.
+const PEERS: [&str; 3] = ["weir", "nginx", "envoy"];
+/// What is measured.
+const NAMES: [&str; 2] = ["small", "large"];
+
+/// Weir's datagrams beside the others'.
+#[derive(Debug, Parser)]
 struct Options {
+    /// Proxies, parted by commas
+    #[arg(long, value_delimiter = ',', default_values = PEERS, value_parser = PEERS)]
     peers: Vec<String>,
+    /// Scenarios, parted by commas
+    #[arg(long, value_delimiter = ',', default_values = NAMES, value_parser = NAMES)]
     scenarios: Vec<String>,
-    method: Method,
+    /// Quiet rounds for each peer and scenario; at most three times as many are run
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    rounds: usize,
+    /// Seconds of one measured stretch
+    #[arg(long, value_name = "S", default_value_t = 0.5)]
+    seconds: f64,
+    /// Drop a round with more than so many percent of other load on either CPU
+    #[arg(long, value_name = "P", default_value_t = 5.0)]
+    max_other: f64,
+    /// Client sockets
+    #[arg(long, value_name = "N", default_value_t = 32)]
     flows: usize,
+    /// Datagrams that each has on the way
+    #[arg(long, value_name = "N", default_value_t = 2)]
     window: usize,
-    weir: PathBuf,
-    check: bool,
+    #[command(flatten)]
+    common: Common,
 }
 
-fn main() {
-    match options().and_then(|options| compare(&options).map(|good| good || !options.check)) {
-        Ok(true) => {}
-        Ok(false) => std::process::exit(1),
-        Err(error) => {
-            eprintln!("proxy_udp: {error}");
-            std::process::exit(2);
-        }
+impl Options {
+    fn method(&self) -> Method {
+        Method { rounds: self.rounds, seconds: self.seconds, max_other: self.max_other / 100.0, cpus: [0, 1] }
     }
 }
 
-fn options() -> Result<Options, Box<dyn Error>> {
-    let list = |text: &str| text.split(',').map(str::to_owned).collect::<Vec<_>>();
-    let mut options = Options {
-        peers: list("weir,nginx,envoy"),
-        scenarios: list("small,large"),
-        method: Method { rounds: 8, seconds: 0.5, max_other: 0.05, cpus: [0, 1] },
-        flows: 32,
-        window: 2,
-        weir: env!("CARGO_BIN_EXE_weir").into(),
-        check: false,
-    };
-    let mut rest = std::env::args().skip(1);
-    while let Some(flag) = rest.next() {
-        let mut value = || rest.next().ok_or(format!("{flag} needs a value"));
-        match flag.as_str() {
-            // Cargo says that it benches.
-            "--bench" => {}
-            "--help" | "-h" => {
-                print!("{HELP}");
-                std::process::exit(0);
-            }
-            "--peers" => options.peers = list(&value()?),
-            "--scenarios" => options.scenarios = list(&value()?),
-            "--rounds" => options.method.rounds = value()?.parse()?,
-            "--seconds" => options.method.seconds = value()?.parse()?,
-            "--flows" => options.flows = value()?.parse()?,
-            "--window" => options.window = value()?.parse()?,
-            "--max-other" => options.method.max_other = value()?.parse::<f64>()? / 100.0,
-            "--weir" => options.weir = value()?.into(),
-            "--check" => options.check = true,
-            other => return Err(format!("unknown option {other}; see --help").into()),
-        }
-    }
-    Ok(options)
+fn main() -> ExitCode {
+    let options = Options::parse();
+    options.common.end("proxy_udp", compare(&options))
 }
 
 /// The temporary folder of configurations and logs.
@@ -126,14 +105,14 @@ fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
     let names: Vec<&str> = options.peers.iter().map(String::as_str).collect();
     process::install(&names)?;
     peers::install(&names)?;
-    let method = options.method;
+    let method = options.method();
     weir::sys::thread::pin(method.cpus[1])?;
     let folder = Folder(std::env::temp_dir().join(format!("weir-proxy-udp-{}", std::process::id())));
     std::fs::create_dir_all(&folder.0)?;
     let backend = echo::serve()?;
     let mut running: Vec<(Peer, SocketAddr)> = Vec::new();
     for name in names {
-        running.push(peers::start(name, &folder.0, (method.cpus[0], backend), &options.weir)?);
+        running.push(peers::start(name, &folder.0, (method.cpus[0], backend), &options.common.weir)?);
     }
     let peers: Vec<&Peer> = running.iter().map(|(peer, _)| peer).collect();
     let mut good = true;
