@@ -24,6 +24,7 @@ use crate::model::{self, NodeId, parse_label};
 use crate::proxy::{Limits as ProxyLimits, Options as ProxyOptions, Timeouts as ProxyTimeouts};
 use crate::spec::{Address, Duration, KeyPath, Listener, Problem, Problems, Service, Size};
 use crate::telemetry::{Format, LogOptions};
+use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -51,10 +52,12 @@ pub(super) fn build(
     let index = Index::new(file);
     let (node, pin) = read_node(p, &file.node.clone().unwrap_or_default());
     let state = read_state(p, file, environment);
+    let control = read_control(p, file, environment, node, &state);
+    let own = control.service_addresses;
     let loaded = Loaded {
-        control: read_control(p, file, environment, node, &state),
+        control,
         proxy: read_proxy(p, &file.proxy.clone().unwrap_or_default(), pin),
-        dns: file.dns.as_ref().map(|section| read_dns(p, section)),
+        dns: file.dns.as_ref().map(|section| read_dns(p, section, own)),
         admin: read_admin(p, file, &state),
         log: read_log(p, &file.log.clone().unwrap_or_default()),
         listeners: collect(p, "listener", &file.listeners, |listener| {
@@ -263,7 +266,7 @@ fn read_proxy_timeouts(p: &mut Problems, section: &Proxy) -> ProxyTimeouts {
     }
 }
 
-fn read_dns(p: &mut Problems, section: &Dns) -> DnsOptions {
+fn read_dns(p: &mut Problems, section: &Dns, own: Option<(Ipv4Addr, u8)>) -> DnsOptions {
     let defaults = DnsOptions::default();
     let limits = section.limits.clone().unwrap_or_default();
     let listed = section.listen.as_ref();
@@ -283,6 +286,7 @@ fn read_dns(p: &mut Problems, section: &Dns) -> DnsOptions {
         zone,
         containers,
         threads: within(p, "dns.threads", section.threads, defaults.threads, &(1..=64)),
+        service_addresses: own,
         negative_ttl,
         max_udp_bytes: u16::try_from(answer).unwrap_or(defaults.max_udp_bytes),
         tcp_connections: within(

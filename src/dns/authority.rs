@@ -1,7 +1,8 @@
 //! What the server says about its zone and itself: SOA, NS, version texts; encoded once from the options.
 
 use crate::dns::Options;
-use crate::dnswire::{Answer, OWNER_IS_QUESTION, Section, record, rtype};
+use crate::dns::network::contains;
+use crate::dnswire::{Answer, OWNER_IS_QUESTION, Section, record, rtype, skip_label};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ pub struct Authority {
     pub(crate) changed_ttl_seconds: u32,
     /// How long that moment is, in milliseconds.
     pub(crate) settle_ms: u64,
+    /// Services have their addresses of this range.
+    service_addresses: Option<(IpAddr, u8)>,
     /// Largest UDP answer, in octets.
     pub(crate) max_udp_bytes: u16,
     /// Address records of `ns.dns.<zone>`: the listening addresses that are not wildcards.
@@ -71,6 +74,7 @@ impl Authority {
             negative_ttl_seconds: seconds(options.negative_ttl),
             changed_ttl_seconds: seconds(options.changed_ttl),
             settle_ms: u64::try_from(options.settle.as_millis()).unwrap_or(u64::MAX),
+            service_addresses: options.service_addresses.map(|(network, prefix)| (network.into(), prefix)),
             max_udp_bytes: options.max_udp_bytes,
             servers,
             version: text(version()),
@@ -78,6 +82,21 @@ impl Authority {
             hinfo,
             nsid: options.nsid.as_deref().unwrap_or_default().as_bytes().into(),
         }
+    }
+
+    /// Returns whether an address is for services, whether one has it or not.
+    pub(crate) fn gives(&self, address: IpAddr) -> bool {
+        self.service_addresses.is_some_and(|range| contains(range, address))
+    }
+
+    /// Returns the octets of a reverse name in front of the part that the whole range has in common.
+    pub(crate) fn above_range(&self, name: &[u8]) -> u16 {
+        let common = self.service_addresses.map_or(4, |(_, prefix)| usize::from(prefix) / 8);
+        let mut rest = name;
+        for _ in common..4 {
+            rest = skip_label(rest).unwrap_or(rest);
+        }
+        u16::try_from(name.len() - rest.len()).unwrap_or(0)
     }
 
     /// Returns what the server itself has at a lower-case name without the zone.

@@ -204,7 +204,7 @@ fn own(view: &View<'_>, service: &Service) -> String {
 /// Says who is behind the address that a reverse name is of; `None` where it is none of the table.
 fn behind(view: &View<'_>, name: &[u8]) -> Option<String> {
     let address = address_of_reverse(name)?;
-    let owners = view.snapshot.names.owners(address)?.iter().filter_map(|owner| {
+    let owners = view.snapshot.names.owners(address).unwrap_or_default().iter().filter_map(|owner| {
         let service = view.snapshot.services.at(owner.slot).filter(|service| view.scope.sees_service(service))?;
         let name = service.name();
         Some(match &owner.id {
@@ -213,7 +213,10 @@ fn behind(view: &View<'_>, name: &[u8]) -> Option<String> {
         })
     });
     let owners = owners.collect::<Vec<_>>().join(", ");
-    (!owners.is_empty()).then(|| format!("the address {address}: {owners}"))
+    match owners.is_empty() {
+        true if view.authority.gives(address) => Some(format!("the address {address}: of no service")),
+        empty => (!empty).then(|| format!("the address {address}: {owners}")),
+    }
 }
 
 fn records(message: &Message) -> Vec<Line> {

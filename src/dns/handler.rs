@@ -259,7 +259,8 @@ impl<'s> Turn<'_, 's, '_> {
     /// gets its minimal answer here (RFC 8482 covers every responder), and with recursion desired: what others asked before is
     /// nobody's business.
     fn is_foreign(&self, name: &[u8]) -> bool {
-        let ours = address_of_reverse(name).is_some_and(|address| owners(self.view, address).is_some());
+        let ours = address_of_reverse(name)
+            .is_some_and(|address| self.view.authority.gives(address) || owners(self.view, address).is_some());
         !ours && self.query.rtype != rtype::ANY && self.query.flags & RECURSION_DESIRED != 0
     }
 
@@ -281,8 +282,15 @@ impl<'s> Turn<'_, 's, '_> {
         if view.snapshot.generation == 0 {
             return End::bare(rcode::SERVFAIL);
         }
-        let Some(owners) = owners(view, address) else { return End::bare(self.refusal(name)) };
-        self.reverse(owners, owner)
+        match owners(view, address) {
+            Some(owners) => self.reverse(owners, owner),
+            None if view.authority.gives(address) => {
+                // The zone of the whole range, as far as whole numbers tell it (RFC 2308 §3).
+                let apex = if self.hops == 0 { owner.saturating_add(view.authority.above_range(name)) } else { owner };
+                End { soa: Some(self.soa(apex, false, view.snapshot.names.zone())), ..End::bare(rcode::NXDOMAIN) }
+            }
+            None => End::bare(self.refusal(name)),
+        }
     }
 
     /// Returns the code for a name that nobody here answers for. Where an alias leads to it, the client goes on. A short name is

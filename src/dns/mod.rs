@@ -17,6 +17,7 @@ mod gauges;
 mod handler;
 mod https;
 mod locate;
+mod network;
 mod onward;
 mod options;
 mod order;

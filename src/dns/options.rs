@@ -2,7 +2,7 @@
 
 use crate::model::{ServiceName, TlsSpec};
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +21,8 @@ pub struct Options {
     pub zone: String,
     /// UDP threads.
     pub threads: usize,
+    /// The range of which services have addresses of their own: nobody else says whose an address of it is. `None`: none.
+    pub service_addresses: Option<(Ipv4Addr, u8)>,
     /// TTL of negative answers (SOA minimum), RFC 2308 §4.
     pub negative_ttl: Duration,
     /// Largest UDP answer with EDNS; RFC 9715 advises 1232 octets.
@@ -273,6 +275,7 @@ impl Default for Options {
             containers: None,
             zone: "weir.internal".to_owned(),
             threads: 1,
+            service_addresses: None,
             negative_ttl: Duration::from_secs(5),
             max_udp_bytes: 1232,
             tcp_connections: 1024,

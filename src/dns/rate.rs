@@ -7,8 +7,8 @@
 //! memory stays the same whatever comes. Shared by all threads; each step is one load and one store.
 
 use crate::dns::counters::{Limited, Limits};
+use crate::dns::network::contains;
 use crate::dns::options::RateLimitOptions;
-use crate::dns::view::contains;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use xxhash_rust::xxh3::xxh3_64_with_seed;

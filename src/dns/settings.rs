@@ -4,9 +4,10 @@
 
 use crate::clock;
 use crate::dns::forward::{Answered, Foreign, Forwarder};
+use crate::dns::network::contains;
 use crate::dns::querylog::{Line, Lines, QueryLog};
 use crate::dns::rate::Limiter;
-use crate::dns::view::{Asker, Scopes, View, contains};
+use crate::dns::view::{Asker, Scopes, View};
 use crate::dns::{Aliases, Authority, Gateway, Options, QueryLogOptions, Schemas};
 use crate::dnswire::{Answer, Query, rcode};
 use crate::rng::Rng;

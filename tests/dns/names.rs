@@ -342,6 +342,7 @@ fn a_service_s_own_address_has_the_service_s_name() {
     ] {
         let mut fixture = Fixture::start(|all| {
             all.schemas = schemas;
+            all.service_addresses = Some(([198, 18, 0, 0].into(), 24));
             let hidden = ViewOptions { namespaces: Some(vec!["staging".into()]), ..ViewOptions::default() };
             all.views = vec![ViewOptions { networks: vec![([127, 0, 0, 2].into(), 32)], ..hidden }];
         });
@@ -355,8 +356,12 @@ fn a_service_s_own_address_has_the_service_s_name() {
             (code(&answer), addresses(&answer.answers))
         };
         assert_eq!(reverse(1, "7.0.18.198.in-addr.arpa."), (ResponseCode::NoError, vec![name.to_owned()]));
-        assert_eq!(reverse(2, "7.0.18.198.in-addr.arpa."), (ResponseCode::Refused, vec![]), "not of its namespaces");
-        assert_eq!(reverse(1, "8.0.18.198.in-addr.arpa."), (ResponseCode::Refused, vec![]), "nobody's");
+        // Whoever else is asked knows less.
+        assert_eq!(reverse(2, "7.0.18.198.in-addr.arpa."), (ResponseCode::NXDomain, vec![]), "not of its namespaces");
+        assert_eq!(reverse(1, "8.0.18.198.in-addr.arpa."), (ResponseCode::NXDomain, vec![]), "nobody's yet");
+        let nobody = ask_from(1, fixture.address, &question("8.0.18.198.in-addr.arpa.", RecordType::PTR));
+        assert_eq!(nobody.authorities[0].name.to_ascii(), "0.18.198.in-addr.arpa.", "the zone of the range");
+        assert_eq!(reverse(1, "7.1.18.198.in-addr.arpa."), (ResponseCode::Refused, vec![]), "beside the range");
     }
 }
 

@@ -18,8 +18,8 @@ mod zones;
 
 use crate::clock;
 use crate::dns::counters::{Forwarded, Path};
+use crate::dns::network;
 use crate::dns::options::{ForwardOptions, Networks};
-use crate::dns::view;
 use crate::dnswire::{MAX_NAME_BYTES, Parsed, Query, labels, lower_into, parse_name, rtype};
 use belief::{Chain, Next};
 use cache::{Cache, Kept};
@@ -338,5 +338,5 @@ fn is_short(query: &Query<'_>) -> bool {
 
 /// Returns whether an address is in one of the networks; an IPv4 address in IPv6 form counts as IPv4.
 fn contains(networks: &Networks, address: IpAddr) -> bool {
-    networks.iter().any(|network| view::contains(*network, address))
+    networks.iter().any(|network| network::contains(*network, address))
 }
