@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use support::backend::{self, Backend, Script, Step, send};
 use support::http::Raw;
-use support::traffic::{Kind, Plan, Report, Traffic};
+use support::traffic::{Kind, LATE, Plan, Report, Traffic};
 
 /// A little traffic over one kept and one fresh connection.
 async fn report(target: SocketAddr) -> Report {
@@ -55,9 +55,9 @@ async fn an_answer_to_another_request_is_seen() {
 }
 
 #[tokio::test]
-async fn a_right_answer_after_a_second_is_a_failure() {
+async fn a_right_answer_that_comes_late_is_a_failure() {
     let answer = "HTTP/1.1 200 OK\r\nX-Request-Tag: t0\r\nContent-Length: 0\r\n\r\n";
-    let slow = vec![Step::ReadHead, Step::Wait(Duration::from_millis(1_050)), send(answer), Step::Hold];
+    let slow = vec![Step::ReadHead, Step::Wait(LATE + Duration::from_millis(50)), send(answer), Step::Hold];
     let backend = Backend::start(slow).await;
     let plan = Plan { rate: 1.0, keepalive: 1, fresh: 0, ..Plan::new(backend.address) };
     let traffic = Traffic::start(plan);

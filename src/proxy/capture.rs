@@ -33,6 +33,7 @@ pub(crate) fn serve(
     arrival: Arrival,
     (entry, capture): (&Rc<Entry>, &CaptureSpec),
 ) {
+    worker.outgoing.note_captured();
     let spec = entry.spec();
     let target =
         original(&socket, capture, &spec).and_then(|to| lead(worker, &socket, to, capture).map(|way| (to, way)));

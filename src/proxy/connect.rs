@@ -161,16 +161,21 @@ async fn connect_tcp(
     deadline: &Deadline,
 ) -> Result<TcpStream, ProxyError> {
     deadline.set(timeout_ms);
+    // Also what is no captured connection itself, such as a request of one: rules that leave out somebody else lead it back.
+    let captured = captured.or_else(|| worker.outgoing.captures().then_some(Captured { source: None }));
     // Boxed: rare, and it would make every connection's future larger.
     let mut dialling = Box::pin(async {
         match captured {
-            None => TcpStream::connect(address).await,
-            Some(captured) => bound(worker, address, captured)?.connect(address).await,
+            None => TcpStream::connect(address).await.map_err(|error| classify(&error)),
+            Some(captured) => {
+                // What fails before the endpoint is spoken to, such as for want of a privilege, is not its fault.
+                let socket = bound(worker, address, captured).map_err(|_| ProxyError::LocalLimit)?;
+                socket.connect(address).await.map_err(|error| classify(&error))
+            }
         }
     });
     let stream = poll_fn(|cx| match dialling.as_mut().poll(cx) {
-        Poll::Ready(Ok(stream)) => Poll::Ready(Ok(stream)),
-        Poll::Ready(Err(error)) => Poll::Ready(Err(classify(&error))),
+        Poll::Ready(done) => Poll::Ready(done),
         Poll::Pending if deadline.poll_expired(cx) => Poll::Ready(Err(ProxyError::ConnectTimeout)),
         Poll::Pending => Poll::Pending,
     })

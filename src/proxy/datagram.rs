@@ -13,7 +13,7 @@ use crate::model::{ListenerProtocol, UdpSpec};
 use crate::proxy::connect::classify;
 use crate::proxy::entry::Entry;
 use crate::proxy::error::ProxyError;
-use crate::proxy::flow::{Flow, Key, Shared};
+use crate::proxy::flow::{Flow, Key, Shared, is_too_long};
 use crate::proxy::memory::Pressure;
 use crate::proxy::observe::record_stream;
 use crate::proxy::pick::{Picked, failed, hashed};
@@ -45,10 +45,15 @@ struct Flows {
     next: Cell<u64>,
     /// The table that the flows were looked at with last.
     generation: Cell<u64>,
+    /// How many share the bound of flows.
+    workers: usize,
 }
 
 impl Flows {
     fn new(worker: Rc<Worker>, entry: Rc<Entry>, socket: AsyncFd<UdpSocket>) -> Self {
+        // Looked for once: it costs several system calls.
+        let all = || std::thread::available_parallelism().map_or(1, usize::from);
+        let workers = worker.options.workers.unwrap_or_else(all).max(1);
         Self {
             shared: Shared { worker, entry, socket, batch: RefCell::new(Batch::new(DATAGRAM_BYTES, 1)) },
             flows: RefCell::new(HashMap::new()),
@@ -56,6 +61,7 @@ impl Flows {
             young: RefCell::default(),
             next: Cell::new(1),
             generation: Cell::new(0),
+            workers,
         }
     }
 
@@ -90,41 +96,47 @@ impl Flows {
         }
         let mut rest = datagrams.get(..length).unwrap_or_default();
         let mut tried = Tried::default();
-        for _ in 0..TRIES {
+        // Each turn sends or drops some of them, or ends a flow.
+        while !rest.is_empty() {
             let known = self.find(key).filter(|flow| !self.is_over(flow));
             let opened = known.map_or_else(|| self.open(batch, (key, from), spec, &tried), Ok);
             let flow = match opened {
                 Ok(flow) => flow,
-                Err(reason) => return self.shared.worker.shard.refused(reason),
+                Err(reason) => return self.drop_of(key, reason),
             };
             match send_many(flow.upstream.get_ref(), rest, None) {
+                // What stopped it is told of the first only: the next turn is, or sends on to an endpoint that is to tell again
+                // that it is gone.
                 Ok(sent) => {
-                    let (done, left) = rest.split_at(sent.min(rest.len()));
+                    let (done, left) = rest.split_at(sent.clamp(1, rest.len()));
                     flow.came(done, spec);
-                    // The kernel's buffer is full: what does not fit is lost, as it would be on the way.
-                    if !left.is_empty() {
-                        self.shared.worker.shard.refused("udp_send");
-                    }
-                    return;
+                    rest = left;
                 }
+                // The kernel's buffer is full: what does not fit is lost, as it would be on the way.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return self.shared.worker.shard.refused("udp_send");
+                    return self.drop_of(key, "udp_send");
                 }
                 Err(error) if is_too_long(&error) => {
                     // Longer than the way to the endpoint takes: the endpoint is well.
-                    self.shared.worker.shard.refused("udp_too_long");
+                    self.drop_of(key, "udp_too_long");
                     rest = rest.get(1..).unwrap_or_default();
-                    if rest.is_empty() {
-                        return;
-                    }
                 }
                 Err(error) => {
                     tried.push(flow.picked.key.serial);
                     self.fail(&flow, &error);
+                    if tried.len() >= TRIES {
+                        return self.drop_of(key, "endpoints_exhausted");
+                    }
                 }
             }
         }
-        self.shared.worker.shard.refused("endpoints_exhausted");
+    }
+
+    /// Counts what a client loses and says so, one line a second.
+    fn drop_of(&self, key: Key, reason: &'static str) {
+        let Shared { worker, entry, .. } = &self.shared;
+        worker.shard.refused(reason);
+        worker.underway.say_dropped(worker.timers.now_ms(), &entry.name, key.client.ip(), reason);
     }
 
     fn find(&self, key: Key) -> Option<Rc<Flow>> {
@@ -216,13 +228,7 @@ impl Flows {
 
     /// Returns how many flows this worker may have: its share.
     fn most(&self, spec: &UdpSpec) -> usize {
-        let workers = self
-            .shared
-            .worker
-            .options
-            .workers
-            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-        (spec.flows as usize).div_ceil(workers.max(1))
+        (spec.flows as usize).div_ceil(self.workers)
     }
 
     /// Ends the oldest flow whose client sent but one datagram; false: there is none.
@@ -231,7 +237,7 @@ impl Flows {
             let Some((key, id)) = self.young.borrow_mut().pop_front() else { return false };
             let flow = self.flows.borrow().get(&key).filter(|flow| flow.id == id && !flow.goes_on()).cloned();
             if let Some(flow) = flow {
-                self.shared.worker.shard.refused("udp_flows");
+                self.drop_of(key, "udp_flows");
                 self.end(&flow, "udp_flows");
                 return true;
             }
@@ -360,10 +366,6 @@ fn connected(to: SocketAddr) -> io::Result<AsyncFd<UdpSocket>> {
     socket.set_nonblocking(true)?;
     socket.connect(to)?;
     watch_datagrams(socket)
-}
-
-fn is_too_long(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::EMSGSIZE)
 }
 
 #[cfg(test)]

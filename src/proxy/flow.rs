@@ -138,7 +138,11 @@ impl Flow {
     /// Takes a batch from the endpoint and sends it to the client; returns whether there may be more.
     fn answer(&self, shared: &Shared) -> io::Result<bool> {
         let mut batch = shared.batch.borrow_mut();
-        let count = batch.receive(self.upstream.get_ref())?;
+        let count = match batch.receive(self.upstream.get_ref()) {
+            // Somebody on the way told of a shorter one: the endpoint is well, and the kernel knows it now.
+            Err(error) if is_too_long(&error) => return Ok(true),
+            received => received?,
+        };
         if count == 0 {
             return Ok(false);
         }
@@ -179,4 +183,9 @@ impl Flow {
             received_bytes: self.received_bytes.get(),
         }
     }
+}
+
+/// A datagram was longer than the way takes.
+pub(crate) fn is_too_long(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EMSGSIZE)
 }

@@ -1,7 +1,8 @@
-//! Connections that Weir makes for captured ones: how one is known that comes back.
+//! Connections that Weir makes where it captures: how one is known that comes back.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A connection that comes back does so at once; somebody else's may have the same port and destination later.
@@ -11,7 +12,13 @@ const MANY: usize = 1024;
 
 /// By own port and destination, with when it is forgotten; of all workers, a cheap handle.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Outgoing(Arc<Mutex<Memory>>);
+pub(crate) struct Outgoing(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    memory: Mutex<Memory>,
+    captures: AtomicBool,
+}
 
 #[derive(Debug, Default)]
 struct Memory {
@@ -21,9 +28,21 @@ struct Memory {
 }
 
 impl Outgoing {
+    /// Notes that a connection was captured.
+    pub(crate) fn note_captured(&self) {
+        if !self.captures() {
+            self.0.captures.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns whether one ever was: then each that Weir makes may come back, whatever it is made for.
+    pub(crate) fn captures(&self) -> bool {
+        self.0.captures.load(Ordering::Relaxed)
+    }
+
     /// Notes a connection before it is made.
     pub(crate) fn begin(&self, port: u16, to: SocketAddr, now_ms: u64) {
-        let mut memory = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut memory = self.0.memory.lock().unwrap_or_else(PoisonError::into_inner);
         memory.known.insert((port, to), now_ms + REMEMBERED_MS);
         if memory.known.len() > memory.sweep_at.max(MANY) {
             memory.known.retain(|_, until_ms| *until_ms > now_ms);
@@ -33,7 +52,7 @@ impl Outgoing {
 
     /// Returns whether a connection from that port to there is Weir's own.
     pub(crate) fn is_own(&self, port: u16, to: SocketAddr, now_ms: u64) -> bool {
-        let memory = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let memory = self.0.memory.lock().unwrap_or_else(PoisonError::into_inner);
         memory.known.get(&(port, to)).is_some_and(|until_ms| *until_ms > now_ms)
     }
 }
@@ -54,7 +73,7 @@ mod tests {
         for port in 0..=u16::MAX {
             outgoing.begin(port, to, u64::from(port) * 10);
         }
-        let kept = outgoing.0.lock().unwrap().known.len();
+        let kept = outgoing.0.memory.lock().unwrap().known.len();
         assert!(kept <= 2 * MANY, "{kept}");
     }
 }

@@ -146,6 +146,8 @@ async fn postgres_request(socket: &TcpStream) -> Result<bool, &'static str> {
 
 /// Looks at the client's hello; `None`: it speaks no TLS.
 async fn client_hello(socket: &TcpStream) -> Result<Option<hello::Hello>, &'static str> {
+    // Whoever says nothing holds nothing.
+    socket.readable().await.map_err(|_| "client_gone")?;
     let mut room = vec![0; hello::MAX_BYTES];
     let decide = |octets: &[u8]| match hello::read(octets) {
         Ok(hello::Reading::Partial) => None,

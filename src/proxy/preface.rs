@@ -83,6 +83,8 @@ pub(crate) async fn greet(
 
 /// Reads and takes a header; `None`: there is none.
 async fn header(socket: &TcpStream) -> Result<Option<Box<Header>>, &'static str> {
+    // Whoever says nothing holds nothing.
+    socket.readable().await.map_err(|_| "client_gone")?;
     let mut room = vec![0; MAX_BYTES];
     let decide = |octets: &[u8]| match read(octets) {
         Ok(Reading::Partial) => None,

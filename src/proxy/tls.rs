@@ -168,6 +168,12 @@ impl Underway {
         tracing::info!(listener, client = %peer, reason, unsaid, "connection closed");
     }
 
+    /// As [`Self::say`], about datagrams.
+    pub(crate) fn say_dropped(&self, now_ms: u64, listener: &str, peer: IpAddr, reason: &'static str) {
+        let Some(unsaid) = self.may_say(now_ms) else { return };
+        tracing::info!(listener, client = %peer, reason, unsaid, "datagram dropped");
+    }
+
     /// As [`Self::say`], about a handshake with an endpoint.
     pub(crate) fn say_upstream(&self, now_ms: u64, endpoint: SocketAddr, error: &std::io::Error) {
         let Some(unsaid) = self.may_say(now_ms) else { return };

@@ -41,7 +41,7 @@ async fn a_head_that_does_not_end_is_a_408_rfc9110_15_5_9() {
     };
     assert_eq!((answer.status, answer.field("weir-reason")), (408, Some("head_timeout")));
     assert!(answer.closes());
-    assert!(begun.elapsed() >= SHORT && begun.elapsed() < SHORT * 5, "{:?}", begun.elapsed());
+    assert!(begun.elapsed() >= SHORT && begun.elapsed() < LIMIT, "{:?}", begun.elapsed());
     assert_eq!(backend.connections(), 0);
 }
 
@@ -93,7 +93,7 @@ async fn a_body_that_drips_is_ended_after_its_grace() {
         assert!(begun.elapsed() < Duration::from_secs(15));
     };
     assert_eq!((answer.status, answer.field("weir-reason")), (408, Some("body_timeout")));
-    assert!(begun.elapsed() < Duration::from_secs(7), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(12), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
@@ -236,7 +236,7 @@ async fn a_slow_reader_gets_every_octet() {
 #[tokio::test]
 async fn two_hundred_slow_clients_do_not_slow_a_neighbour() {
     let backend = Backend::start(answering("fine")).await;
-    let proxy = Setup::new(&[backend.address]).with(|s| s.options.timeouts.head = Duration::from_secs(2)).start();
+    let proxy = Setup::new(&[backend.address]).with(|s| s.options.timeouts.head = Duration::from_secs(6)).start();
     let mut slow = Vec::new();
     for n in 0..200 {
         let mut raw = Raw::connect(proxy.address).await.unwrap();
@@ -250,7 +250,7 @@ async fn two_hundred_slow_clients_do_not_slow_a_neighbour() {
     for _ in 0..100 {
         let begun = Instant::now();
         assert_eq!(neighbour.exchange(GET).await.text(), "fine");
-        assert!(begun.elapsed() < Duration::from_secs(1));
+        assert!(begun.elapsed() < Duration::from_secs(3));
     }
     let waiting_for_head = proxy.metric("weir_refused_total{reason=\"head_timeout\"}");
     assert_eq!(waiting_for_head, 0, "they were still there");
@@ -303,7 +303,7 @@ async fn bulk_in_both_directions_leaves_turns_for_a_neighbour() {
         let mut neighbour = Raw::connect(proxy.address).await.unwrap();
         let begun = Instant::now();
         assert_eq!(neighbour.exchange(GET).await.text(), "fine");
-        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     }
     assert!(proxy.in_flight() >= 2, "bulk still runs");
     downloading.abort();

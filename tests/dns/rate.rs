@@ -41,7 +41,8 @@ fn flood(socket: &UdpSocket, message: &[u8], count: usize) -> Vec<Vec<u8>> {
             take(Duration::from_millis(2));
         }
     }
-    take(Duration::from_millis(200));
+    // A busy machine answers late.
+    take(Duration::from_millis(600));
     answers
 }
 
@@ -71,7 +72,7 @@ fn a_flood_from_one_network_gets_little_and_its_neighbour_everything() {
     // A neighbour in another network is served meanwhile, and the attacker's own by TCP.
     let neighbour = client(Ipv4Addr::new(127, 2, 2, 2), fixture.address);
     assert_eq!(flood(&neighbour, &message, 50).len(), 50);
-    let said = dig(fixture.address, "-b 127.1.1.9 +nocookie +time=1 +tries=5 +short web.weir.internal A");
+    let said = dig(fixture.address, "-b 127.1.1.9 +nocookie +time=2 +tries=5 +short web.weir.internal A");
     assert_eq!(said.lines(), ["10.1.0.1", "10.1.0.2"], "{}", said.text);
 }
 
@@ -228,7 +229,7 @@ fn rfc7766_10_half_questions_and_drips_by_tcp_hold_places_only_so_long_and_a_nei
         stream.set_read_timeout(Some(WAIT)).unwrap();
         assert!(matches!(stream.read(&mut [0; 1]), Ok(0) | Err(_)));
     }
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
     // And the places are free again.
     let mut stream = connect(fixture.address);
     send_frame(&mut stream, &good);

@@ -121,7 +121,7 @@ async fn reaction(kills: usize) -> (Duration, Duration) {
 async fn proxy_and_dns_leave_a_dead_replica_out_at_once() {
     let (_, max) = reaction(2).await;
     // An unoptimised build beside other tests: the promise itself is checked in release.
-    assert!(max < Duration::from_millis(500), "{max:?}");
+    assert!(max < Duration::from_secs(2), "{max:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -192,7 +192,7 @@ async fn what_is_held_in_vain_is_refused_in_time_and_with_a_reason() {
     assert!(stream.await.unwrap(), "a stream is reset");
     let took = begin.elapsed();
     println!("two requests and a stream were held for {took:?}");
-    assert!(took >= Duration::from_secs(2) && took < Duration::from_secs(5), "{took:?}");
+    assert!(took >= Duration::from_secs(2) && took < Duration::from_secs(15), "{took:?}");
     assert_eq!(metric(&weir, "weir_refused_total{reason=\"wake_timeout\"}").await, 3);
 
     // Who resets its connection waits no longer, and frees its place.
@@ -201,7 +201,7 @@ async fn what_is_held_in_vain_is_refused_in_time_and_with_a_reason() {
     eventually("the stream is held", LIMIT, || async { (metric(&weir, "weir_held_total").await == 5).then_some(()) })
         .await;
     drop(gone);
-    eventually("the client has left", Duration::from_millis(1500), || async {
+    eventually("the client has left", LIMIT, || async {
         (metric(&weir, "weir_refused_total{reason=\"client_gone\"}").await == 1).then_some(())
     })
     .await;
@@ -237,7 +237,7 @@ async fn zero_by_hand_is_off_until_it_is_given_back() {
     let (status, reason, _) = get_held(weir.http).await;
     assert_eq!((status, reason.as_str()), (503, "service_off"));
     assert!(reset(raw).await, "a stream is reset");
-    assert!(begin.elapsed() < Duration::from_secs(1), "nobody waits for what is off: {:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(5), "nobody waits for what is off: {:?}", begin.elapsed());
     let told = weir.cli(&["explain", "scale", "web"]).await.out;
     assert!(told.contains("set by hand, so that it is off"), "{told}");
     let explained = weir.api("GET", "/v1/explain?method=GET&url=http://web/", None).await.1;

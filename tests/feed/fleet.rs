@@ -134,3 +134,36 @@ async fn a_follower_that_is_cut_off_serves_on_also_after_its_restart_and_converg
     assert_eq!(finished.code, 0, "{finished:?}");
     has(&edge, 0).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_that_restarts_beside_an_unchanged_scheduler_uses_and_acknowledges_what_it_kept() {
+    let _alone = alone().await;
+    let origin = Weir::start("same-origin", &service(1)).await;
+    origin.settled("web", 1, SETTLED).await;
+    let mut edge = follows("same-edge", &origin).await;
+    has(&edge, 1).await;
+    let wanted = table(&origin).await["generation"].clone();
+    support::eventually("the last table is kept on disk", SETTLED, || async {
+        let text = std::fs::read_to_string(edge.folder.0.join("state/table.jsonl")).unwrap_or_default();
+        text.contains(&format!("\"generation\":{wanted}")).then_some(())
+    })
+    .await;
+    edge.kill();
+    let _ = edge.child.wait().await;
+    edge.respawn();
+    edge.ready().await;
+    support::eventually("what was kept is the source's", SETTLED, || async {
+        (table(&edge).await["sources"][0]["state"] == "used").then_some(())
+    })
+    .await;
+    assert_eq!(table(&origin).await["generation"], wanted, "nothing else came");
+    let finished = origin.cli(&["scale", "web", "2", "--wait"]).await;
+    assert_eq!(finished.code, 0, "{finished:?}");
+    has(&edge, 2).await;
+    let wanted = table(&origin).await["generation"].as_u64();
+    support::eventually("it acknowledges", SETTLED, || async {
+        let row = subscriber(&origin, "same-edge", "following").await;
+        (row["generation"].as_u64() >= wanted).then_some(())
+    })
+    .await;
+}

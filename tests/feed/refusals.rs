@@ -61,8 +61,13 @@ async fn other_machines_need_the_token_and_tls_and_get_no_more_than_the_table() 
     let mut octets = Vec::new();
     let _ = plain.stream.read_to_end(&mut octets).await;
     assert!(!octets.starts_with(b"HTTP/"), "{octets:?}");
-    let log = origin.log();
-    assert!(log.contains("without a known token was refused"), "{log}");
+    support::eventually("it is in the log", SETTLED, || async {
+        origin.log().contains("without a known token was refused").then_some(())
+    })
+    .await;
+    let metrics = support::http::get(origin.admin, "/metrics").await.text();
+    let refused = metrics.lines().find_map(|line| line.strip_prefix("weir_admin_remote_refused_total "));
+    assert!(refused.is_some_and(|count| count != "0"), "{metrics}");
 }
 
 fn tls_client(certificate: &std::path::Path) -> tokio_rustls::TlsConnector {
@@ -140,6 +145,12 @@ async fn a_feed_that_is_cut_replayed_or_of_another_version_changes_nothing_and_i
         ("headless", vec![begin(1, "null"), web, end(1, 1), String::new()], "is no feed"),
     ];
     for (name, lines, says) in cases {
+        let reason = match name {
+            "version" | "replayed" => name,
+            "cut" | "cut-line" => "truncated",
+            "delta" => "replayed",
+            _ => "malformed",
+        };
         let address = impostor(lines).await;
         let source = format!("[source.weir]\nfrom = \"{address}\"\nname = \"victim\"\n\n[[service]]\nname = \"own\"\n");
         let weir = Weir::start(&format!("refuses-{name}"), &source).await;
@@ -149,6 +160,16 @@ async fn a_feed_that_is_cut_replayed_or_of_another_version_changes_nothing_and_i
         })
         .await;
         assert_eq!(table(&weir).await["services"], 1, "{name}: only its own");
-        assert!(weir.log().contains(says), "{name}: {}", weir.log());
+        support::eventually(&format!("{name} is in the log"), SETTLED, || async {
+            weir.log().contains(says).then_some(())
+        })
+        .await;
+        let metrics = support::http::get(weir.admin, "/metrics").await.text();
+        let lost = |line: &str| {
+            line.starts_with("weir_source_losses_total{")
+                && line.contains(&format!("reason=\"{reason}\""))
+                && !line.ends_with(" 0")
+        };
+        assert!(metrics.lines().any(lost), "{name}: {metrics}");
     }
 }

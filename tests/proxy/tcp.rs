@@ -189,7 +189,7 @@ async fn a_reset_passes_through() {
 
 #[tokio::test]
 async fn an_idle_stream_is_closed_after_the_idle_time_and_a_busy_one_is_not() {
-    let proxy = Setup::tcp(&[echo().await]).with(|s| s.spec.timeouts.tunnel_idle = Duration::from_millis(600)).start();
+    let proxy = Setup::tcp(&[echo().await]).with(|s| s.spec.timeouts.tunnel_idle = Duration::from_secs(2)).start();
     let mut idle = TcpStream::connect(proxy.address).await.unwrap();
     let mut busy = TcpStream::connect(proxy.address).await.unwrap();
     let begun = Instant::now();
@@ -197,19 +197,19 @@ async fn an_idle_stream_is_closed_after_the_idle_time_and_a_busy_one_is_not() {
         tokio::spawn(
             async move { within("the end", LIMIT, idle.read(&mut [0; 1])).await.map(|n| (n, begun.elapsed())) },
         );
-    while !watch.is_finished() || begun.elapsed() < Duration::from_millis(1200) {
+    while !watch.is_finished() || begun.elapsed() < Duration::from_secs(4) {
         busy.write_all(b"x").await.unwrap();
         assert_eq!(within("an echo", LIMIT, busy.read(&mut [0; 1])).await.unwrap(), 1);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let (n, after) = watch.await.unwrap().unwrap();
-    assert!(n == 0 && after >= Duration::from_millis(500), "{n} {after:?}");
+    assert!(n == 0 && after >= Duration::from_millis(1900), "{n} {after:?}");
 }
 
 #[tokio::test]
 async fn a_withdrawn_endpoint_keeps_its_streams_for_the_drain_time_and_then_resets_them() {
     let (old, new) = (echo().await, echo().await);
-    let mut proxy = Setup::tcp(&[old]).with(|s| s.spec.drain_timeout = Duration::from_millis(1500)).start();
+    let mut proxy = Setup::tcp(&[old]).with(|s| s.spec.drain_timeout = Duration::from_secs(4)).start();
     let mut stream = TcpStream::connect(proxy.address).await.unwrap();
     stream.write_all(b"x").await.unwrap();
     assert_eq!(within("an echo", LIMIT, stream.read(&mut [0; 1])).await.unwrap(), 1);
@@ -222,7 +222,7 @@ async fn a_withdrawn_endpoint_keeps_its_streams_for_the_drain_time_and_then_rese
     }
     let read = within("the reset", LIMIT, stream.read(&mut [0; 1])).await;
     assert_eq!(read.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
-    assert!(begun.elapsed() >= Duration::from_millis(1400), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() >= Duration::from_millis(3900), "{:?}", begun.elapsed());
     assert_eq!(proxy.metric("weir_streams_cut_total{service=\"web\"}"), 1);
 }
 

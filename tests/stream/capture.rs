@@ -228,6 +228,9 @@ fn connections_of_weir_that_come_back_are_closed() {
     world.space.rules(&["install", "--user", "4242"]);
     for _ in 0..3 {
         assert_eq!(world.space.ask("http://10.77.0.3:5432/"), "");
+        // Also where each request finds its endpoint.
+        let said = world.space.ask("http://10.77.0.5:80/");
+        assert!(!said.contains("Instance: "), "{said}");
     }
     world.until("a loop", || world.refused("capture_loop"));
     assert!(world.admin("/readyz").ends_with("200"));

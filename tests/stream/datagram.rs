@@ -1,6 +1,6 @@
 //! UDP listeners: flows keep their endpoint, those of a dead one move and no others, floods are bounded.
 
-use crate::support::process::{Weir, free_address};
+use crate::support::process::{Weir, free_address, kill};
 use crate::support::{eventually, within};
 use crate::{WAIT, metric, refused};
 use std::collections::BTreeMap;
@@ -46,13 +46,15 @@ async fn client(address: SocketAddr) -> UdpSocket {
     client
 }
 
+/// Clients send again after this: none waits so long on a busy machine for what was not lost.
+const AGAIN: Duration = Duration::from_secs(3);
+
 /// Sends a text until it is answered, as clients of UDP do; returns the letter of who answered, and how often it was sent.
 async fn ask(client: &UdpSocket, text: &[u8]) -> (u8, u32) {
     let mut buffer = vec![0; 65536];
     for sent in 1..100 {
         client.send(text).await.unwrap();
-        let pause = Duration::from_millis(300);
-        while let Ok(received) = tokio::time::timeout(pause, client.recv(&mut buffer)).await {
+        while let Ok(received) = tokio::time::timeout(AGAIN, client.recv(&mut buffer)).await {
             // Nobody may be there while Weir starts; older answers are not this one's.
             let Ok(n) = received else { break };
             if &buffer[1..n] == text {
@@ -71,14 +73,15 @@ async fn flows_keep_their_endpoint_and_those_of_a_dead_one_move_and_no_others() 
     let mut flows = Vec::new();
     for _ in 0..60 {
         let client = client(address).await;
-        let (letter, _) = ask(&client, b"first").await;
+        let (letter, sent) = ask(&client, b"first").await;
+        assert_eq!(sent, 1);
         flows.push((client, letter));
     }
     let mut counts = BTreeMap::new();
     for (_, letter) in &flows {
         *counts.entry(*letter).or_insert(0) += 1;
     }
-    assert!(counts.len() == 3 && counts.values().all(|count| *count >= 8), "{counts:?}");
+    assert!(counts.len() == 3 && counts.values().all(|count| *count >= 3), "{counts:?}");
     for round in 0..3 {
         for (client, letter) in &flows {
             assert_eq!(ask(client, format!("round {round}").as_bytes()).await, (*letter, 1));
@@ -135,10 +138,10 @@ async fn a_flow_ends_when_nothing_comes_for_its_idle_time() {
     assert_eq!(metric(&weir, "weir_streams_total{service=\"game\"}").await, 1);
 }
 
-/// Memory of the serving process that is its own, KiB.
-fn memory(weir: &Weir) -> u64 {
+/// Memory of the serving process that is its own, KiB: what it maps of its program others have too, more or fewer each moment.
+pub(crate) fn memory(weir: &Weir) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", weir.serving())).unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss_Anon:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
@@ -163,21 +166,24 @@ async fn a_flood_from_many_sources_holds_little_and_keeps_nobody_out_who_was_the
         }
     }
     refused(&weir, "udp_flows", 1000).await;
-    let open = metric(&weir, "weir_streams_open{service=\"game\"}").await;
     // Those that were ended a moment ago may still be there.
-    assert!(open <= 300, "{open} flows");
+    let few = async || (metric(&weir, "weir_streams_open{service=\"game\"}").await <= 200).then_some(());
+    eventually("no more flows than the bound", WAIT, few).await;
     let grown = memory(&weir).saturating_sub(before);
-    println!("{grown} KiB more, {open} flows");
+    println!("{grown} KiB more");
     assert!(grown < 8 * 1024, "{grown} KiB more");
     // Whoever comes now is served, and who was there was never moved.
     assert_eq!(ask(&client(address).await, b"new").await.0, b'x');
     assert_eq!(ask(&regular, b"still").await, (b'x', 1));
-    // One source has its share.
-    let many: Vec<_> = (0..40).map(|_| std::net::UdpSocket::bind("127.9.9.9:0").unwrap()).collect();
+    // One source has its share at each worker: one of them gets more than that.
+    let workers = std::thread::available_parallelism().unwrap().get();
+    let many: Vec<_> = (0..=20 * workers).map(|_| std::net::UdpSocket::bind("127.9.9.9:0").unwrap()).collect();
     for socket in &many {
         socket.send_to(b"greedy", SocketAddr::from(([127, 0, 0, 1], address.port()))).unwrap();
     }
     refused(&weir, "udp_flows_per_client", 1).await;
+    let log = weir.log();
+    assert!(log.lines().any(|line| line.contains("datagram dropped") && line.contains("udp_flows")), "{log}");
 }
 
 #[tokio::test]
@@ -209,4 +215,34 @@ async fn flows_of_an_endpoint_that_is_taken_away_end_at_the_drain_deadline_and_g
     };
     eventually("all flows are elsewhere", WAIT, moved).await;
     assert!(metric(&weir, "weir_streams_cut_total{service=\"game\"}").await >= 1);
+}
+
+#[tokio::test]
+async fn pairs_of_datagrams_find_out_too_that_nobody_is_there() {
+    let (a, b) = tokio::join!(echo(b'a'), echo(b'b'));
+    let address = free_address();
+    let weir = front("udp-pairs", address, &[a.0, b.0], ("", "")).await;
+    let client = loop {
+        let client = client(address).await;
+        if ask(&client, b"first").await.0 == b'b' {
+            break client;
+        }
+    };
+    b.1.abort();
+    let _ = b.1.await;
+    let mut buffer = [0; 64];
+    let mut pairs = 0;
+    // The second of a pair is told of the ICMP error that the first met.
+    while pairs < 10 {
+        pairs += 1;
+        kill(weir.serving(), "STOP").await;
+        for text in [b"one", b"two"] {
+            client.send(text).await.unwrap();
+        }
+        kill(weir.serving(), "CONT").await;
+        if tokio::time::timeout(Duration::from_secs(1), client.recv(&mut buffer)).await.is_ok_and(|n| n.is_ok()) {
+            break;
+        }
+    }
+    assert_eq!(buffer[0], b'a', "{pairs} pairs");
 }

@@ -21,6 +21,7 @@ mod client;
 
 mod capture;
 mod datagram;
+mod hostile;
 mod names;
 mod postgres;
 mod sni;

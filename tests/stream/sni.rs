@@ -131,7 +131,7 @@ async fn three_hosts_lead_to_three_servers_and_their_certificates() {
 }
 
 /// The octets of a hello for a host.
-fn hello(authority: &Authority, host: &str) -> Vec<u8> {
+pub(crate) fn hello(authority: &Authority, host: &str) -> Vec<u8> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap()).unwrap();
     let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();

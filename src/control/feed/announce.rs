@@ -166,19 +166,28 @@ impl Announcer {
 
     async fn send(&mut self, method: Method, path: &str, body: Bytes, limit: Duration) -> Result<(), LinkError> {
         let deadline_ms = clock::now_ms() + u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-        let mut link = match self.link.take() {
-            Some(link) => link,
-            None => self.open().await?,
-        };
-        let left = Duration::from_millis(deadline_ms.saturating_sub(clock::now_ms()));
-        let sent = link.send_within(method, path, body, left).await;
-        match sent {
-            // The connection is good for the next one.
-            Ok(_) | Err(LinkError::Answer { .. }) => {
-                self.link = Some(link);
-                sent.map(|_| ())
+        loop {
+            let kept = self.link.take();
+            let was_kept = kept.is_some();
+            let mut link = match kept {
+                Some(link) => link,
+                None => self.open().await?,
+            };
+            let left = Duration::from_millis(deadline_ms.saturating_sub(clock::now_ms()));
+            match link.send_within(method.clone(), path, body.clone(), left).await {
+                // The connection is good for the next one.
+                Ok(_) => {
+                    self.link = Some(link);
+                    return Ok(());
+                }
+                Err(error @ LinkError::Answer { .. }) => {
+                    self.link = Some(link);
+                    return Err(error);
+                }
+                // It was closed meanwhile, by a restart or because it was idle: each of these may be sent twice.
+                Err(LinkError::Unreachable(_)) if was_kept && clock::now_ms() < deadline_ms => {}
+                Err(error) => return Err(error),
             }
-            Err(error) => Err(error),
         }
     }
 

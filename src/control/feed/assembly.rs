@@ -12,6 +12,8 @@ use std::sync::Arc;
 pub const MAX_LINE: usize = 8 << 20;
 /// Endpoints that a table holds at most, as the registry does.
 const MAX_ENDPOINTS: usize = 200_000;
+/// Octets of one update: what 200,000 endpoints need many times over.
+const MAX_UPDATE: usize = 1 << 28;
 /// Services that a table holds at most.
 const MAX_SERVICES: usize = 100_000;
 
@@ -73,6 +75,7 @@ pub(super) enum Step {
 struct Update {
     begin: Begin,
     lines: usize,
+    octets: usize,
     endpoints: usize,
     services: BTreeMap<ServiceName, Option<Arc<FedService>>>,
     routes: Option<Vec<crate::spec::Route>>,
@@ -97,6 +100,7 @@ impl Assembly {
 
     /// Takes one line, without its end.
     pub(super) fn line(&mut self, line: &[u8]) -> Result<Step, Refusal> {
+        let octets = line.len();
         let line = self.parse(line)?;
         let in_update = self.update.is_some();
         match line {
@@ -112,7 +116,7 @@ impl Assembly {
             }
             Line::Begin(_) | Line::Heartbeat(_) => Err(Refusal::Malformed("inside of an update".to_owned())),
             Line::End(end) => self.end(end),
-            line => self.put(line),
+            line => self.put(line, octets),
         }
     }
 
@@ -160,15 +164,16 @@ impl Assembly {
             return Err(Refusal::Replayed(format!("generation {} after {after:?}, at {known}", begin.generation)));
         }
         let (services, routes) = (BTreeMap::new(), None);
-        self.update = Some(Update { begin, lines: 0, endpoints: 0, services, routes });
+        self.update = Some(Update { begin, lines: 0, octets: 0, endpoints: 0, services, routes });
         Ok(Step::Nothing)
     }
 
-    fn put(&mut self, line: Line) -> Result<Step, Refusal> {
+    fn put(&mut self, line: Line, octets: usize) -> Result<Step, Refusal> {
         let Some(update) = &mut self.update else {
             return Err(Refusal::Malformed("outside of an update".to_owned()));
         };
         update.lines += 1;
+        update.octets += octets;
         match line {
             Line::Service(service) => {
                 let service = service.read().map_err(Refusal::Malformed)?;
@@ -185,6 +190,9 @@ impl Assembly {
         if update.endpoints > MAX_ENDPOINTS || update.services.len() > MAX_SERVICES {
             let text = format!("more than {MAX_SERVICES} services or {MAX_ENDPOINTS} endpoints");
             return Err(Refusal::TooLarge(text));
+        }
+        if update.octets > MAX_UPDATE {
+            return Err(Refusal::TooLarge(format!("an update above {MAX_UPDATE} octets")));
         }
         Ok(Step::Nothing)
     }
@@ -206,8 +214,10 @@ impl Assembly {
                 None => drop(table.services.remove(&name)),
             }
         }
-        if table.services.len() > MAX_SERVICES {
-            return Err(Refusal::TooLarge(format!("{} services", table.services.len())));
+        let endpoints: usize = table.services.values().map(|service| service.endpoints.len()).sum();
+        if table.services.len() > MAX_SERVICES || endpoints > MAX_ENDPOINTS {
+            let text = format!("{} services with {endpoints} endpoints", table.services.len());
+            return Err(Refusal::TooLarge(text));
         }
         if let Some(routes) = update.routes {
             table.routes = read_routes(&routes, &table.services)?;

@@ -102,8 +102,13 @@ impl Fleet {
             return Err(FleetError::Full);
         }
         let name: Arc<str> = name.into();
+        let is_first = members.is_empty();
         // What an earlier subscription said holds until the new one says something: it is the same Weir.
         let before = members.remove(&name);
+        if let Some(before) = &before {
+            // Its stream may be open for long, if nobody is there to close it.
+            before.party.set_idle(true);
+        }
         let party = self.table.acknowledger(&name);
         let generation = before.as_ref().map_or(0, |before| before.generation);
         let member = Member {
@@ -115,9 +120,9 @@ impl Fleet {
             silent: false,
             uses: before.map(|before| before.uses).unwrap_or_default(),
         };
-        let is_first = members.is_empty();
         members.insert(name, member);
         drop(members);
+        // Whoever looks goes on as long as there is one.
         if is_first {
             tokio::spawn(self.clone().watch());
         }
@@ -175,6 +180,7 @@ impl Fleet {
         let mut members = self.lock();
         match members.get(name) {
             Some(member) if member.session == session => {
+                member.party.set_idle(true);
                 members.remove(name);
                 Ok(())
             }

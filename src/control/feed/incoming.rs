@@ -10,7 +10,7 @@ use crate::control::feed::import::{difference, fit, leaving};
 use crate::control::feed::kept;
 use crate::control::feed::source::{Applied, Feeder, News};
 use crate::control::feed::table::FedTable;
-use crate::control::registry::Handle;
+use crate::control::registry::{Handle, RegistryError};
 use crate::control::{PlaceOptions, SourceOptions};
 use crate::model::{NodeId, ServiceName};
 use crate::table::Table;
@@ -115,10 +115,14 @@ struct Importer {
     imported: Arc<FedTable>,
     /// Services that are somebody else's here.
     taken: HashSet<ServiceName>,
+    /// Whether the registry has all of the source's table.
+    is_whole: bool,
     /// When another source is taken.
     switch_at: Option<Instant>,
     /// When the kept table is written.
     write_at: Option<Instant>,
+    /// The registry is: another process has taken over.
+    ended: bool,
 }
 
 /// Starts to follow the sources on the current runtime, as `name_at_sources`. The kept table is in use when this returns.
@@ -135,8 +139,10 @@ pub async fn start(options: &SourceOptions, name_at_sources: &str, parts: Parts)
         used: None,
         imported: Arc::default(),
         taken: HashSet::new(),
+        is_whole: true,
         switch_at: None,
         write_at: None,
+        ended: false,
     };
     if let Some(kept) = &kept {
         // Where it came from is not known: loopback addresses were left out before it was written, where they had to be.
@@ -162,6 +168,7 @@ pub async fn start(options: &SourceOptions, name_at_sources: &str, parts: Parts)
             heartbeat,
             leaving: shown.leaving.subscribe(),
             known: kept.clone().filter(|_| count == 1),
+            passed: false,
         });
     }
     for feeder in feeders {
@@ -218,7 +225,8 @@ impl Importer {
     async fn run(mut self, mut inbox: mpsc::Receiver<(usize, News)>) {
         let mut notices = self.parts.registry.watch();
         let never = later(Duration::from_secs(365 * 24 * 3600));
-        loop {
+        // Nothing is acknowledged that is not shown: whoever takes over subscribes by the same name.
+        while !self.ended {
             tokio::select! {
                 news = inbox.recv() => match news {
                     Some((index, news)) => self.take(index, news).await,
@@ -332,7 +340,10 @@ impl Importer {
     async fn use_table(&mut self, index: usize) {
         let Some(source) = self.sources.get(index) else { return };
         let Some(table) = source.table.clone() else { return };
-        let local = self.import(table.clone(), source.is_local).await;
+        let Some(local) = self.import(table.clone(), source.is_local).await else {
+            self.ended = true;
+            return;
+        };
         let applied = Applied { generation: table.generation, local, leaving: leaving(&self.imported) };
         if let Some(source) = self.sources.get(index) {
             source.applied.send_replace(applied);
@@ -342,8 +353,8 @@ impl Importer {
         }
     }
 
-    /// Brings a table into the registry; returns the generation that shows it.
-    async fn import(&mut self, table: Arc<FedTable>, is_local: bool) -> u64 {
+    /// Brings a table into the registry; returns the generation that shows it, `None` when there is no registry any more.
+    async fn import(&mut self, table: Arc<FedTable>, is_local: bool) -> Option<u64> {
         let mut taken = HashSet::new();
         for (name, service) in &table.services {
             // What did not change is whose it was.
@@ -360,6 +371,7 @@ impl Importer {
         if left_out > 0 {
             tracing::debug!(endpoints = left_out, "loopback addresses of another machine are left out");
         }
+        self.is_whole = left_out == 0 && self.taken.is_empty();
         let mut change = difference(&self.imported, &fitted, &self.parts.node);
         let mut undefine = Vec::new();
         for name in std::mem::take(&mut change.undefine) {
@@ -374,10 +386,11 @@ impl Importer {
         change.undefine = undefine;
         self.imported = fitted;
         match self.parts.registry.contribute(change).await {
-            Ok(generation) => generation,
+            Ok(generation) => Some(generation),
+            Err(RegistryError::Closed) => None,
             Err(error) => {
                 tracing::warn!(%error, "not all of the table fits here");
-                self.generation()
+                Some(self.generation())
             }
         }
     }
@@ -398,7 +411,11 @@ impl Importer {
 
     async fn write(&mut self) {
         self.write_at = None;
-        let (path, table) = (place_of(&self.parts.state), self.imported.clone());
+        let (path, mut table) = (place_of(&self.parts.state), self.imported.clone());
+        if !self.is_whole {
+            // What changes of it says nothing of what was left out, which may be taken in after a restart: then all must come.
+            Arc::make_mut(&mut table).epoch = Arc::default();
+        }
         let written = tokio::task::spawn_blocking(move || kept::write(&path, &table)).await;
         if let Ok(Err(error)) = written {
             tracing::warn!(%error, "the last table cannot be kept: a restart begins without it");

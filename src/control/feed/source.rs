@@ -69,6 +69,8 @@ pub(super) struct Feeder {
     pub(super) leaving: watch::Receiver<bool>,
     /// What is known of the table.
     pub(super) known: Option<Arc<FedTable>>,
+    /// Whether that was passed on: what was kept is not until the source says that it holds.
+    pub(super) passed: bool,
 }
 
 impl Feeder {
@@ -153,12 +155,17 @@ impl Feeder {
     async fn tell(&mut self, step: Step) -> bool {
         let news = match step {
             Step::Nothing | Step::Hello { .. } => return true,
-            Step::Heartbeat => News::Alive,
+            // A heartbeat is of the table that is known.
+            Step::Heartbeat => match &self.known {
+                Some(table) if !self.passed => News::Table(table.clone()),
+                _ => News::Alive,
+            },
             Step::Table(table) => {
                 self.known = Some(table.clone());
                 News::Table(table)
             }
         };
+        self.passed |= matches!(news, News::Table(_));
         self.news.send((self.index, news)).await.is_ok()
     }
 

@@ -252,9 +252,9 @@ async fn a_withdrawal_waits_for_a_follower_until_it_says_so_or_is_silent() {
     // Heard again it counts again, at the generation that it says.
     world.fleet.acknowledge("edge", "s1", generation, &[]).unwrap();
     assert_eq!(world.table.lagging(next), ["edge".into()]);
-    drop(party);
     world.fleet.leave("edge", "s1").unwrap();
-    assert!(world.table.lagging(next).is_empty() && world.fleet.status().is_empty());
+    assert!(world.table.lagging(next).is_empty() && world.fleet.status().is_empty(), "though its stream is open");
+    drop(party);
 }
 
 #[tokio::test(start_paused = true)]
@@ -269,4 +269,15 @@ async fn a_follower_that_comes_back_takes_its_own_place() {
     assert_eq!((world.fleet.status().len(), world.elsewhere()), (1, 1), "what it said holds until it says more");
     world.fleet.acknowledge("edge", "s2", generation, &[]).unwrap();
     assert_eq!(world.elsewhere(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_comes_back_often_leaves_nothing_behind() {
+    let mut world = World::new();
+    let streams: Vec<_> = (0..5).map(|i| world.fleet.join("edge", &format!("s{i}")).unwrap()).collect();
+    let generation = world.publish();
+    world.fleet.acknowledge("edge", "s4", generation, &[]).unwrap();
+    assert!(world.table.lagging(generation).is_empty(), "streams of before are not waited for");
+    assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 1, "one looks for silence");
+    drop(streams);
 }

@@ -286,7 +286,8 @@ fn ttl_offsets(body: &[u8], counts: [u16; 2]) -> Option<Box<[u16]>> {
 
 /// Makes the answer that nothing could be found out.
 pub(crate) fn failure(query: &Query<'_>) -> Vec<u8> {
-    let mut out = vec![0; HEADER_BYTES + query.question.len() + OPT_BYTES];
+    let cookie = query.reply_cookie.as_ref().map_or(&[][..], |cookie| &cookie[..]);
+    let mut out = vec![0; HEADER_BYTES + query.question.len() + opt_bytes(None, cookie)];
     let outcome = Outcome::bare(ResponseCode::ServFail, Forwarded::Failed, 0);
     let entry = Entry::new(&Name::root(), RecordType::A, outcome, 0);
     let room = out.len();
@@ -344,6 +345,16 @@ mod tests {
         let stale = written(&entry, edns, (99_000, Age::Stale), 512);
         assert_eq!([stale.answers[0].ttl, stale.answers[1].ttl], [30, 30], "RFC 8767 section 4");
         assert!(stale.edns.unwrap().flags().dnssec_ok);
+    }
+
+    #[test]
+    fn a_failure_has_room_for_a_cookie() {
+        let edns = Some(Edns { udp_bytes: 1232, dnssec_ok: false });
+        let asked = Query { reply_cookie: Some([7; 24]), ..query(edns) };
+        for asked in [asked, query(edns), query(None)] {
+            let answer = Message::from_vec(&super::failure(&asked)).unwrap();
+            assert_eq!((answer.metadata.id, answer.metadata.response_code), (7, ResponseCode::ServFail));
+        }
     }
 
     #[test]
