@@ -12,8 +12,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 #[tokio::test]
 async fn the_next_answer_says_close_and_idle_connections_end_after_their_time() {
     let backend = Backend::start(answering("fine")).await;
-    let proxy =
-        Setup::new(&[backend.address]).with(|s| s.options.timeouts.drain_idle = Duration::from_secs(3)).start();
+    let proxy = Setup::new(&[backend.address]).with(|s| s.options.timeouts.drain_idle = Duration::from_secs(3)).start();
     let (mut busy, mut idle) = (Raw::connect(proxy.address).await.unwrap(), Raw::connect(proxy.address).await.unwrap());
     assert!(!busy.exchange(GET).await.closes());
     assert!(!idle.exchange(GET).await.closes());

@@ -97,12 +97,9 @@ async fn every_refusal_before_the_traffic_has_its_reason_in_the_log_and_in_the_m
 async fn a_flood_of_half_open_connections_holds_little_keeps_nobody_out_and_ends_in_time() {
     const EACH: usize = 250;
     let (told, hosts) = (free_address(), free_address());
-    let text = [
-        listener("told", told, TOLD),
-        listener("hosts", hosts, HOSTS),
-        service("echo", endpoint(false).await, ""),
-    ]
-    .concat();
+    let text =
+        [listener("told", told, TOLD), listener("hosts", hosts, HOSTS), service("echo", endpoint(false).await, "")]
+            .concat();
     let weir = Weir::start("half-open", &text).await;
     weir.settled("echo", 1, WAIT).await;
     is_served(told).await;
