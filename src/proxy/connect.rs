@@ -60,18 +60,14 @@ pub(crate) async fn connect(
         Inside::Octets { captured, .. } => captured,
         Inside::Http1 | Inside::Http2 => None,
     };
+    let Terms { version, quiet_ms, tls } = terms(worker, slot);
     let socket = connect_tcp(worker, (address, captured), timeout_ms, deadline).await?;
-    let version = worker.locals.borrow_mut().at(slot).and_then(|local| local.service.spec.streams.proxy_protocol);
     if let Some(version) = version {
         tell(&socket, version, &told())?;
     }
     if inside == Inside::Http2 {
-        watch_host(
-            &socket,
-            worker.locals.borrow_mut().at(slot).map_or(0, |local| ms(local.service.spec.timeouts.ping)),
-        );
+        watch_host(&socket, quiet_ms);
     }
-    let tls = worker.locals.borrow_mut().at(slot).and_then(|local| local.service.spec.tls.clone());
     let asks = matches!(inside, Inside::Octets { asks, starttls, .. } if asks || (starttls && tls.is_some()));
     let tls = match (tls, asks) {
         (None, false) => return Ok(socket.into()),
@@ -84,6 +80,22 @@ pub(crate) async fn connect(
         Poll::Pending => Poll::Pending,
     })
     .await
+}
+
+/// What a service's definition says of connections to its endpoints.
+#[derive(Default)]
+struct Terms {
+    version: Option<ProxyVersion>,
+    quiet_ms: u64,
+    tls: Option<Arc<UpstreamTlsSpec>>,
+}
+
+/// Reads them before anything is waited for: afterwards the slot may be another service's.
+fn terms(worker: &Worker, slot: usize) -> Terms {
+    let mut locals = worker.locals.borrow_mut();
+    let Some(local) = locals.at(slot) else { return Terms::default() };
+    let spec = &local.service.spec;
+    Terms { version: spec.streams.proxy_protocol, quiet_ms: ms(spec.timeouts.ping), tls: spec.tls.clone() }
 }
 
 /// Tells an endpoint of the client before anything else.

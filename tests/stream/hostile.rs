@@ -19,8 +19,10 @@ async fn endpoint(endless: bool) -> SocketAddr {
         while let Ok((mut stream, _)) = listener.accept().await {
             tokio::spawn(async move {
                 let block = vec![7; 64 * 1024];
-                while endless {
-                    stream.write_all(&block).await?;
+                if endless {
+                    loop {
+                        stream.write_all(&block).await?;
+                    }
                 }
                 let (mut read, mut write) = stream.split();
                 tokio::io::copy(&mut read, &mut write).await

@@ -275,9 +275,10 @@ async fn multiplex(
         return Ok((stream, Some(0)));
     }
     let (to, connect_ms) = ((picked.key.slot, picked.address), request.policy.connect_ms);
-    let stream = connect(worker, to, Inside::Http2, connect_ms, &down.deadline, || down.told()).await?;
+    // Before anything is waited for: afterwards the slot may be another service's.
     let quiet_ms =
         worker.locals.borrow_mut().at(picked.key.slot).map_or(0, |local| ms(local.service.spec.timeouts.ping));
+    let stream = connect(worker, to, Inside::Http2, connect_ms, &down.deadline, || down.told()).await?;
     let connection = client::begin(stream, worker.limits.clone(), quiet_ms).await.map_err(|_| ProxyError::Connect)?;
     let stream = connection.open().ok_or(ProxyError::Connect)?;
     worker.pool.borrow_mut().share(picked.key, connection);
