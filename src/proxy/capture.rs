@@ -4,7 +4,7 @@
 //! was going, where the listener allows that. A connection that was going to the listener itself, or that is Weir's own come
 //! back, is closed: it would go round for ever. Next on the path: `tcp.rs`.
 
-use crate::model::{CaptureMode, CaptureSpec, ListenerProtocol, ListenerSpec, ServiceName};
+use crate::model::{CaptureMode, CaptureSpec, ListenerProtocol, ListenerSpec};
 use crate::net::Stream;
 use crate::net::preface::detect::{MAX_BYTES, Protocol, detect};
 use crate::net::preface::proxy::Header;
@@ -50,32 +50,26 @@ pub(crate) fn serve(
     let origin = arrival.origin.or_else(|| Some(Rc::new(Header { addresses, ..Header::default() })));
     let arrival = Arrival { origin, ..arrival };
     let way = Way { target, captured: true, ..Way::default() };
-    match http_of(worker, target) {
-        Some(service) => {
-            tokio::task::spawn_local(detected(open, worker.clone(), socket, arrival, (spec, way, service)));
+    match speaks_http(worker, &way.target) {
+        true => {
+            tokio::task::spawn_local(detected(open, worker.clone(), socket, arrival, (entry.clone(), way)));
         }
-        None => {
+        false => {
             tokio::task::spawn_local(tcp::forward(open, worker.clone(), Stream::from(socket), arrival, spec, way));
         }
     }
 }
 
-/// Returns the service and port of a target whose port is said to speak HTTP.
-fn http_of(worker: &Worker, target: Target) -> Option<(ServiceName, usize)> {
-    let Target::Service { slot, port } = target else { return None };
+/// Returns whether the port of a target is said to speak HTTP.
+fn speaks_http(worker: &Worker, target: &Target) -> bool {
+    let Target::Service { service, port } = target else { return false };
     let mut reader = worker.reader.borrow_mut();
-    let service = reader.load().services.at(slot)?;
-    service.spec.ports.get(port)?.http.then(|| (service.name().clone(), port))
+    let service = reader.load().services.get(service);
+    service.and_then(|service| service.spec.ports.get(*port)).is_some_and(|port| port.http)
 }
 
 /// Looks whether HTTP is spoken: then each request goes to an endpoint, not the connection.
-async fn detected(
-    open: Open,
-    worker: Rc<Worker>,
-    socket: TcpStream,
-    arrival: Arrival,
-    (spec, way, (service, port)): (Arc<ListenerSpec>, Way, (ServiceName, usize)),
-) {
+async fn detected(open: Open, worker: Rc<Worker>, socket: TcpStream, arrival: Arrival, (entry, way): (Rc<Entry>, Way)) {
     let spoken = {
         let deadline = worker.timers.register();
         deadline.set(ms(worker.options.timeouts.handshake));
@@ -89,13 +83,14 @@ async fn detected(
         })
         .await
     };
-    if !matches!(spoken, Some(Protocol::Http1 | Protocol::Http2)) {
+    let spec = entry.spec();
+    let (Some(Protocol::Http1 | Protocol::Http2), Target::Service { service, port }) = (spoken, &way.target) else {
         tokio::task::spawn_local(tcp::forward(open, worker, Stream::from(socket), arrival, spec, way));
         return;
-    }
+    };
     // As at the service's own address.
-    let protocol = ListenerProtocol::Service { service, port };
-    let entry = Rc::new(Entry::new(Arc::new(ListenerSpec { protocol, ..ListenerSpec::clone(&spec) })));
+    let protocol = ListenerProtocol::Service { service: service.clone(), port: *port };
+    let entry = Rc::new(entry.view(Arc::new(ListenerSpec { protocol, ..ListenerSpec::clone(&spec) })));
     tokio::task::spawn_local(connection::serve(open, worker, Stream::from(socket), (arrival, false), entry));
 }
 
@@ -131,12 +126,14 @@ fn lead(worker: &Worker, socket: &TcpStream, to: SocketAddr, capture: &CaptureSp
         true => None,
         false => {
             let mut reader = worker.reader.borrow_mut();
-            worker.captured.borrow_mut().find(reader.load(), to)
+            let snapshot = reader.load();
+            let found = worker.captured.borrow_mut().find(snapshot, to);
+            found.and_then(|(slot, port)| Some((snapshot.services.at(slot)?.name().clone(), port)))
         }
     };
     let allowed = || capture.allow_all || capture.allow.iter().any(|(net, length)| contains(*net, *length, to.ip()));
     match known {
-        Some((slot, port)) => Ok(Target::Service { slot, port }),
+        Some((service, port)) => Ok(Target::Service { service, port }),
         None if allowed() => Ok(Target::Original(to)),
         None => Err("capture_denied"),
     }

@@ -3,6 +3,7 @@
 use crate::model::{ListenerProtocol, ListenerSpec, ServiceName};
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::Notify;
 
@@ -23,6 +24,8 @@ pub(crate) struct Entry {
     /// When the listener was removed; 0 while it stays.
     removed_ms: Cell<u64>,
     removed: Notify,
+    /// The listener that it is a view of, with which it goes.
+    of: Option<Rc<Entry>>,
 }
 
 impl Entry {
@@ -36,7 +39,13 @@ impl Entry {
             spec: RefCell::new(listener),
             removed_ms: Cell::new(0),
             removed: Notify::new(),
+            of: None,
         }
+    }
+
+    /// Returns it as if it were a listener with another definition, which is removed when it is.
+    pub(crate) fn view(self: &Rc<Self>, listener: Arc<ListenerSpec>) -> Self {
+        Self { of: Some(self.clone()), ..Self::new(listener) }
     }
 
     /// Returns the listener as it is now.
@@ -64,7 +73,8 @@ impl Entry {
 
     /// Returns when the listener was removed, if it was.
     pub(crate) fn removed_since(&self) -> Option<u64> {
-        Some(self.removed_ms.get()).filter(|&at| at != 0)
+        let of = self.of.as_ref().and_then(|of| of.removed_since());
+        of.or(Some(self.removed_ms.get()).filter(|&at| at != 0))
     }
 
     /// Returns whether it is this listener's.

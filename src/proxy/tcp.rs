@@ -8,7 +8,7 @@
 
 use crate::balance::{ServiceStats, Tried};
 use crate::clock;
-use crate::model::{ListenerProtocol, ListenerSpec};
+use crate::model::{ListenerProtocol, ListenerSpec, ServiceName};
 use crate::net::Stream;
 use crate::proxy::connect::{Captured, Inside, connect};
 use crate::proxy::copy::{Relay, Watch};
@@ -33,21 +33,21 @@ const NO_SLOT: usize = usize::MAX;
 const ORIGINAL_MS: u64 = 5000;
 
 /// Where a connection goes.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) enum Target {
     /// To the listener's own service.
     #[default]
     Listener,
     /// To the service of the listener's rule in this place.
     Rule(usize),
-    /// To the service in this slot of the table.
-    Service { slot: usize, port: usize },
+    /// To this service; by its name, as its place in the table may be another's after a wait.
+    Service { service: ServiceName, port: usize },
     /// To an address of no service.
     Original(SocketAddr),
 }
 
 /// Which way a connection takes.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Way {
     pub(crate) target: Target,
     /// It was led here by rules of the kernel.
@@ -83,7 +83,7 @@ pub(crate) fn forward(
     async move {
         let _open = open;
         // Boxed: it is over soon, and an idle stream must stay small.
-        match Box::pin(establish(&worker, &deadline, (&listener, way), (&mut down, &arrival))).await {
+        match Box::pin(establish(&worker, &deadline, (&listener, &way), (&mut down, &arrival))).await {
             Ok(Established { mut stream, picked, address, attempts }) => {
                 let connected = clock::now();
                 let watch = match &picked {
@@ -133,7 +133,7 @@ fn idle_ms(worker: &Worker, picked: &Picked) -> u64 {
 async fn establish(
     worker: &Worker,
     deadline: &Deadline,
-    (listener, way): (&ListenerSpec, Way),
+    (listener, way): (&ListenerSpec, &Way),
     (down, arrival): (&mut Stream, &Arrival),
 ) -> Result<Established, (ProxyError, u8)> {
     let told = |down: &Stream| arrival.header(|| down.socket().and_then(seen));
@@ -185,7 +185,7 @@ async fn establish(
 async fn hold(
     worker: &Worker,
     deadline: &Deadline,
-    (listener, way, tried): (&ListenerSpec, Way, &Tried),
+    (listener, way, tried): (&ListenerSpec, &Way, &Tried),
     down: &mut Stream,
     absent: Absent,
 ) -> Result<(Picked, u64), ProxyError> {
@@ -255,20 +255,18 @@ impl Unpicked {
 }
 
 /// Loads the current snapshot and picks; returns the time for the connection with it.
-fn pick(worker: &Worker, (listener, way): (&ListenerSpec, Way), tried: &Tried) -> Result<(Picked, u64), Unpicked> {
+fn pick(worker: &Worker, (listener, way): (&ListenerSpec, &Way), tried: &Tried) -> Result<(Picked, u64), Unpicked> {
     let none = Unpicked::Error(ProxyError::NoService);
-    let by_name = match (way.target, &listener.protocol) {
-        (Target::Rule(rule), _) => listener.admission.sni.get(rule).map(|rule| (&rule.service, rule.port)),
-        (Target::Listener, ListenerProtocol::Tcp { service, port }) => Some((service, *port)),
+    let named = match (&way.target, &listener.protocol) {
+        (Target::Rule(rule), _) => listener.admission.sni.get(*rule).map(|rule| (&rule.service, rule.port)),
+        (Target::Listener, ListenerProtocol::Tcp { service, port }) | (Target::Service { service, port }, _) => {
+            Some((service, *port))
+        }
         _ => None,
     };
     let mut reader = worker.reader.borrow_mut();
     let snapshot = reader.load();
-    let (service, port) = match (by_name, way.target) {
-        (Some((name, port)), _) => (snapshot.services.get(name), port),
-        (None, Target::Service { slot, port }) => (snapshot.services.at(slot), port),
-        (None, _) => (None, 0),
-    };
+    let (service, port) = named.map_or((None, 0), |(name, port)| (snapshot.services.get(name), port));
     let service = service.ok_or(none)?;
     let connect_ms = ms(service.spec.timeouts.connect);
     match choose(worker, service, port, tried, Traffic::Stream) {

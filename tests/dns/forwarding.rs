@@ -240,7 +240,9 @@ fn two_servers_that_ask_each_other_notice_it() {
     let (answer, took) = ask(&a, "other.example.");
     assert_eq!(code(&answer), ResponseCode::ServFail);
     assert!(took < Duration::from_millis(1500), "{took:?}");
-    assert!(gauge(&a, "weir_dns_upstream_up") < 1.0);
+    // Whoever noticed it first answers the other, which then has no reason to.
+    let is_down = |fixture: &Fixture| gauge(fixture, "weir_dns_upstream_up") < 1.0;
+    assert!(is_down(&a) || is_down(&b));
 }
 
 /// Asks for so many names of which each is another, and says how much is kept.

@@ -145,7 +145,7 @@ async fn a_workload_is_registered_while_it_answers_and_drained_at_the_end() {
     let http = origin.http;
     let slow = tokio::spawn(async move {
         let mut raw = Raw::connect(http).await.unwrap();
-        raw.exchange("GET /delay/1500 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.status
+        raw.exchange("GET /delay/6000 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.status
     });
     support::eventually("it is in flight", SETTLED, || async {
         origin.instances().await.iter().any(|one| one["in_flight"] == 1).then_some(())
