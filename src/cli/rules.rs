@@ -87,17 +87,32 @@ struct Step {
 pub(super) fn rules(args: &RulesArgs) -> Result<ExitCode> {
     match &args.what {
         What::Print(capture) => output::write(&print(&steps(capture)))?,
-        What::Install(capture) => {
-            run(&remove(capture.backend))?;
-            if let Err(error) = run(&steps(capture)) {
-                // All or nothing.
-                run(&remove(capture.backend))?;
-                return Err(error);
-            }
-        }
+        What::Install(capture) => install(capture)?,
         What::Remove { backend } => run(&remove(*backend))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Installs the rules in place of what was there.
+fn install(capture: &Capture) -> Result<()> {
+    match capture.backend {
+        // One transaction: what was there captures until the new rules do, and stays when they are refused.
+        Backend::Nft => {
+            run(&nft(capture))?;
+            run(&unrouted())?;
+        }
+        Backend::Iptables => run(&remove(Backend::Iptables))?,
+    }
+    let rest = match capture.backend {
+        Backend::Nft => routed(capture),
+        Backend::Iptables => steps(capture),
+    };
+    if let Err(error) = run(&rest) {
+        // All or nothing.
+        run(&remove(capture.backend))?;
+        return Err(error);
+    }
+    Ok(())
 }
 
 fn print(steps: &[Step]) -> String {
@@ -139,23 +154,32 @@ fn steps(capture: &Capture) -> Vec<Step> {
         Backend::Nft => nft(capture),
         Backend::Iptables => ["iptables", "ip6tables"].iter().flat_map(|program| iptables(program, capture)).collect(),
     };
-    if capture.through.is_some() {
-        for family in ["-4", "-6"] {
-            steps.push(step("ip", &format!("{family} rule add fwmark {MARK} lookup {MARK}"), false));
-            steps.push(step("ip", &format!("{family} route add local default dev lo table {MARK}"), false));
-        }
-    }
+    steps.extend(routed(capture));
     steps
 }
 
+/// Routes what is marked to this machine.
+fn routed(capture: &Capture) -> Vec<Step> {
+    let families = ["-4", "-6"].into_iter().filter(|_| capture.through.is_some());
+    let of = |family| {
+        [
+            format!("{family} rule add fwmark {MARK} lookup {MARK}"),
+            format!("{family} route add local default dev lo table {MARK}"),
+        ]
+    };
+    families.flat_map(of).map(|words| step("ip", &words, false)).collect()
+}
+
+/// Routes nothing any more.
+fn unrouted() -> Vec<Step> {
+    let of = |family| {
+        [format!("{family} rule del fwmark {MARK} lookup {MARK}"), format!("{family} route flush table {MARK}")]
+    };
+    ["-4", "-6"].into_iter().flat_map(of).map(|words| step("ip", &words, true)).collect()
+}
+
 fn remove(backend: Backend) -> Vec<Step> {
-    let mut steps: Vec<Step> = ["-4", "-6"]
-        .into_iter()
-        .flat_map(|family| {
-            [format!("{family} rule del fwmark {MARK} lookup {MARK}"), format!("{family} route flush table {MARK}")]
-        })
-        .map(|words| step("ip", &words, true))
-        .collect();
+    let mut steps = unrouted();
     if backend == Backend::Nft {
         steps.push(step("nft", "delete table inet weir", true));
         return steps;
@@ -187,7 +211,8 @@ fn excluded(capture: &Capture) -> Vec<String> {
 
 fn nft(capture: &Capture) -> Vec<Step> {
     let ports = excluded(capture).join(", ");
-    let mut text = "table inet weir {\n".to_owned();
+    // Declared, so that there is one to delete; all of it is one transaction.
+    let mut text = "table inet weir\ndelete table inet weir\ntable inet weir {\n".to_owned();
     if let Some(port) = capture.outbound() {
         let _ = write!(
             text,
@@ -274,6 +299,8 @@ mod tests {
             "{nft}"
         );
         assert!(nft.contains("redirect to :15001") && !nft.contains("chain in"), "{nft}");
+        let replaces = "nft -f -\ntable inet weir\ndelete table inet weir\ntable inet weir {\n";
+        assert!(nft.starts_with(replaces), "what was there goes in the same transaction: {nft}");
         let tables = print(&steps(&capture(Backend::Iptables, Some(15006))));
         for program in ["iptables", "ip6tables"] {
             let of = |words: &str| tables.contains(&format!("\n{program} -w -t nat {words}\n"));
