@@ -232,7 +232,8 @@ fn watch_host(socket: &TcpStream, quiet_ms: u64) {
 /// Tells what is wrong with the endpoint from what is wrong with this machine, which must eject nobody.
 pub(crate) fn classify(error: &io::Error) -> ProxyError {
     match error.raw_os_error() {
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL) => {
+        // The last two: no port is left.
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL | libc::EADDRINUSE) => {
             ProxyError::LocalLimit
         }
         _ => ProxyError::Connect,
@@ -269,8 +270,10 @@ mod tests {
 
     #[test]
     fn no_descriptors_left_is_not_the_endpoint_s_failure() {
-        let local = classify(&io::Error::from_raw_os_error(libc::EMFILE));
-        assert_eq!((local, local.failure(), local.status()), (ProxyError::LocalLimit, None, 503));
+        for code in [libc::EMFILE, libc::EADDRNOTAVAIL, libc::EADDRINUSE] {
+            let local = classify(&io::Error::from_raw_os_error(code));
+            assert_eq!((local, local.failure(), local.status()), (ProxyError::LocalLimit, None, 503));
+        }
         let refused = classify(&io::Error::from_raw_os_error(libc::ECONNREFUSED));
         assert!(refused == ProxyError::Connect && refused.failure().is_some());
     }
