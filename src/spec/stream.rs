@@ -131,7 +131,7 @@ pub struct Udp {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub flows: Option<u32>,
-    /// Of them those of one client address; default 1000, at most `flows`.
+    /// Those of one client address at each worker; default 1000, at most `flows`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub flows_per_client: Option<u32>,

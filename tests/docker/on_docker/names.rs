@@ -170,6 +170,11 @@ fn place(engine: &Engine, network: &'static str) -> Place {
     Place { network, gateway }
 }
 
+/// Waits until Weir answers at the gateway of a place: it follows the engine's networks by itself.
+async fn listens(weir: &Weir, place: &Place) {
+    crate::world::logged(weir, &format!("answering DNS for containers address={}:53", place.gateway)).await;
+}
+
 /// The program in a container, which goes on until it is told.
 struct Client {
     child: Child,
@@ -265,6 +270,9 @@ async fn containers_find_each_other_and_the_world_by_short_names() {
     resolver(&format!("{SECOND}:53"), BY_SECOND);
     let weir = start(&engine, resolver("127.0.0.1:0", THROUGH_WEIR), &web()).await;
     let places = ["bridge", "weir-test"].map(|network| place(&engine, network));
+    for place in &places {
+        listens(&weir, place).await;
+    }
     let [through, second] = [THROUGH_WEIR, BY_SECOND].map(|octets| IpAddr::from(octets).to_string());
     for image in ["ask-musl:1", "ask-glibc:1"] {
         for place in &places {
@@ -354,6 +362,9 @@ async fn replaced_under_load(deploys: usize) {
         weir.settled(name, 2, SETTLED).await;
     }
     let [bridge, own] = ["bridge", "weir-test"].map(|network| place(&engine, network));
+    for place in [&bridge, &own] {
+        listens(&weir, place).await;
+    }
     let clients = [
         ("db", "5432", "ask-musl:1", &own),
         ("log", "5432", "ask-glibc:1", &bridge),
