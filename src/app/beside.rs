@@ -34,7 +34,7 @@ pub(super) async fn until_its_end(
             Ask::Drain => break,
             Ask::Stop => {
                 companion.signal(Signal::QUIT);
-                return Ok((End::Stop, Some(companion.ended().await)));
+                return Ok((End::Stop, Some(end_of(&mut companion, asks).await)));
             }
             Ask::Reload => companion.signal(Signal::HUP),
             Ask::Reopen => companion.signal(Signal::USR1),
@@ -48,12 +48,16 @@ pub(super) async fn until_its_end(
         () = asks.hurry() => {}
     }
     companion.signal(Signal::TERM);
-    let code = tokio::select! {
+    Ok((End::Drain, Some(end_of(&mut companion, asks).await)))
+}
+
+/// Waits for the end of a program that was told to end; it is killed when it is to be quick.
+async fn end_of(companion: &mut Companion, asks: &mut Asks) -> u8 {
+    tokio::select! {
         code = companion.ended() => code,
         () = asks.hurry() => {
             companion.signal(Signal::KILL);
             companion.ended().await
         }
-    };
-    Ok((End::Drain, Some(code)))
+    }
 }

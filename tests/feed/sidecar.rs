@@ -195,4 +195,19 @@ async fn a_program_starts_when_its_upstreams_are_there_and_its_signals_and_code_
     let mut none = Sidecar::start("none", &origin, &["exec", "--", "/no/such/program"]);
     assert_ne!(none.ends().await, 0);
     assert!(none.log().contains("/no/such/program"), "{}", none.log());
+    // It does not listen to what it is told: whoever asks once more has it killed.
+    let script = "trap '' QUIT TERM; echo deaf; while :; do sleep 0.05; done";
+    let mut deaf = Sidecar::start("deaf", &origin, &["exec", "--", "sh", "-c", script]);
+    support::eventually("it is there", SETTLED, || async { deaf.out().contains("deaf").then_some(()) }).await;
+    let pid = deaf.child.id().unwrap();
+    let asked = async {
+        loop {
+            kill(pid, "QUIT").await;
+            if let Ok(status) = tokio::time::timeout(Duration::from_millis(300), deaf.child.wait()).await {
+                return status.unwrap().code();
+            }
+        }
+    };
+    let code = support::within("the sidecar ends", SETTLED, asked).await;
+    assert_eq!(code, Some(128 + 9), "{}", deaf.log());
 }
