@@ -143,6 +143,7 @@ fn row(rates: &Reading, service: &table::Service, status: Option<&ServiceStatus>
         address: service.address.map(|address| address.to_string()),
         check: service.spec.health.as_ref().map(|health| match &health.probe {
             Probe::Tcp => "tcp".to_owned(),
+            Probe::Udp { .. } => "udp".to_owned(),
             Probe::Grpc { service, .. } => format!("grpc {service}").trim_end().to_owned(),
             Probe::Http { path, .. } => format!("http {path}"),
         }),

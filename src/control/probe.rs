@@ -15,11 +15,11 @@ use http::{Request, header};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsStream;
@@ -29,6 +29,9 @@ const MAX_BODY_BYTES: usize = 64 * 1024;
 
 /// Head bytes of an answer at most.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
+
+/// Octets of a datagram that are looked at: as many as one may have that is expected.
+const MAX_DATAGRAM_BYTES: usize = 1200;
 
 /// What one attempt does, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,6 +114,9 @@ pub struct Network {
 #[async_trait]
 impl Prober for Network {
     async fn probe(&self, target: &Target) -> Result<String, String> {
+        if let Probe::Udp { send, expect } = &target.probe {
+            return exchange(target.address, send, expect).await.map_err(|reason| format!("udp: {reason}"));
+        }
         let connect = TcpStream::connect(target.address).await;
         let mut stream = connect.map_err(|error| format!("connect: {}", cause(&error)))?;
         if let Some(version) = target.tells {
@@ -121,7 +127,7 @@ impl Prober for Network {
             stream.write_all(&header).await.map_err(|error| format!("connect: {}", cause(&error)))?;
         }
         match &target.probe {
-            Probe::Tcp => Ok("connect: accepted".to_owned()),
+            Probe::Tcp | Probe::Udp { .. } => Ok("connect: accepted".to_owned()),
             Probe::Grpc { service, host } => {
                 let host = target.host(host.as_deref());
                 let checked = match &target.tls {
@@ -174,6 +180,22 @@ fn cause(error: &std::io::Error) -> String {
     match error.kind() {
         std::io::ErrorKind::Other => error.to_string(),
         kind => kind.to_string(),
+    }
+}
+
+/// Sends a datagram and says how its answer begins as it should. Where nobody listens, the machine says so by ICMP.
+async fn exchange(to: SocketAddr, send: &[u8], expect: &[u8]) -> Result<String, String> {
+    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).await.map_err(|error| cause(&error))?;
+    // From here on nobody else's datagrams come.
+    socket.connect(to).await.map_err(|error| cause(&error))?;
+    socket.send(send).await.map_err(|error| cause(&error))?;
+    // What is longer is cut off.
+    let mut answer = [0; MAX_DATAGRAM_BYTES];
+    let length = socket.recv(&mut answer).await.map_err(|error| cause(&error))?;
+    match answer.get(..length).is_some_and(|answer| answer.starts_with(expect)) {
+        true => Ok("udp: answered".to_owned()),
+        false => Err(format!("the answer of {length} octets begins with something else")),
     }
 }
 
@@ -234,7 +256,7 @@ mod tests {
     use std::net::SocketAddr;
     use std::time::Duration;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, UdpSocket};
 
     fn http(path: &str) -> Probe {
         Probe::Http { path: path.into(), host: None, status: 200..=399 }
@@ -321,6 +343,33 @@ mod tests {
         drop(listener);
         assert_eq!(probe(address, Probe::Tcp).await, Err("connect: connection refused".to_owned()));
         assert_eq!(probe(address, http("/")).await, Err("connect: connection refused".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn a_datagram_is_answered_as_expected_otherwise_or_by_nobody() {
+        let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = server.local_addr().unwrap();
+        let serving = tokio::spawn(async move {
+            let mut octets = [0; 100];
+            loop {
+                let (n, from) = server.recv_from(&mut octets).await.unwrap();
+                server.send_to(&[b"you said ", &octets[..n]].concat(), from).await.unwrap();
+            }
+        });
+        let udp = |send: &[u8], expect: &[u8]| Probe::Udp { send: send.into(), expect: expect.into() };
+        for (send, expect, passes) in [
+            (&b"ping"[..], &b"you said p"[..], true),
+            (b"\xff\0", b"", true),
+            (b"", b"you said ", true),
+            (b"ping", b"pong", false),
+        ] {
+            let said = probe(address, udp(send, expect)).await;
+            let wrong = "udp: the answer of 13 octets begins with something else".to_owned();
+            assert_eq!(said, if passes { Ok("udp: answered".to_owned()) } else { Err(wrong) });
+        }
+        serving.abort();
+        let _ = serving.await;
+        assert_eq!(probe(address, udp(b"ping", b"")).await, Err("udp: connection refused".to_owned()));
     }
 
     #[tokio::test]

@@ -120,6 +120,13 @@ pub enum Probe {
         /// The authority; the endpoint's address when absent.
         host: Option<Arc<str>>,
     },
+    /// A datagram is answered.
+    Udp {
+        /// The datagram.
+        send: Arc<[u8]>,
+        /// What the answer begins with; empty: any will do.
+        expect: Arc<[u8]>,
+    },
 }
 
 /// Active health checks of a service.

@@ -4,7 +4,8 @@
 //! other workers, a restart and another Weir find the same one; it has a socket of its own that is connected to it, which
 //! tells answers and ICMP errors of flows apart. A flow ends when nothing comes for the idle time, when its endpoint refuses
 //! (then the next datagram goes to another), when that one's verdict is bad, and at its drain deadline. Bounded in all and for each
-//! client: where there are too many, those whose client sent but one datagram make room. Datagrams move in batches.
+//! client: where there are too many, those whose client sent but one datagram make room. Datagrams move in batches. While a
+//! service that Weir runs has no replica, a client's first datagrams wait for one (`held.rs`).
 
 use crate::balance::{Tried, rendezvous};
 use crate::clock;
@@ -14,13 +15,15 @@ use crate::proxy::connect::classify;
 use crate::proxy::entry::Entry;
 use crate::proxy::error::ProxyError;
 use crate::proxy::flow::{Flow, Key, Shared, is_too_long};
+use crate::proxy::held::{Held, Waiting};
 use crate::proxy::memory::Pressure;
 use crate::proxy::observe::record_stream;
-use crate::proxy::pick::{Picked, failed, hashed};
+use crate::proxy::pick::{Picked, Refused, failed, hashed};
 use crate::proxy::state::Worker;
+use crate::proxy::wait::{Absent, pass_on, woken};
 use crate::rng::Rng;
 use crate::sys::accept::watch_datagrams;
-use crate::sys::datagram::{BATCH, Batch, send_many};
+use crate::sys::datagram::{BATCH, Batch, Peer, send_many};
 use foldhash::{HashMap, HashMapExt};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -29,6 +32,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::rc::Rc;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::oneshot;
 
 /// Room for the longest datagram.
 const DATAGRAM_BYTES: usize = 1 << 16;
@@ -39,6 +43,8 @@ const TRIES: usize = 3;
 struct Flows {
     shared: Shared,
     flows: RefCell<HashMap<Key, Rc<Flow>>>,
+    held: Held,
+    /// Flows and held ones of each client address.
     clients: RefCell<HashMap<IpAddr, u32>>,
     /// Flows in the order in which they began; of those that go on only the first datagram is here.
     young: RefCell<VecDeque<(Key, u64)>>,
@@ -57,6 +63,7 @@ impl Flows {
         Self {
             shared: Shared { worker, entry, socket, batch: RefCell::new(Batch::new(DATAGRAM_BYTES, 1)) },
             flows: RefCell::new(HashMap::new()),
+            held: Held::default(),
             clients: RefCell::new(HashMap::new()),
             young: RefCell::default(),
             next: Cell::new(1),
@@ -79,30 +86,36 @@ impl Flows {
                 continue;
             };
             let end = (at + 1..count).find(|&i| self::key(&batch, i) != Some(key)).unwrap_or(count);
-            self.pass(&batch, key, (at, end), &spec.admission.udp);
+            if let Some((_, peer)) = batch.received(at) {
+                let mut datagrams: [&[u8]; BATCH] = [&[]; BATCH];
+                for (place, index) in datagrams.iter_mut().zip(at..end) {
+                    *place = batch.received(index).map_or(&[][..], |(octets, _)| octets);
+                }
+                self.pass(datagrams.get(..end - at).unwrap_or_default(), (key, peer), &spec.admission.udp);
+            }
             at = end;
         }
         self.shared.worker.turn_ended();
         Ok(count == BATCH)
     }
 
-    /// Sends the datagrams `from..to` of one flow on.
-    fn pass(self: &Rc<Self>, batch: &Batch, key: Key, (from, to): (usize, usize), spec: &UdpSpec) {
-        let mut datagrams: [&[u8]; BATCH] = [&[]; BATCH];
-        let mut length = 0;
-        for (place, index) in datagrams.iter_mut().zip(from..to) {
-            *place = batch.received(index).map_or(&[][..], |(octets, _)| octets);
-            length += 1;
+    /// Sends datagrams of one flow on, at most [`BATCH`].
+    fn pass(self: &Rc<Self>, mut rest: &[&[u8]], (key, peer): (Key, &Peer), spec: &UdpSpec) {
+        if self.held.len() > 0
+            && let Some(waiting) = self.held.get(key)
+        {
+            // Behind those that wait.
+            return self.keep(key, &waiting, rest);
         }
-        let mut rest = datagrams.get(..length).unwrap_or_default();
         let mut tried = Tried::default();
         // Each turn sends or drops some of them, or ends a flow.
         while !rest.is_empty() {
             let known = self.find(key).filter(|flow| !self.is_over(flow));
-            let opened = known.map_or_else(|| self.open(batch, (key, from), spec, &tried), Ok);
+            let opened = known.map_or_else(|| self.open((key, peer), spec, &tried), Ok);
             let flow = match opened {
                 Ok(flow) => flow,
-                Err(reason) => return self.drop_of(key, reason),
+                Err(Unopened::Absent(absent)) => return self.hold(rest, (key, peer), spec, absent),
+                Err(Unopened::Refused(reason)) => return self.drop_of(key, reason, rest.len()),
             };
             match send_many(flow.upstream.get_ref(), rest, None) {
                 // What stopped it is told of the first only: the next turn is, or sends on to an endpoint that is to tell again
@@ -114,29 +127,69 @@ impl Flows {
                 }
                 // The kernel's buffer is full: what does not fit is lost, as it would be on the way.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return self.drop_of(key, "udp_send");
+                    return self.drop_of(key, "udp_send", rest.len());
                 }
                 Err(error) if is_too_long(&error) => {
                     // Longer than the way to the endpoint takes: the endpoint is well.
-                    self.drop_of(key, "udp_too_long");
+                    self.drop_of(key, "udp_too_long", 1);
                     rest = rest.get(1..).unwrap_or_default();
                 }
                 Err(error) => {
                     tried.push(flow.picked.key.serial);
                     self.fail(&flow, &error);
                     if tried.len() >= TRIES {
-                        return self.drop_of(key, "endpoints_exhausted");
+                        return self.drop_of(key, "endpoints_exhausted", rest.len());
                     }
                 }
             }
         }
     }
 
-    /// Counts what a client loses and says so, one line a second.
-    fn drop_of(&self, key: Key, reason: &'static str) {
+    /// Counts datagrams that a client loses and says so, one line a second.
+    fn drop_of(&self, key: Key, reason: &'static str, datagrams: usize) {
         let Shared { worker, entry, .. } = &self.shared;
-        worker.shard.refused(reason);
-        worker.underway.say_dropped(worker.timers.now_ms(), &entry.name, key.client.ip(), reason);
+        (0..datagrams).for_each(|_| worker.shard.refused(reason));
+        if datagrams > 0 {
+            worker.underway.say_dropped(worker.timers.now_ms(), &entry.name, key.client.ip(), reason);
+        }
+    }
+
+    /// Has a client wait with its first datagrams until its service has a replica.
+    fn hold(self: &Rc<Self>, datagrams: &[&[u8]], (key, peer): (Key, &Peer), spec: &UdpSpec, absent: Absent) {
+        if let Err(reason) = self.admit(key, spec) {
+            return self.drop_of(key, reason, datagrams.len());
+        }
+        let Some(place) = absent.stats.try_wait(absent.queue) else {
+            return self.drop_of(key, ProxyError::QueueFull.reason(), datagrams.len());
+        };
+        let worker = &self.shared.worker;
+        worker.counted_held(absent.slot);
+        let waiting = self.held.enter(key);
+        *self.clients.borrow_mut().entry(key.client.ip()).or_default() += 1;
+        self.keep(key, &waiting, datagrams);
+        let waits = Waits { flows: self.clone(), key, reason: Cell::new("listener_removed") };
+        let task = tokio::task::spawn_local(wait(waits, *peer, place, absent));
+        waiting.task.replace(Some(task.abort_handle()));
+        worker.changed.notify_waiters();
+    }
+
+    fn keep(&self, key: Key, waiting: &Waiting, datagrams: &[&[u8]]) {
+        self.drop_of(key, "udp_held", self.held.keep(waiting, datagrams));
+    }
+
+    /// Lets a held client go; returns its datagrams.
+    fn released(&self, key: Key) -> Vec<Box<[u8]>> {
+        let Some(datagrams) = self.held.leave(key) else { return Vec::new() };
+        self.one_less(key.client.ip());
+        datagrams
+    }
+
+    /// Returns what to wait with while the service has no replica and may get one.
+    fn absent(&self) -> Option<Absent> {
+        let ListenerProtocol::Udp { service, .. } = &self.shared.entry.spec().protocol else { return None };
+        let mut reader = self.shared.worker.reader.borrow_mut();
+        let service = reader.load().services.get(service)?;
+        (service.candidates.is_empty() && service.may_wake()).then(|| Absent::of(service))
     }
 
     fn find(&self, key: Key) -> Option<Rc<Flow>> {
@@ -188,35 +241,34 @@ impl Flows {
         }
     }
 
-    /// Begins a flow for a client.
-    fn open(
-        self: &Rc<Self>,
-        batch: &Batch,
-        (key, from): (Key, usize),
-        spec: &UdpSpec,
-        tried: &Tried,
-    ) -> Result<Rc<Flow>, &'static str> {
-        let ip = key.client.ip();
-        if self.clients.borrow().get(&ip).is_some_and(|&open| open >= spec.flows_per_client) {
+    /// Returns whether there is room for one more flow of a client.
+    fn admit(&self, key: Key, spec: &UdpSpec) -> Result<(), &'static str> {
+        let open = self.clients.borrow().get(&key.client.ip()).copied().unwrap_or(0);
+        if open >= spec.flows_per_client {
             return Err("udp_flows_per_client");
         }
-        if self.flows.borrow().len() >= self.most(spec) && !self.make_room() {
+        if self.flows.borrow().len() + self.held.len() >= self.most(spec) && !self.make_room() {
             return Err("udp_flows");
         }
         if self.shared.worker.memory.pressure(clock::now_ms) >= Pressure::Shed {
             return Err("memory");
         }
-        let picked = self.pick(key, tried).map_err(ProxyError::reason)?;
+        Ok(())
+    }
+
+    /// Begins a flow for a client.
+    fn open(self: &Rc<Self>, (key, peer): (Key, &Peer), spec: &UdpSpec, tried: &Tried) -> Result<Rc<Flow>, Unopened> {
+        self.admit(key, spec).map_err(Unopened::Refused)?;
+        let picked = self.pick(key, tried)?;
         let upstream = connected(picked.address).map_err(|error| {
             let error = classify(&error);
             failed(&self.shared.worker, picked.key, error);
-            error.reason()
+            Unopened::Refused(error.reason())
         })?;
-        let peer = *batch.received(from).ok_or("client_gone")?.1;
         let id = self.next.replace(self.next.get() + 1);
-        let flow = Rc::new(Flow::new(&self.shared.worker, (key, id), peer, upstream, picked));
+        let flow = Rc::new(Flow::new(&self.shared.worker, (key, id), *peer, upstream, picked));
         self.flows.borrow_mut().insert(key, flow.clone());
-        *self.clients.borrow_mut().entry(ip).or_default() += 1;
+        *self.clients.borrow_mut().entry(key.client.ip()).or_default() += 1;
         self.young.borrow_mut().push_back((key, id));
         let carried = Carried { flows: self.clone(), flow: flow.clone() };
         let task = tokio::task::spawn_local(carry(carried));
@@ -237,24 +289,27 @@ impl Flows {
             let Some((key, id)) = self.young.borrow_mut().pop_front() else { return false };
             let flow = self.flows.borrow().get(&key).filter(|flow| flow.id == id && !flow.goes_on()).cloned();
             if let Some(flow) = flow {
-                self.drop_of(key, "udp_flows");
+                self.drop_of(key, "udp_flows", 1);
                 self.end(&flow, "udp_flows");
                 return true;
             }
         }
     }
 
-    fn pick(&self, key: Key, tried: &Tried) -> Result<Picked, ProxyError> {
-        let ListenerProtocol::Udp { service, port } = &self.shared.entry.spec().protocol else {
-            return Err(ProxyError::NoService);
-        };
+    fn pick(&self, key: Key, tried: &Tried) -> Result<Picked, Unopened> {
+        let none = Unopened::Refused(ProxyError::NoService.reason());
+        let ListenerProtocol::Udp { service, port } = &self.shared.entry.spec().protocol else { return Err(none) };
         let mut reader = self.shared.worker.reader.borrow_mut();
-        let service = reader.load().services.get(service).ok_or(ProxyError::NoService)?;
+        let service = reader.load().services.get(service).ok_or(none)?;
         let identity =
             |index: usize| service.endpoints.get(index).and_then(|endpoint| endpoint.socket(*port)).map_or(0, number);
         let now_ms = self.shared.worker.timers.now_ms();
         let index = rendezvous(&service.candidates, identity, number(key.client), tried, now_ms);
-        hashed(&self.shared.worker, service, *port, index)
+        hashed(&self.shared.worker, service, *port, index).map_err(|refused| match refused {
+            Refused::Absent(..) => Unopened::Absent(Absent::of(service)),
+            Refused::Error(error) => Unopened::Refused(error.reason()),
+            Refused::Saturated(_) => Unopened::Refused(ProxyError::Exhausted.reason()),
+        })
     }
 
     /// Ends a flow at once; its client's next datagram begins another.
@@ -273,14 +328,7 @@ impl Flows {
             return;
         }
         flows.remove(&flow.key);
-        let mut clients = self.clients.borrow_mut();
-        let ip = flow.key.client.ip();
-        if let Some(open) = clients.get_mut(&ip) {
-            *open -= 1;
-            if *open == 0 {
-                clients.remove(&ip);
-            }
-        }
+        self.one_less(flow.key.client.ip());
         let mut young = self.young.borrow_mut();
         // What is left of flows that ended otherwise.
         if young.len() > 64 && young.len() > 2 * flows.len() {
@@ -288,11 +336,70 @@ impl Flows {
         }
     }
 
+    /// Counts one less of a client address.
+    fn one_less(&self, ip: IpAddr) {
+        let mut clients = self.clients.borrow_mut();
+        if let Some(open) = clients.get_mut(&ip) {
+            *open -= 1;
+            if *open == 0 {
+                clients.remove(&ip);
+            }
+        }
+    }
+
     /// Ends all flows.
     fn clear(&self) {
+        self.held.clear();
         let all: Vec<Rc<Flow>> = self.flows.borrow().values().cloned().collect();
         all.iter().for_each(|flow| self.end(flow, "listener_removed"));
     }
+}
+
+/// Why there is no flow.
+enum Unopened {
+    /// The service has no replica yet.
+    Absent(Absent),
+    Refused(&'static str),
+}
+
+/// Lets a held client go however its task ends.
+struct Waits {
+    flows: Rc<Flows>,
+    key: Key,
+    /// Why its datagrams are dropped, if they are still there then.
+    reason: Cell<&'static str>,
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        let left = self.flows.released(self.key).len();
+        self.flows.drop_of(self.key, self.reason.get(), left);
+    }
+}
+
+/// Waits for a replica of a service that has none, and passes on what a client has sent meanwhile.
+async fn wait(waits: Waits, peer: Peer, mut place: oneshot::Receiver<()>, absent: Absent) {
+    let Waits { flows, key, reason } = &waits;
+    let worker = &flows.shared.worker;
+    let deadline = worker.timers.register();
+    deadline.set(absent.wait_ms);
+    while let Some(again) = flows.absent() {
+        // It counts as waiting by now, so whoever hears it knows what for.
+        again.wake.ring();
+        if !woken(&mut place, &deadline).await {
+            pass_on(&mut place, &absent.stats);
+            return reason.set(ProxyError::WakeTimeout.reason());
+        }
+        // A flow takes no place of a request: the wake-up is for the next one too.
+        absent.stats.release();
+        // Where the replica is gone again, it joins again whatever the bound.
+        let Some(again) = absent.stats.try_wait(u32::MAX) else { return };
+        place = again;
+    }
+    pass_on(&mut place, &absent.stats);
+    let datagrams = flows.released(*key);
+    let datagrams: Vec<&[u8]> = datagrams.iter().map(|datagram| &**datagram).collect();
+    flows.pass(&datagrams, (*key, &peer), &flows.shared.entry.spec().admission.udp);
 }
 
 /// Ends a flow however its task ends.

@@ -17,6 +17,7 @@ mod entry;
 mod error;
 mod flow;
 mod handshake;
+mod held;
 mod http;
 mod http2;
 mod known;

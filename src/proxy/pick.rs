@@ -127,16 +127,21 @@ pub(crate) fn choose(
         });
     }
     Err(if service.candidates.is_empty() {
-        match service.may_wake() {
-            true => Refused::Absent(service.stats.clone(), service.wake.clone()),
-            false if service.spec.run.is_some() => Refused::Error(ProxyError::ServiceOff),
-            false => Refused::Error(ProxyError::NoEndpoint),
-        }
+        none(service)
     } else if concurrency.is_some() && service.candidates.iter().any(|c| !tried.contains(c.stats.serial())) {
         Refused::Saturated(service.stats.clone())
     } else {
         Refused::Error(ProxyError::Exhausted)
     })
+}
+
+/// Says why a service has no endpoint.
+fn none(service: &Service) -> Refused {
+    match service.may_wake() {
+        true => Refused::Absent(service.stats.clone(), service.wake.clone()),
+        false if service.spec.run.is_some() => Refused::Error(ProxyError::ServiceOff),
+        false => Refused::Error(ProxyError::NoEndpoint),
+    }
 }
 
 /// Takes a place among the streams and flows of a service; `None`: it bounds none.
@@ -151,13 +156,18 @@ pub(crate) fn hashed(
     service: &Arc<Service>,
     port: usize,
     index: Option<usize>,
-) -> Result<Picked, ProxyError> {
+) -> Result<Picked, Refused> {
     worker.locals.borrow_mut().enter(service, &worker.shard, &mut worker.rng.borrow_mut(), worker.timers.now_ms());
-    let none = if service.candidates.is_empty() { ProxyError::NoEndpoint } else { ProxyError::Exhausted };
-    let index = index.ok_or(none)?;
-    let candidate = service.candidates.get(index).ok_or(none)?;
-    let address = service.endpoints.get(index).and_then(|endpoint| endpoint.socket(port)).ok_or(none)?;
-    let mut permit = Permit { in_flight: Some(candidate.stats.begin()), queue: None, stream: place(service)? };
+    if service.candidates.is_empty() {
+        return Err(none(service));
+    }
+    let exhausted = Refused::Error(ProxyError::Exhausted);
+    let Some((index, candidate)) = index.and_then(|index| Some((index, service.candidates.get(index)?))) else {
+        return Err(exhausted);
+    };
+    let address = service.endpoints.get(index).and_then(|endpoint| endpoint.socket(port)).ok_or(exhausted)?;
+    let stream = place(service).map_err(Refused::Error)?;
+    let mut permit = Permit { in_flight: Some(candidate.stats.begin()), queue: None, stream };
     permit.becomes_tunnel();
     let key = Key { slot: service.slot, serial: candidate.stats.serial(), address };
     Ok(Picked { address, key, permit, others: service.candidates.len() > 1 })

@@ -6,7 +6,7 @@
 //! service that Weir runs has no replica the connection is held as a request is: nothing is read from it, so that what the
 //! client sends, its end included, waits in the kernel for the endpoint.
 
-use crate::balance::{ServiceStats, Tried};
+use crate::balance::Tried;
 use crate::clock;
 use crate::model::{ListenerProtocol, ListenerSpec, ServiceName};
 use crate::net::Stream;
@@ -18,8 +18,7 @@ use crate::proxy::pick::{Picked, Refused, Traffic, choose, failed};
 use crate::proxy::preface::{Arrival, seen};
 use crate::proxy::state::{Open, Worker};
 use crate::proxy::timer::{Deadline, ms};
-use crate::proxy::wait::{pass_on, woken};
-use crate::table::Wake;
+use crate::proxy::wait::{Absent, pass_on, woken};
 use std::future::{pending, poll_fn};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -228,17 +227,6 @@ async fn reset(down: &Stream) {
     }
 }
 
-/// What a connection to a service without a replica waits with.
-struct Absent {
-    stats: Arc<ServiceStats>,
-    wake: Arc<Wake>,
-    slot: usize,
-    /// How many may wait.
-    queue: u32,
-    /// For how long.
-    wait_ms: u64,
-}
-
 /// Why nothing was picked.
 enum Unpicked {
     Absent(Absent),
@@ -272,10 +260,7 @@ fn pick(worker: &Worker, (listener, way): (&ListenerSpec, &Way), tried: &Tried) 
     match choose(worker, service, port, tried, Traffic::Stream) {
         Ok(picked) => Ok((picked, connect_ms)),
         Err(Refused::Error(error)) => Err(Unpicked::Error(error)),
-        Err(Refused::Absent(stats, wake)) => {
-            let (queue, wait_ms) = (service.spec.limits.queue, ms(service.spec.wake_timeout()));
-            Err(Unpicked::Absent(Absent { stats, wake, slot: service.slot, queue, wait_ms }))
-        }
+        Err(Refused::Absent(..)) => Err(Unpicked::Absent(Absent::of(service))),
         // A stream is outside the limit that saturates.
         Err(Refused::Saturated(_)) => Err(Unpicked::Error(ProxyError::Exhausted)),
     }

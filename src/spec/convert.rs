@@ -5,12 +5,10 @@
 
 use crate::model::{self, ServiceName, parse_label};
 use crate::spec::bounds::{bounded, positive};
-use crate::spec::listener::{MAX_NAME_OCTETS, find_port};
-use crate::spec::route::check_path;
+use crate::spec::health::read_health;
+use crate::spec::listener::MAX_NAME_OCTETS;
 use crate::spec::stream::CONNECTIONS as STREAMS;
-use crate::spec::{
-    Duration, Endpoint, EndpointProtocol, Health, Policy, ProbeType, Problem, Problems, Protocol, Said, Service, scale,
-};
+use crate::spec::{Duration, Endpoint, EndpointProtocol, Policy, Problem, Problems, Protocol, Said, Service, scale};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration as Time;
@@ -21,8 +19,6 @@ const DEFAULT_PORT: &str = "http";
 const REPLICAS: RangeInclusive<u32> = 0..=10_000;
 /// Bound of `retries`: each one multiplies load on what already fails.
 const RETRIES: RangeInclusive<u32> = 0..=5;
-/// Bound of `rise` and `fall`.
-const THRESHOLD: RangeInclusive<u32> = 1..=100;
 /// Bound of thresholds that count failed requests.
 const ERRORS: RangeInclusive<u32> = 1..=1_000_000;
 /// Bound of `limits.concurrency`.
@@ -35,8 +31,6 @@ const PING: Time = Time::from_secs(15);
 const WEIGHT: RangeInclusive<u32> = 1..=1000;
 /// Bound of `dns_ttl`: no cache honours more than a day.
 const MAX_DNS_TTL: Time = Time::from_secs(24 * 3600);
-/// Shortest time between checks; below that, checks are a load of their own.
-const MIN_INTERVAL: Time = Time::from_millis(10);
 
 impl Service {
     /// Converts the definition, with every default filled in.
@@ -53,12 +47,7 @@ impl Service {
         let retries = bounded(p, "retries", self.retries, 1, &RETRIES);
         let dns_ttl = self.read_dns_ttl(p);
         let dns = self.dns.as_ref().map(|dns| dns.read(p)).unwrap_or_default();
-        let health = self.health.as_ref().map(|health| read_health(p, health, &names));
-        if let Some(port) = health.as_ref().and_then(|health| ports.get(health.port))
-            && port.protocol == model::Protocol::Udp
-        {
-            p.add("health.port", format!("port {:?} is UDP", &*port.name), "checks speak TCP: name a TCP port");
-        }
+        let health = self.health.as_ref().map(|health| read_health(p, health, (&names, &ports)));
         let limits = self.read_limits(p);
         let timeouts = self.read_timeouts(p);
         let outliers = self.read_outliers(p);
@@ -340,77 +329,6 @@ fn check_serve(p: &mut Problems, before: &[model::PortSpec], serve: Option<u16>)
     } else if serve.is_some() && before.iter().any(|other| other.serve == serve) {
         p.add("serve", "is the number of two ports", "give each port its own number");
     }
-}
-
-fn read_health(p: &mut Problems, health: &Health, ports: &[String]) -> model::HealthCheck {
-    let interval = health.interval.map_or(Time::from_secs(5), Duration::get);
-    for (key, value) in [("health.interval", health.interval), ("health.fast_interval", health.fast_interval)] {
-        if value.is_some_and(|value| value.get() < MIN_INTERVAL) {
-            p.add(key, "is shorter than 10ms", "write \"10ms\" or more");
-        }
-    }
-    for (key, value) in [("health.timeout", health.timeout), ("health.fast_interval", health.fast_interval)] {
-        if let Some(value) = value.filter(|value| value.get() > interval) {
-            let hint = "one check ends before the next begins: lower it or raise health.interval";
-            p.add(key, format!("{value} is above interval {}", Duration::new(interval)), hint);
-        }
-    }
-    let port = health.port.as_ref().and_then(|port| find_port(p, "health.port", port, ports)).unwrap_or(0);
-    model::HealthCheck {
-        probe: read_probe(p, health),
-        port,
-        interval,
-        fast_interval: health.fast_interval.map_or_else(|| Time::from_secs(1).min(interval), Duration::get),
-        timeout: positive(p, "health.timeout", health.timeout, Time::from_secs(2).min(interval)),
-        rise: bounded(p, "health.rise", health.rise, 2, &THRESHOLD),
-        fall: bounded(p, "health.fall", health.fall, 3, &THRESHOLD),
-    }
-}
-
-fn read_probe(p: &mut Problems, health: &Health) -> model::Probe {
-    let written = [
-        ("health.path", health.path.is_some()),
-        ("health.host", health.host.is_some()),
-        ("health.status", health.status.is_some()),
-        ("health.grpc_service", health.grpc_service.is_some()),
-    ];
-    let (name, hint, meaningless): (_, _, &[&str]) = match health.kind {
-        None => {
-            p.absent("health.type", "add type = \"http\", type = \"tcp\" or type = \"grpc\"");
-            ("", "", &[])
-        }
-        Some(ProbeType::Http) => ("http", "write type = \"grpc\"", &["health.grpc_service"]),
-        Some(ProbeType::Tcp) => {
-            ("tcp", "write type = \"http\"", &["health.path", "health.host", "health.status", "health.grpc_service"])
-        }
-        Some(ProbeType::Grpc) => ("grpc", "write type = \"http\"", &["health.path", "health.status"]),
-    };
-    for (key, _) in written.into_iter().filter(|(key, written)| *written && meaningless.contains(key)) {
-        p.add(key, format!("has no meaning for type = \"{name}\""), format!("remove it, or {hint}"));
-    }
-    let host = read_probe_host(p, health);
-    match health.kind {
-        Some(ProbeType::Tcp) => return model::Probe::Tcp,
-        Some(ProbeType::Grpc) => {
-            return model::Probe::Grpc { service: health.grpc_service.as_deref().unwrap_or_default().into(), host };
-        }
-        None | Some(ProbeType::Http) => {}
-    }
-    let path = health.path.as_deref().unwrap_or("/");
-    check_path(p, "health.path", path, true);
-    let status = health.status.as_ref().map_or(200..=399, super::Range::get);
-    if *status.start() < 100 || *status.end() > 599 {
-        p.add("health.status", "holds codes outside 100 to 599", "write a range of status codes, such as \"200-399\"");
-    }
-    model::Probe::Http { path: path.into(), host, status }
-}
-
-fn read_probe_host(p: &mut Problems, health: &Health) -> Option<Arc<str>> {
-    let host = health.host.as_deref()?;
-    if host.is_empty() || !host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b)) {
-        p.add("health.host", format!("{host:?} is no Host field"), "write a host name, with :PORT where it is needed");
-    }
-    Some(host.into())
 }
 
 #[cfg(test)]

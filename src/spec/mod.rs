@@ -17,6 +17,7 @@ mod convert;
 mod cores;
 mod duration;
 mod fingerprint;
+mod health;
 mod listener;
 mod naming;
 mod objective;

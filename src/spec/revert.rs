@@ -1,10 +1,11 @@
 //! The service as used → its definition, with every default written out.
 
 use crate::model;
+use crate::spec::health::write_health;
 use crate::spec::scale::write_scale;
 use crate::spec::{
-    Address, Endpoint, EndpointProtocol, Health, Limits, Outliers, Policy, Port, ProbeType, Protocol, Range, Resolve,
-    Rollout, Run, Service, ServiceDns, ServiceTls, Timeouts, written,
+    Address, Endpoint, EndpointProtocol, Limits, Outliers, Policy, Port, Protocol, Resolve, Rollout, Run, Service,
+    ServiceDns, ServiceTls, Timeouts, written,
 };
 use std::net::SocketAddr;
 
@@ -50,35 +51,6 @@ impl From<model::Policy> for Policy {
             model::Policy::LeastRequest => Self::LeastRequest,
             model::Policy::PowerOfTwo => Self::PowerOfTwo,
         }
-    }
-}
-
-fn write_health(health: &model::HealthCheck, ports: &[model::PortSpec]) -> Health {
-    let (kind, path, host, status) = match &health.probe {
-        model::Probe::Tcp => (ProbeType::Tcp, None, None, None),
-        model::Probe::Grpc { host, .. } => (ProbeType::Grpc, None, host.as_deref().map(str::to_owned), None),
-        model::Probe::Http { path, host, status } => (
-            ProbeType::Http,
-            Some(path.to_string()),
-            host.as_deref().map(str::to_owned),
-            Some(Range::new(status.clone())),
-        ),
-    };
-    Health {
-        kind: Some(kind),
-        path,
-        host,
-        grpc_service: match &health.probe {
-            model::Probe::Grpc { service, .. } if !service.is_empty() => Some(service.to_string()),
-            _ => None,
-        },
-        port: ports.get(health.port).map(|port| port.name.to_string()),
-        status,
-        interval: Some(health.interval.into()),
-        fast_interval: Some(health.fast_interval.into()),
-        timeout: Some(health.timeout.into()),
-        rise: Some(health.rise),
-        fall: Some(health.fall),
     }
 }
 

@@ -133,7 +133,14 @@ pub struct Health {
     /// Service that a `grpc` check asks for; default the server as a whole.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grpc_service: Option<String>,
-    /// Name of the checked port; default the first.
+    /// Datagram that a `udp` check sends, as text, or as `hex:` and hexadecimal digits; at most 1,200 octets, default none: an
+    /// empty datagram.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub send: Option<String>,
+    /// What the answer to a `udp` check begins with, written as `send`; default any answer will do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expect: Option<String>,
+    /// Name of the checked port; default the first, for a `udp` check the first of UDP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<String>,
     /// Status codes that pass an `http` check; default `200-399`.
@@ -168,6 +175,8 @@ pub enum ProbeType {
     Tcp,
     /// `grpc.health.v1.Health/Check` is answered `SERVING`, over HTTP/2, with `tls` inside of TLS.
     Grpc,
+    /// A datagram, `send`, is answered by one that begins with `expect`.
+    Udp,
 }
 
 /// Bounds on what a service's endpoints are given at once.

@@ -25,6 +25,7 @@ mod hostile;
 mod names;
 mod postgres;
 mod sni;
+mod zero;
 
 use std::time::Duration;
 use support::process::Weir;

@@ -14,6 +14,9 @@ pub struct WhoamiArgs {
     /// Where to listen: `ADDRESS:PORT`, or `:PORT` for all addresses [default: 127.0.0.1:$PORT, or :8000 without PORT]
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<Listen>,
+    /// Answer datagrams too, each by the instance's name, a space and the datagram: `ADDRESS:PORT`
+    #[arg(long, value_name = "ADDR")]
+    pub udp: Option<SocketAddr>,
     /// Wait before each answer, in milliseconds or with a unit (`50`, `50ms`, `1s`); health checks are not delayed
     #[arg(long, value_name = "MS", value_parser = parse_delay, default_value = "0")]
     pub delay: Duration,

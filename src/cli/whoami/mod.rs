@@ -6,11 +6,12 @@
 //! request executed twice is seen even when the replica was killed in between. It knows nothing of the rest of Weir.
 //!
 //! Next on the path: `server.rs` accepts and ends, `answer.rs` routes one request, `body.rs` makes the bytes,
-//! `websocket.rs` echoes frames (RFC 6455).
+//! `websocket.rs` echoes frames (RFC 6455), `datagram.rs` datagrams.
 
 mod answer;
 mod args;
 mod body;
+mod datagram;
 mod server;
 mod websocket;
 

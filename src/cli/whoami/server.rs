@@ -2,6 +2,7 @@
 
 use crate::cli::whoami::answer::{State, answer};
 use crate::cli::whoami::args::{Listen, WhoamiArgs};
+use crate::cli::whoami::datagram;
 use crate::lifecycle::{self, Phase, Trigger};
 use anyhow::Context;
 use hyper::server::conn::http1;
@@ -42,6 +43,9 @@ pub fn run(args: WhoamiArgs) -> anyhow::Result<ExitCode> {
         let listener = bind(listen).await?;
         let instance = std::env::var("WEIR_INSTANCE").unwrap_or_else(|_| default_instance());
         let service = std::env::var("WEIR_SERVICE").unwrap_or_else(|_| "-".to_owned());
+        if let Some(address) = args.udp {
+            datagram::serve(address, &instance).await?;
+        }
         let (trigger, drain) = lifecycle::drain();
         let state = State::open(args, &instance, service, drain).context("open the journal")?;
         say_listening(&instance, listener.local_addr()?);

@@ -60,12 +60,17 @@ impl Ports {
     }
 }
 
-/// Returns true when nobody listens on the port, on any address.
+/// Returns true when nobody listens on the port, on any address, for connections or datagrams.
 pub(super) fn is_free(port: u16) -> bool {
+    is_free_for(Type::STREAM, port) && is_free_for(Type::DGRAM, port)
+}
+
+fn is_free_for(kind: Type, port: u16) -> bool {
     // Dual-stack when there is IPv6, which tests both families at once; never listening, so nobody can connect.
     let bind = |domain, address: SocketAddr| -> io::Result<()> {
-        let socket = Socket::new(domain, Type::STREAM, None)?;
-        socket.set_reuse_address(true)?;
+        let socket = Socket::new(domain, kind, None)?;
+        // What connections leave behind for a minute is no listener; with datagrams several sockets could share the port.
+        socket.set_reuse_address(kind == Type::STREAM)?;
         if domain == Domain::IPV6 {
             socket.set_only_v6(false)?;
         }
@@ -82,7 +87,7 @@ pub(super) fn is_free(port: u16) -> bool {
 mod tests {
     use super::{Ports, is_free};
     use crate::rng::Rng;
-    use std::net::TcpListener;
+    use std::net::{TcpListener, UdpSocket};
 
     #[test]
     fn hands_out_each_port_once_and_another_after_a_release() {
@@ -127,9 +132,14 @@ mod tests {
     fn a_port_that_somebody_listens_on_is_taken() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let Ok(listener) = TcpListener::bind(address) else { continue };
-            let port = listener.local_addr().unwrap().port();
+            let bound = listener.local_addr().unwrap();
+            let port = bound.port();
             assert!(!is_free(port), "{address}");
             drop(listener);
+            assert!(is_free(port), "{address}");
+            let datagrams = UdpSocket::bind(bound).unwrap();
+            assert!(!is_free(port), "{address}");
+            drop(datagrams);
             assert!(is_free(port), "{address}");
         }
     }
