@@ -14,7 +14,7 @@ use crate::model::{ListenerProtocol, UdpSpec};
 use crate::proxy::connect::classify;
 use crate::proxy::entry::Entry;
 use crate::proxy::error::ProxyError;
-use crate::proxy::flow::{Flow, Key, Shared, is_too_long};
+use crate::proxy::flow::{Asked, Flow, Key, Shared, is_too_long};
 use crate::proxy::held::{Held, Waiting};
 use crate::proxy::memory::Pressure;
 use crate::proxy::observe::record_stream;
@@ -23,7 +23,7 @@ use crate::proxy::state::Worker;
 use crate::proxy::wait::{Absent, pass_on, woken};
 use crate::rng::Rng;
 use crate::sys::accept::watch_datagrams;
-use crate::sys::datagram::{BATCH, Batch, Peer, send_many};
+use crate::sys::datagram::{BATCH, Batch, Peer, send_merged};
 use foldhash::{HashMap, HashMapExt};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -61,7 +61,13 @@ impl Flows {
         let all = || std::thread::available_parallelism().map_or(1, usize::from);
         let workers = worker.options.workers.unwrap_or_else(all).max(1);
         Self {
-            shared: Shared { worker, entry, socket, batch: RefCell::new(Batch::new(DATAGRAM_BYTES, 1)) },
+            shared: Shared {
+                worker,
+                entry,
+                socket,
+                batch: RefCell::new(Batch::new(DATAGRAM_BYTES, 1)),
+                asked: Asked::default(),
+            },
             flows: RefCell::new(HashMap::new()),
             held: Held::default(),
             clients: RefCell::new(HashMap::new()),
@@ -75,28 +81,29 @@ impl Flows {
     /// Takes what has come and passes it on; returns whether there may be more.
     fn receive(self: &Rc<Self>) -> io::Result<bool> {
         let mut batch = self.shared.batch.borrow_mut();
-        let count = batch.receive(self.shared.socket.get_ref())?;
+        let count = batch.receive_some(self.shared.socket.get_ref(), self.shared.asked.most())?;
         self.shared.worker.timers.set_now(clock::now_ms());
         self.follow();
         let spec = self.shared.entry.spec();
-        let mut at = 0;
-        while at < count {
-            let Some(key) = key(&batch, at) else {
-                at += 1;
-                continue;
-            };
-            let end = (at + 1..count).find(|&i| self::key(&batch, i) != Some(key)).unwrap_or(count);
-            if let Some((_, peer)) = batch.received(at) {
-                let mut datagrams: [&[u8]; BATCH] = [&[]; BATCH];
-                for (place, index) in datagrams.iter_mut().zip(at..end) {
-                    *place = batch.received(index).map_or(&[][..], |(octets, _)| octets);
+        let mut keys = [None; BATCH];
+        keys.iter_mut().enumerate().take(count).for_each(|(index, place)| *place = key(&batch, index));
+        // Those of each client together, in their order: so they may leave together.
+        for at in 0..count {
+            let Some(Some(key)) = keys.get(at).copied() else { continue };
+            let (mut datagrams, mut length): ([&[u8]; BATCH], _) = ([&[]; BATCH], 0);
+            for (index, other) in keys.iter_mut().enumerate().take(count).skip(at).filter(|(_, k)| **k == Some(key)) {
+                *other = None;
+                if let (Some(place), Some((octets, _))) = (datagrams.get_mut(length), batch.received(index)) {
+                    *place = octets;
+                    length += 1;
                 }
-                self.pass(datagrams.get(..end - at).unwrap_or_default(), (key, peer), &spec.admission.udp);
             }
-            at = end;
+            if let Some((_, peer)) = batch.received(at) {
+                self.pass(datagrams.get(..length).unwrap_or_default(), (key, peer), &spec.admission.udp);
+            }
         }
         self.shared.worker.turn_ended();
-        Ok(count == BATCH)
+        Ok(self.shared.asked.took(count))
     }
 
     /// Sends datagrams of one flow on, at most [`BATCH`].
@@ -117,7 +124,7 @@ impl Flows {
                 Err(Unopened::Absent(absent)) => return self.hold(rest, (key, peer), spec, absent),
                 Err(Unopened::Refused(reason)) => return self.drop_of(key, reason, rest.len()),
             };
-            match send_many(flow.upstream.get_ref(), rest, None) {
+            match send_merged(flow.upstream.get_ref(), rest, None, &flow.merges.0) {
                 // What stopped it is told of the first only: the next turn is, or sends on to an endpoint that is to tell again
                 // that it is gone.
                 Ok(sent) => {

@@ -9,7 +9,7 @@ use crate::proxy::pick::Picked;
 use crate::proxy::state::Worker;
 use crate::proxy::streams::Place;
 use crate::proxy::timer::{Deadline, ms};
-use crate::sys::datagram::{BATCH, Batch, Peer, send_many};
+use crate::sys::datagram::{BATCH, Batch, Peer, send_merged};
 use crate::telemetry::ServiceCounters;
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -23,6 +23,8 @@ use tokio::task::AbortHandle;
 
 /// A flow whose client sent but one datagram ends after this: enough for an answer, too little to fill the table for long.
 const YOUNG_MS: u64 = 10_000;
+/// The least that a socket is asked for.
+const LEAST: usize = 4;
 /// Batches of answers that a flow passes on before others get a turn.
 const TURNS: usize = 4;
 
@@ -41,6 +43,32 @@ pub(crate) struct Shared {
     pub(crate) socket: AsyncFd<UdpSocket>,
     /// Borrowed within one poll.
     pub(crate) batch: RefCell<Batch>,
+    /// Of the listener's own socket.
+    pub(crate) asked: Asked,
+}
+
+/// How many datagrams a socket is asked for at a time: as many as it had lately, and one more, which says that there are no more.
+#[derive(Debug)]
+pub(crate) struct Asked(Cell<usize>);
+
+impl Default for Asked {
+    fn default() -> Self {
+        Self(Cell::new(LEAST))
+    }
+}
+
+impl Asked {
+    pub(crate) fn most(&self) -> usize {
+        self.0.get()
+    }
+
+    /// Notes how many came; returns whether there may be more.
+    pub(crate) fn took(&self, count: usize) -> bool {
+        let asked = self.0.get();
+        let next = if count == asked { 4 * asked } else { asked.min(asked / 2 + count) };
+        self.0.set(next.clamp(LEAST, BATCH));
+        count == asked
+    }
 }
 
 /// One flow.
@@ -63,6 +91,9 @@ pub(crate) struct Flow {
     pub(crate) reason: Cell<&'static str>,
     pub(crate) task: RefCell<Option<AbortHandle>>,
     started: Instant,
+    /// Whether datagrams may leave as one: to the endpoint, to the client.
+    pub(crate) merges: (Cell<bool>, Cell<bool>),
+    asked: Asked,
 }
 
 impl Flow {
@@ -93,6 +124,8 @@ impl Flow {
             reason: Cell::new(""),
             task: RefCell::default(),
             started: clock::now(),
+            merges: (Cell::new(true), Cell::new(true)),
+            asked: Asked::default(),
         }
     }
 
@@ -138,11 +171,12 @@ impl Flow {
     /// Takes a batch from the endpoint and sends it to the client; returns whether there may be more.
     fn answer(&self, shared: &Shared) -> io::Result<bool> {
         let mut batch = shared.batch.borrow_mut();
-        let count = match batch.receive(self.upstream.get_ref()) {
+        let count = match batch.receive_some(self.upstream.get_ref(), self.asked.most()) {
             // Somebody on the way told of a shorter one: the endpoint is well, and the kernel knows it now.
             Err(error) if is_too_long(&error) => return Ok(true),
             received => received?,
         };
+        let goes_on = self.asked.took(count);
         if count == 0 {
             return Ok(false);
         }
@@ -154,15 +188,20 @@ impl Flow {
         }
         let datagrams = datagrams.get(..count).unwrap_or_default();
         // What the client's way does not take is lost, as it would be on that way.
-        if send_many(shared.socket.get_ref(), datagrams, Some(&self.peer)).unwrap_or(0) < count {
-            shared.worker.shard.refused("udp_send");
+        let mut left = datagrams;
+        while !left.is_empty() {
+            let sent = send_merged(shared.socket.get_ref(), left, Some(&self.peer), &self.merges.1).unwrap_or(0);
+            if sent == 0 {
+                shared.worker.shard.refused("udp_send");
+            }
+            left = left.get(sent.max(1)..).unwrap_or_default();
         }
         self.sent_bytes.set(self.sent_bytes.get() + octets);
         self.counters.sent_bytes.add(octets);
         self.counters.datagrams_out.add(count as u64);
         self.deadline.set(self.idle_ms.get());
         shared.worker.piece_ended(octets as usize);
-        Ok(count == BATCH)
+        Ok(goes_on)
     }
 
     /// Counts that it ended at its endpoint's drain deadline.

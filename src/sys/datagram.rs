@@ -1,6 +1,8 @@
 //! Batched datagrams: `recvmmsg` and `sendmmsg`, with the local address that each datagram was sent to.
 
+use std::cell::Cell;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -8,6 +10,13 @@ use std::os::fd::{AsFd, AsRawFd};
 pub const BATCH: usize = 32;
 /// Room for one `in6_pktinfo` control message (40 octets), in words so that it is aligned for a `cmsghdr`.
 const CONTROL_WORDS: usize = 8;
+
+/// Octets of datagrams that pass as one at most: with its headers the longest packet of IP.
+const MERGED_BYTES: usize = 65_000;
+/// `cmsg_len` of `UDP_SEGMENT`: a header of 16 octets and two.
+const SEGMENT_LENGTH: u64 = 18;
+const EMPTY_VECTOR: MaybeUninit<libc::iovec> = MaybeUninit::uninit();
+const EMPTY_HEADER: MaybeUninit<libc::mmsghdr> = MaybeUninit::uninit();
 
 /// Who sent a datagram, and to which of our addresses when the socket reports it.
 #[derive(Clone, Copy)]
@@ -131,27 +140,34 @@ impl Batch {
     /// # Errors
     /// The errno of `recvmmsg` but `EAGAIN` and `EINTR`.
     pub fn receive(&mut self, socket: impl AsFd) -> io::Result<usize> {
+        self.receive_some(socket, BATCH)
+    }
+
+    /// Does so for at most so many datagrams: making ready for each costs some nanoseconds.
+    ///
+    /// # Errors
+    /// As [`Batch::receive`].
+    pub fn receive_some(&mut self, socket: impl AsFd, most: usize) -> io::Result<usize> {
         self.to_send = [0; BATCH];
-        let mut vectors = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; BATCH];
-        // SAFETY: `mmsghdr` is plain old data; all zeroes is a valid empty header.
-        let mut headers: [libc::mmsghdr; BATCH] = unsafe { std::mem::zeroed() };
+        let (mut vectors, mut headers) = ([EMPTY_VECTOR; BATCH], [EMPTY_HEADER; BATCH]);
         let buffers = self.requests.chunks_exact_mut(self.request_bytes);
         let places = headers.iter_mut().zip(vectors.iter_mut()).zip(self.peers.iter_mut());
-        for (((header, vector), peer), buffer) in places.zip(buffers) {
-            vector.iov_base = buffer.as_mut_ptr().cast();
-            vector.iov_len = buffer.len();
-            header.msg_hdr.msg_name = (&raw mut peer.address).cast();
-            header.msg_hdr.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
-            header.msg_hdr.msg_iov = vector;
-            header.msg_hdr.msg_iovlen = 1;
-            header.msg_hdr.msg_control = (&raw mut peer.control).cast();
-            header.msg_hdr.msg_controllen = size_of::<[u64; CONTROL_WORDS]>() as _;
+        let most = most.clamp(1, BATCH);
+        for (((header, vector), peer), buffer) in places.zip(buffers).take(most) {
+            let vector = vector.write(libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() });
+            let header = &mut header.write(empty_header()).msg_hdr;
+            header.msg_name = (&raw mut peer.address).cast();
+            header.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+            header.msg_iov = vector;
+            header.msg_iovlen = 1;
+            header.msg_control = (&raw mut peer.control).cast();
+            header.msg_controllen = size_of::<[u64; CONTROL_WORDS]>() as _;
         }
-        let (start, flags) = (headers.as_mut_ptr(), libc::MSG_WAITFORONE);
+        let (start, flags) = (headers.as_mut_ptr().cast::<libc::mmsghdr>(), libc::MSG_WAITFORONE);
         let descriptor = socket.as_fd().as_raw_fd();
-        // SAFETY: `BATCH` initialised headers; what they point to (`requests`, `peers`, `vectors`) outlives the call and
+        // SAFETY: `most` initialised headers; what they point to (`requests`, `peers`, `vectors`) outlives the call and
         // is not otherwise borrowed during it; no timeout is passed.
-        let count = unsafe { libc::recvmmsg(descriptor, start, BATCH as _, flags as _, std::ptr::null_mut()) };
+        let count = unsafe { libc::recvmmsg(descriptor, start, most as _, flags as _, std::ptr::null_mut()) };
         let Ok(count) = usize::try_from(count) else {
             let error = io::Error::last_os_error();
             return match error.kind() {
@@ -161,6 +177,8 @@ impl Batch {
         };
         let done = headers.iter().zip(self.peers.iter_mut()).zip(self.received.iter_mut());
         for ((header, peer), received) in done.take(count) {
+            // SAFETY: the first `most` were initialised, and no more come.
+            let header = unsafe { header.assume_init_ref() };
             peer.address_bytes = header.msg_hdr.msg_namelen;
             #[allow(clippy::unnecessary_cast, reason = "the field is 32 bits wide with musl")]
             let control_bytes = header.msg_hdr.msg_controllen as usize;
@@ -247,26 +265,104 @@ pub fn send_one(socket: impl AsFd, peer: &Peer, reply: &[u8]) -> io::Result<()> 
 /// # Errors
 /// The errno of `sendmmsg` for the first; `EAGAIN` when the send buffer is full.
 pub fn send_many(socket: impl AsFd, datagrams: &[&[u8]], to: Option<&Peer>) -> io::Result<usize> {
-    let mut peer = to.copied();
-    let mut vectors = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; BATCH];
-    // SAFETY: `mmsghdr` is plain old data; all zeroes is a valid empty header.
-    let mut headers: [libc::mmsghdr; BATCH] = unsafe { std::mem::zeroed() };
-    for ((header, vector), datagram) in headers.iter_mut().zip(vectors.iter_mut()).zip(datagrams) {
-        vector.iov_base = datagram.as_ptr().cast_mut().cast();
-        vector.iov_len = datagram.len();
-        match &mut peer {
-            Some(peer) => header.msg_hdr = header_to(peer, vector),
-            None => {
-                header.msg_hdr.msg_iov = vector;
-                header.msg_hdr.msg_iovlen = 1;
+    send_runs(socket, datagrams, to, |_| 1)
+}
+
+/// Does as [`send_many`], but consecutive datagrams of one length pass through the stack as one (`UDP_SEGMENT`). `merges` is
+/// cleared where the way does not take that: then each passes by itself, now and from then on.
+///
+/// # Errors
+/// As [`send_many`].
+pub fn send_merged(
+    socket: impl AsFd,
+    datagrams: &[&[u8]],
+    to: Option<&Peer>,
+    merges: &Cell<bool>,
+) -> io::Result<usize> {
+    if merges.get() && datagrams.len() > 1 {
+        match send_runs(&socket, datagrams, to, run_length) {
+            // Longer than the way takes, a device that computes no checksums, or a kernel before 4.18.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EIO | libc::EMSGSIZE)) => {
+                merges.set(false);
             }
+            sent => return sent,
         }
     }
-    let (descriptor, start) = (socket.as_fd().as_raw_fd(), headers.as_mut_ptr());
-    let (count, flags) = (datagrams.len().min(BATCH), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
-    // SAFETY: `count` initialised headers whose vectors, peer and datagrams, which are only read, outlive the call.
-    let sent = unsafe { libc::sendmmsg(descriptor, start, count as _, flags as _) };
-    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+    send_many(socket, datagrams, to)
+}
+
+/// Returns how many of these datagrams, from the first on, may pass as one: those of its length and one shorter at the end.
+fn run_length(datagrams: &[&[u8]]) -> usize {
+    let Some(length) = datagrams.first().map(|first| first.len()).filter(|&length| length > 0) else { return 1 };
+    let most = (MERGED_BYTES / length).max(1);
+    let same = datagrams.iter().take(most).take_while(|datagram| datagram.len() == length).count();
+    let shorter = datagrams.get(same).is_some_and(|next| same < most && (1..length).contains(&next.len()));
+    same + usize::from(shorter)
+}
+
+/// Sends datagrams in one call, as many as `run` says of those that are left as one message.
+fn send_runs(
+    socket: impl AsFd,
+    datagrams: &[&[u8]],
+    to: Option<&Peer>,
+    run: impl Fn(&[&[u8]]) -> usize,
+) -> io::Result<usize> {
+    let mut peer = to.copied();
+    let (mut vectors, mut headers) = ([EMPTY_VECTOR; BATCH], [EMPTY_HEADER; BATCH]);
+    let mut controls = [const { MaybeUninit::<[u64; CONTROL_WORDS]>::uninit() }; BATCH];
+    let mut runs = [0; BATCH];
+    let mut left = datagrams.get(..BATCH).unwrap_or(datagrams);
+    let mut places = vectors.as_mut_slice();
+    let mut count = 0;
+    let each = headers.iter_mut().zip(controls.iter_mut()).zip(runs.iter_mut());
+    for ((header, control), length) in each {
+        let Some(first) = left.first() else { break };
+        let (merged, rest) = left.split_at(run(left).clamp(1, left.len()));
+        let (own, free) = std::mem::take(&mut places).split_at_mut(merged.len());
+        for (vector, datagram) in own.iter_mut().zip(merged) {
+            vector.write(libc::iovec { iov_base: datagram.as_ptr().cast_mut().cast(), iov_len: datagram.len() });
+        }
+        let header = header.write(empty_header());
+        header.msg_hdr = match &mut peer {
+            Some(peer) => header_to(peer, own.as_mut_ptr().cast()),
+            None => empty_header().msg_hdr,
+        };
+        header.msg_hdr.msg_iov = own.as_mut_ptr().cast();
+        header.msg_hdr.msg_iovlen = merged.len() as _;
+        if merged.len() > 1 {
+            let (known, bytes) =
+                peer.as_ref().map_or(([0; CONTROL_WORDS], 0), |peer| (peer.control, peer.control_bytes));
+            let control = control.write(known);
+            header.msg_hdr.msg_controllen = add_segment(control, bytes, first.len()) as _;
+            header.msg_hdr.msg_control = control.as_mut_ptr().cast();
+        }
+        *length = merged.len();
+        (left, places, count) = (rest, free, count + 1);
+    }
+    let (descriptor, start) = (socket.as_fd().as_raw_fd(), headers.as_mut_ptr().cast::<libc::mmsghdr>());
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: `count` initialised headers whose vectors, controls, peer and datagrams, which are only read, outlive the call.
+    let sent = unsafe { libc::sendmmsg(descriptor, start, count, flags as _) };
+    let sent = usize::try_from(sent).map_err(|_| io::Error::last_os_error())?;
+    Ok(runs.iter().take(sent).sum())
+}
+
+/// Adds a control message `UDP_SEGMENT` to what is there; returns its octets. Layout: `cmsghdr` of 16 octets, then a u16.
+fn add_segment(control: &mut [u64; CONTROL_WORDS], bytes: usize, length: usize) -> usize {
+    let level = libc::SOL_UDP.to_ne_bytes();
+    let kind = libc::UDP_SEGMENT.to_ne_bytes();
+    let ([l0, l1, l2, l3], [k0, k1, k2, k3]) = (level, kind);
+    let [s0, s1] = u16::try_from(length).unwrap_or(0).to_ne_bytes();
+    let words = [
+        SEGMENT_LENGTH,
+        u64::from_ne_bytes([l0, l1, l2, l3, k0, k1, k2, k3]),
+        u64::from_ne_bytes([s0, s1, 0, 0, 0, 0, 0, 0]),
+    ];
+    let at = bytes.div_ceil(8);
+    if let Some(places) = control.get_mut(at..at + words.len()) {
+        places.copy_from_slice(&words);
+    }
+    (at + words.len()) * 8
 }
 
 /// Makes a socket report the local address of each datagram: needed where it is bound to a wildcard address, so that
@@ -284,8 +380,13 @@ pub fn report_destination(socket: impl AsFd, ipv6: bool) -> io::Result<()> {
     if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+fn empty_header() -> libc::mmsghdr {
+    // SAFETY: `mmsghdr` is plain old data; all zeroes is a valid empty header.
+    unsafe { std::mem::zeroed() }
+}
+
 /// Returns the header of one reply: to the peer, from the address that the peer sent to.
-fn header_to(peer: &mut Peer, vector: &mut libc::iovec) -> libc::msghdr {
+fn header_to(peer: &mut Peer, vector: *mut libc::iovec) -> libc::msghdr {
     // SAFETY: `msghdr` is plain old data; all zeroes is a valid empty header.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
     header.msg_name = (&raw mut peer.address).cast();
@@ -297,4 +398,59 @@ fn header_to(peer: &mut Peer, vector: &mut libc::iovec) -> libc::msghdr {
         header.msg_controllen = peer.control_bytes as _;
     }
     header
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BATCH, Batch, run_length, send_merged};
+    use std::cell::Cell;
+    use std::net::UdpSocket;
+
+    #[test]
+    fn those_of_one_length_pass_as_one_with_one_shorter_at_the_end() {
+        let run = |lengths: &[usize]| {
+            let texts: Vec<Vec<u8>> = lengths.iter().map(|&length| vec![0; length]).collect();
+            run_length(&texts.iter().map(Vec::as_slice).collect::<Vec<_>>())
+        };
+        assert_eq!((run(&[5, 5, 5]), run(&[5, 5, 3, 3]), run(&[5, 6]), run(&[5, 5, 0])), (3, 3, 1, 2));
+        assert_eq!((run(&[0, 0]), run(&[5]), run(&[40_000, 40_000]), run(&[30_000, 30_000, 30_000])), (1, 1, 1, 2));
+        assert_eq!((run(&[65_000, 1]), run(&[65_507, 65_507]), run(&[])), (1, 1, 1));
+    }
+
+    #[test]
+    fn merged_datagrams_arrive_as_they_were_in_their_order_from_the_address_that_was_asked() {
+        for address in ["127.0.0.1:0", "[::1]:0", "0.0.0.0:0"] {
+            let Ok(server) = UdpSocket::bind(address) else { continue };
+            let bound = server.local_addr().unwrap();
+            if bound.ip().is_unspecified() {
+                super::report_destination(&server, false).unwrap();
+            }
+            let client = UdpSocket::bind(if bound.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" }).unwrap();
+            let asked = if bound.is_ipv4() { "127.0.0.1" } else { "::1" };
+            client.connect((asked, bound.port())).unwrap();
+            client.send(b"question").unwrap();
+            let mut batch = Batch::new(1 << 16, 1);
+            batch.receive(&server).unwrap();
+            let peer = *batch.received(0).unwrap().1;
+            let texts: Vec<Vec<u8>> =
+                [7, 7, 7, 3, 3, 0, 1200, 1200, 900, 65_000, 1].iter().zip(b'a'..).map(|(&n, c)| vec![c; n]).collect();
+            let datagrams: Vec<&[u8]> = texts.iter().map(Vec::as_slice).collect();
+            let merges = Cell::new(true);
+            for (from, to, whom) in [(&server, &client, Some(&peer)), (&client, &server, None)] {
+                let mut left = &datagrams[..];
+                while !left.is_empty() {
+                    left = &left[send_merged(from, left, whom, &merges).unwrap()..];
+                }
+                let mut came = Vec::new();
+                while came.len() < texts.len() {
+                    let count = batch.receive_some(to, 4).unwrap();
+                    assert!((1..=4).contains(&count));
+                    came.extend((0..count).map(|index| batch.received(index).unwrap().0.to_vec()));
+                }
+                assert!(came == texts, "{address}");
+            }
+            assert!(merges.get(), "loopback takes them");
+            assert_eq!(send_merged(&client, &[&b"x"[..]; BATCH + 1], None, &merges).unwrap(), BATCH);
+        }
+    }
 }
