@@ -23,6 +23,7 @@ mod memory;
 #[allow(dead_code, reason = "shared; a part is for comparisons")]
 mod message;
 mod parts;
+mod sidecar;
 mod weir;
 
 use clap::Parser;
@@ -31,7 +32,7 @@ use std::error::Error;
 use std::process::ExitCode;
 
 /// What is measured.
-const PARTS: [&str; 5] = ["start", "memory", "idle", "workers", "spread"];
+const PARTS: [&str; 6] = ["start", "memory", "idle", "sidecar", "workers", "spread"];
 
 /// What Weir takes when it does little, and what more workers cost.
 #[derive(Debug, Parser)]
@@ -65,6 +66,7 @@ fn measure(options: &Options) -> Result<bool, Box<dyn Error>> {
             "start" => parts::start(options)?,
             "memory" => parts::memory(options)?,
             "idle" => parts::idle(options)?,
+            "sidecar" => sidecar::sidecar(options)?,
             "workers" => parts::workers(options)?,
             "spread" => parts::spread(options)?,
             other => return Err(format!("no part is called {other}").into()),

@@ -61,5 +61,8 @@ pub use server::serve;
 pub use services::{Port, Scale, Service, Services};
 pub use state::State;
 pub use status::{Engine, Status, StoreStatus};
-pub use table::{Acknowledgement, Acknowledger, EndpointUse, Subscriber, Table, TableSource};
+pub use table::{
+    Acknowledgement, Acknowledger, EndpointUse, LoadOfService, LoadReport, Subscriber, SubscriberLoad, Table,
+    TableSource,
+};
 pub use upgrade::{NewUpgrade, Upgrade, UpgradeRequest, Upgrader};

@@ -2,8 +2,9 @@
 
 use crate::admin::stream::Feed;
 use crate::admin::{Problem, State, extract};
+use crate::balance::{Carried, Present};
 use crate::clock;
-use crate::control::feed::{FleetError, Subscription, Use};
+use crate::control::feed::{CarriedLoad, FleetError, MAX_LOADS, Report, ServiceLoad, Subscription, Use};
 use crate::model::{InstanceId, ServiceName, parse_label};
 use axum::Json;
 use axum::body::Body;
@@ -21,7 +22,7 @@ const MAX_USES: usize = 10_000;
 const MAX_NAME: usize = 63;
 
 /// The backend table: its generation and who has it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Table {
     /// The current generation; 0 before the first publish.
     pub generation: u64,
@@ -51,18 +52,38 @@ pub struct Acknowledger {
 }
 
 /// A Weir that follows this one's table.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Subscriber {
     /// Its name.
     pub name: String,
     /// The generation that all of its workers use.
     pub generation: u64,
-    /// `following`, `cut_off`, or `silent`: nothing came of it for three seconds, and no withdrawal waits for it.
+    /// `following`, `leaving` (a younger process of it follows too), `cut_off`, or `silent`: nothing came of it for three seconds, and no withdrawal waits for it.
     pub state: String,
     /// How long ago it was heard, in milliseconds.
     pub heard_ms: u64,
     /// Withdrawn endpoints that it still has requests at.
     pub uses: usize,
+    /// What it carries for services whose replicas this Weir runs; counted for their autoscaler as if it came here.
+    #[serde(default)]
+    pub loads: Vec<SubscriberLoad>,
+}
+
+/// What a follower carries for one service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct SubscriberLoad {
+    /// The service.
+    pub service: String,
+    /// Requests that ended there since it subscribed.
+    pub requests: u64,
+    /// Requests a second of late.
+    pub rate: f64,
+    /// Requests in service now.
+    pub in_service: u32,
+    /// Requests and streams that wait for a replica now.
+    pub queued: u32,
+    /// Open TCP streams and tunnels.
+    pub streams_open: u64,
 }
 
 /// A source of the table.
@@ -97,6 +118,8 @@ pub(super) struct Watch {
     name: Option<String>,
     /// With `name`: what it calls this subscription; repeated in the stream and in its acknowledgements.
     session: Option<String>,
+    /// With `name`: which process of the subscriber; the one before an upgrade follows on until it ends.
+    process: Option<String>,
     /// With `watch`: a line follows at least this often, 50 to 10000; default 1000.
     heartbeat_ms: Option<u64>,
 }
@@ -113,6 +136,45 @@ pub struct Acknowledgement {
     /// Withdrawn endpoints that it still uses.
     #[serde(default)]
     pub uses: Vec<EndpointUse>,
+    /// What it carries for services whose replicas the told Weir runs; absent: nothing changed.
+    #[serde(default)]
+    pub load: Option<LoadReport>,
+}
+
+/// What a follower carries; one that is told twice counts once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LoadReport {
+    /// Rises with each report of a subscription.
+    pub number: u64,
+    /// Services of which anything changed, at most 1000.
+    pub services: Vec<LoadOfService>,
+}
+
+/// What a follower carries for one service: counts since it subscribed, which wrap around, and what is there now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LoadOfService {
+    /// The service, as `name` or `namespace/name`.
+    pub service: String,
+    /// Requests that ended.
+    pub ended: u64,
+    /// Requests that an endpoint served well.
+    pub served: u64,
+    /// Sum of their times in service, microseconds.
+    pub service_us: u64,
+    /// Sum of the squares of those.
+    pub service_us2: u64,
+    /// Requests that were late for want of replicas.
+    pub late: u64,
+    /// TCP streams and tunnels begun.
+    pub streams: u64,
+    /// Requests in service now.
+    pub in_service: u32,
+    /// Requests and streams that wait for a replica now.
+    pub queued: u32,
+    /// Open TCP streams and tunnels.
+    pub streams_open: u64,
+    /// For how long answers of DNS that named its replicas may be kept, in milliseconds.
+    pub named_ms: u64,
 }
 
 /// A withdrawn endpoint that a subscriber still uses.
@@ -164,14 +226,27 @@ fn subscribers(state: &State) -> Vec<Subscriber> {
         generation: status.generation,
         state: match (status.silent, status.connected) {
             (true, _) => "silent",
+            (false, true) if status.leaving => "leaving",
             (false, true) => "following",
             (false, false) => "cut_off",
         }
         .to_owned(),
         heard_ms: status.heard_ms,
         uses: status.uses,
+        loads: status.loads.into_iter().map(load).collect(),
     };
     state.feed.fleet().status().into_iter().map(row).collect()
+}
+
+fn load(of: CarriedLoad) -> SubscriberLoad {
+    SubscriberLoad {
+        service: of.service.to_string(),
+        requests: of.requests,
+        rate: of.rate,
+        in_service: of.present.in_service,
+        queued: of.present.queued,
+        streams_open: of.present.streams_open,
+    }
 }
 
 fn sources(state: &State) -> Vec<TableSource> {
@@ -192,15 +267,18 @@ fn sources(state: &State) -> Vec<TableSource> {
 }
 
 fn stream(state: &State, watch: Watch) -> Result<Response, Problem> {
-    let session = watch.session.unwrap_or_default();
+    let (session, process) = (watch.session.unwrap_or_default(), watch.process.unwrap_or_default());
     if let Some(name) = &watch.name {
         parse_label(name, MAX_NAME).map_err(|error| Problem::invalid(format!("name: {error}")))?;
     }
-    if session.len() > MAX_NAME || !session.bytes().all(|octet| octet.is_ascii_alphanumeric()) {
-        return Err(Problem::invalid(format!("session: is no text of at most {MAX_NAME} letters and digits")));
+    for (key, text) in [("session", &session), ("process", &process)] {
+        if text.len() > MAX_NAME || !text.bytes().all(|octet| octet.is_ascii_alphanumeric()) {
+            return Err(Problem::invalid(format!("{key}: is no text of at most {MAX_NAME} letters and digits")));
+        }
     }
     let pieces = state.feed.subscribe(Subscription {
         name: watch.name,
+        process,
         session,
         from: watch.epoch.zip(watch.from),
         heartbeat: watch.heartbeat_ms.map(Duration::from_millis),
@@ -229,8 +307,37 @@ pub(super) async fn acknowledge(state: axum::extract::State<Arc<State>>, body: B
     };
     let uses = said.uses.iter().map(one).collect::<Result<Vec<_>, String>>().map_err(Problem::invalid)?;
     let fleet = state.feed.fleet();
+    let report = said.load.as_ref().map(LoadReport::read).transpose().map_err(Problem::invalid)?;
     fleet.acknowledge(&said.name, &said.session, said.generation, &uses).map_err(|error| refusal(&error))?;
+    if let Some(report) = report {
+        fleet.load(&said.name, &said.session, &report).map_err(|error| refusal(&error))?;
+    }
     Ok(StatusCode::NO_CONTENT)
+}
+
+impl LoadReport {
+    fn read(&self) -> Result<Report, String> {
+        if self.services.len() > MAX_LOADS {
+            return Err(format!("load: more than {MAX_LOADS} services"));
+        }
+        let one = |one: &LoadOfService| {
+            Ok(ServiceLoad {
+                service: ServiceName::parse(&one.service).map_err(|error| format!("service: {error}"))?,
+                carried: Carried {
+                    ended: one.ended,
+                    served: one.served,
+                    service_us: one.service_us,
+                    service_us2: one.service_us2,
+                    late: one.late,
+                    streams: one.streams,
+                },
+                present: Present { in_service: one.in_service, queued: one.queued, streams_open: one.streams_open },
+                named_ms: one.named_ms,
+            })
+        };
+        let services = self.services.iter().map(one).collect::<Result<_, String>>()?;
+        Ok(Report { number: self.number, services })
+    }
 }
 
 /// Ends a subscription of a Weir that uses nothing any more.

@@ -34,7 +34,12 @@ impl Companion {
     pub(super) async fn start(command: &[OsString], table: &Table) -> anyhow::Result<Self> {
         upstreams(table).await;
         let (program, arguments) = command.split_first().context("no program is named")?;
-        let child = Command::new(program)
+        // The shim becomes the program after it has asked for the signal that ends it with this process, also when that is
+        // killed. The kernel means the thread that starts it: this is the main one, which lives as long.
+        let parent = std::process::id().to_string();
+        let child = Command::new("/proc/self/exe")
+            .args(["exec", "--beside", "--parent", &parent, "--"])
+            .arg(program)
             .args(arguments)
             .kill_on_drop(true)
             .spawn()

@@ -33,6 +33,7 @@ pub(super) async fn serve(
     }
     tell(link.as_ref(), "ready");
     // Reading configurations, opening the store and much else is needed no more, or seldom.
+    sys::memory::give_back_heap();
     if let Err(error) = sys::memory::give_back_text() {
         tracing::debug!(%error, "the program's pages stay resident");
     }
@@ -87,9 +88,7 @@ async fn finish(parts: Parts, mut asks: Asks, link: Option<Link>, (end, drain): 
         () = std::future::ready(()), if hurry && end != End::Leave => tracing::warn!("waiting for no replica"),
         () = asks.hurry() => tracing::warn!("not waiting for the replicas any more"),
     }
-    if end != End::Leave {
-        following.leave().await;
-    }
+    following.leave().await;
     trigger.raise(Phase::Stopping);
     close_admin.raise(Phase::Stopping);
     if let Some(dns) = dns {

@@ -64,7 +64,7 @@ pub(super) fn show(metrics: &Metrics, state: &State, tokens: Option<Tokens>) -> 
 }
 
 /// Follows the sources that the configuration names; a table is in use when this returns, unless none comes in time.
-pub(super) async fn follow(loaded: &Loaded, control: &Control, table: &Table) -> Following {
+pub(super) async fn follow(loaded: &Loaded, control: &Control, (table, metrics): (&Table, &Metrics)) -> Following {
     let table = table.clone();
     let Some(options) = &loaded.control.sources else {
         return Following { table, sources: Sources::default(), announcing: None };
@@ -72,6 +72,7 @@ pub(super) async fn follow(loaded: &Loaded, control: &Control, table: &Table) ->
     let parts = feed::Parts {
         registry: control.registry.clone(),
         table: table.clone(),
+        metrics: metrics.clone(),
         events: control.events.clone(),
         node: loaded.control.node_id(),
         state: loaded.control.state.clone(),

@@ -95,7 +95,7 @@ pub(super) async fn build(
     // Before the keeper hears that this process is ready, and closes what it did not ask for.
     listening.serve(&addresses::listeners(&table.load()), count);
     let certificates = obtain::start(&loaded, &control, &keyring, &table).await?;
-    let following = sources::follow(&loaded, &control, &table).await;
+    let following = sources::follow(&loaded, &control, (&table, &metrics)).await;
     control.first_checks(FIRST_CHECKS).await;
     let (configuration, desk) = configuration::channel(origin.status(table.load().generation));
     let upgrader = upgrader(&binder, &origin, &loaded);

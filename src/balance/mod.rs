@@ -6,12 +6,14 @@
 
 mod candidate;
 mod expected_delay;
+mod others;
 mod outlier;
 mod picker;
 mod rendezvous;
 mod stats;
 
 pub use candidate::{Candidate, usable};
+pub use others::{Carried, Others, Present, Share};
 pub use outlier::{Failure, observe};
 pub use picker::{Local, Picker, Tried};
 pub use rendezvous::rendezvous;

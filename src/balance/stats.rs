@@ -1,5 +1,6 @@
 //! Counters that outlive snapshots: what workers write about an endpoint and everybody reads.
 
+use crate::balance::others::Others;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -260,6 +261,7 @@ pub struct ServiceStats {
     streams: AtomicU32,
     waiting: AtomicU32,
     queue: Mutex<VecDeque<oneshot::Sender<()>>>,
+    others: Others,
 }
 
 /// A stream or flow that counts against the bound of its service until dropped.
@@ -276,6 +278,11 @@ impl ServiceStats {
     /// Returns what is known of all endpoints together.
     pub fn marks(&self) -> &Arc<Marks> {
         &self.marks
+    }
+
+    /// Returns what other Weirs carry for the service.
+    pub fn others(&self) -> &Others {
+        &self.others
     }
 
     /// Counts a stream or flow; `None`: there are as many as may be.

@@ -30,9 +30,12 @@ fn describe_feed(table: &Table) -> String {
     for one in &table.subscribers {
         let behind = if one.generation < table.generation { " (behind)" } else { "" };
         let uses = if one.uses > 0 { format!(", still uses {} withdrawn endpoints", one.uses) } else { String::new() };
+        let rate: f64 = one.loads.iter().map(|load| load.rate).sum();
+        let held: u32 = one.loads.iter().map(|load| load.in_service + load.queued).sum();
+        let load = if one.loads.is_empty() { String::new() } else { format!(", carries {rate:.1}/s, {held} held") };
         let (state, heard_ms) = (one.state.replace('_', " "), one.heard_ms);
         text += &format!(
-            "follower       {}: {state}, generation {}{behind}, heard {heard_ms} ms ago{uses}\n",
+            "follower       {}: {state}, generation {}{behind}, heard {heard_ms} ms ago{load}{uses}\n",
             one.name, one.generation
         );
     }

@@ -26,6 +26,9 @@ pub(super) struct ExecArgs {
     /// Process id of the Weir that starts this: the program ends with it; absent, the program outlives it
     #[arg(long)]
     pub(super) parent: Option<u32>,
+    /// It takes the death signal and nothing else: the program stays in the session and with the rights of its parent
+    #[arg(long, requires = "parent")]
+    pub(super) beside: bool,
     /// Program and arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub(super) command: Vec<OsString>,
@@ -34,7 +37,7 @@ pub(super) struct ExecArgs {
 /// Becomes the program; returns only when that fails, with what env(1) would return.
 pub(super) fn run(args: &ExecArgs) -> ExitCode {
     let Some((program, arguments)) = args.command.split_first() else { return ExitCode::from(NOT_FOUND) };
-    if let Err(error) = set_up(args.parent) {
+    if let Err(error) = set_up(args) {
         say(&format!("set up the process: {error}"));
         return ExitCode::from(SETUP_FAILED);
     }
@@ -43,9 +46,12 @@ pub(super) fn run(args: &ExecArgs) -> ExitCode {
     ExitCode::from(if error.kind() == std::io::ErrorKind::NotFound { NOT_FOUND } else { CANNOT_EXECUTE })
 }
 
-fn set_up(parent: Option<u32>) -> std::io::Result<()> {
-    if let Some(parent) = parent {
+fn set_up(args: &ExecArgs) -> std::io::Result<()> {
+    if let Some(parent) = args.parent {
         process::die_with_parent(parent)?;
+    }
+    if args.beside {
+        return Ok(());
     }
     process::new_session()?;
     process::forbid_core_dumps()?;

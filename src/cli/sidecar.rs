@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use std::ffi::OsString;
 use std::fmt::Write;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
 
@@ -127,7 +127,9 @@ pub(super) fn sidecar(args: &SidecarArgs) -> Result<ExitCode> {
         Some(SidecarCommand::Rules(args)) => return rules(args),
         Some(SidecarCommand::Exec(exec)) => (&exec.beside, Some(exec.command.clone())),
     };
-    let text = configuration(beside, &Environment::current())?;
+    let state = state(beside, &Environment::current())?;
+    writable(&state)?;
+    let text = configuration(beside, &state)?;
     // Written once; Weir refers to it until it ends.
     let text: &'static str = Box::leak(text.into_boxed_str());
     let source = Source::Text { name: "the sidecar's flags", text };
@@ -143,15 +145,31 @@ pub(super) fn sidecar(args: &SidecarArgs) -> Result<ExitCode> {
     }
 }
 
+/// Returns the directory of the last table and the admin socket.
+fn state(args: &BesideArgs, environment: &Environment) -> Result<PathBuf> {
+    match &args.state {
+        Some(state) => Ok(state.clone()),
+        None => {
+            Ok(environment.default_state().context("no directory for state: name one with --state")?.join("sidecar"))
+        }
+    }
+}
+
+/// Makes sure that the directory can be written; who is started without a home has to name another.
+fn writable(state: &Path) -> Result<()> {
+    let probe = state.join(format!(".writable-{}", std::process::id()));
+    let tried = std::fs::create_dir_all(state).and_then(|()| std::fs::write(&probe, ""));
+    tried.with_context(|| format!("failed to write in {}: name another directory with --state", state.display()))?;
+    // What is left of it is an empty file.
+    let _ = std::fs::remove_file(&probe);
+    Ok(())
+}
+
 /// Writes the configuration that says the same as the flags.
-fn configuration(args: &BesideArgs, environment: &Environment) -> Result<String> {
+fn configuration(args: &BesideArgs, state: &Path) -> Result<String> {
     if args.from.is_empty() {
         bail!("name the Weir to follow: --from HOST:PORT or --from unix:PATH");
     }
-    let state = match &args.state {
-        Some(state) => state.clone(),
-        None => environment.default_state().context("no directory for state: name one with --state")?.join("sidecar"),
-    };
     let mut text = format!(
         "[node]\nworkers = 1\n\n[store]\npath = {}\n\n[admin]\nlisten = \"off\"\n",
         quoted(&state.to_string_lossy())

@@ -179,7 +179,13 @@ fn settle(
 /// Lets requests that wait for a free replica try a new one.
 fn wake_waiting(before: &Snapshot, after: &Snapshot, name: &ServiceName) {
     let Some(service) = after.services.get(name) else { return };
-    let known = before.services.get(name).map_or(0, |service| service.endpoints.len());
+    let before = before.services.get(name);
+    if before.is_some_and(|before| before.may_wake()) && !service.may_wake() {
+        // Nothing comes any more: who waits is refused.
+        service.stats.wake(usize::MAX);
+        return;
+    }
+    let known = before.map_or(0, |service| service.endpoints.len());
     if service.stats.waiting() > 0 && service.endpoints.len() > known {
         let limit = service.spec.limits.concurrency.unwrap_or(u32::MAX) as usize;
         service.stats.wake(limit.saturating_mul(service.endpoints.len() - known));

@@ -24,7 +24,7 @@ pub use rollout::{OnFailure, RolloutSpec, Strategy};
 pub use service::{
     EndpointProtocol, HealthCheck, Limits, ListenerProtocol, ListenerSpec, Objective, OnExit, Outliers, Policy,
     PortSpec, Probe, Protocol, ResolveKind, ResolveSpec, RouteSpec, RunSpec, ScalePolicy, ScaleSpec, ServiceSpec,
-    StaticEndpoint, Timeouts,
+    StaticEndpoint, Timeouts, ToldSpec,
 };
 pub use stream::{
     AdmissionSpec, CaptureMode, CaptureSpec, ProxyProtocolSpec, ProxyVersion, SniRoute, StartTls, StreamSpec, UdpSpec,

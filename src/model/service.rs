@@ -257,6 +257,17 @@ pub struct ScaleSpec {
     pub wake_timeout: Duration,
 }
 
+/// What another Weir, which runs a service's replicas, tells of how it sizes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ToldSpec {
+    /// Whether a first replica is on its way, or starts when a request waits for one.
+    pub wakes: bool,
+    /// Longest time that a request or stream is held until a replica serves.
+    pub wake_timeout: Duration,
+    /// The response time that it is scaled by; `None`: it is not scaled.
+    pub latency: Option<Duration>,
+}
+
 /// A service: a named group of endpoints with one policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceSpec {
@@ -294,6 +305,8 @@ pub struct ServiceSpec {
     pub replicas: u32,
     /// How the autoscaler sizes it; only where `run` is present.
     pub scale: Option<ScaleSpec>,
+    /// What the Weir that runs its replicas tells of that; only in a table that was taken from another Weir.
+    pub told: Option<ToldSpec>,
     /// How a change of how replicas are run replaces them.
     pub rollout: RolloutSpec,
     /// How its endpoints are spoken to in TLS; `None`: in clear text.
@@ -328,8 +341,22 @@ impl ServiceSpec {
         tcp.filter_map(|(index, _)| Some((index, self.declared(index)?)))
     }
 
+    /// Returns whether a Weir runs its replicas: this one, or the one that the table was taken from.
+    pub fn is_run(&self) -> bool {
+        self.run.is_some() || self.told.is_some()
+    }
+
+    /// Returns the response time that the number of replicas follows; `None`: it is not scaled.
+    pub fn scaled_by(&self) -> Option<Duration> {
+        let own = self.scale.as_ref().map(|scale| scale.objective.latency);
+        own.or_else(|| self.told.and_then(|told| told.latency))
+    }
+
     /// Returns how long a request or stream waits for a first replica, where Weir runs them.
     pub fn wake_timeout(&self) -> Duration {
+        if let Some(told) = self.told {
+            return told.wake_timeout;
+        }
         let zero = self.scale.as_ref().filter(|scale| scale.min == 0);
         zero.map_or(self.limits.queue_timeout, |scale| scale.wake_timeout)
     }

@@ -106,9 +106,9 @@ pub(crate) fn record(worker: &Worker, summary: &Summary<'_>) {
         local.counters.finished(summary.status, us(summary.duration));
         local.counters.sent_bytes.add(summary.sent_bytes);
         local.counters.received_bytes.add(summary.received_bytes);
-        if let Some(scale) = &local.service.spec.scale {
+        if let Some(latency) = local.service.spec.scaled_by() {
             match summary.service {
-                Some(service) => local.counters.served(us(service), us(summary.duration), us(scale.objective.latency)),
+                Some(service) => local.counters.served(us(service), us(summary.duration), us(latency)),
                 None if summary.attempts == 0 => local.counters.unserved(),
                 None => {}
             }

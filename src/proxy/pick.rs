@@ -139,7 +139,7 @@ pub(crate) fn choose(
 fn none(service: &Service) -> Refused {
     match service.may_wake() {
         true => Refused::Absent(service.stats.clone(), service.wake.clone()),
-        false if service.spec.run.is_some() => Refused::Error(ProxyError::ServiceOff),
+        false if service.spec.is_run() => Refused::Error(ProxyError::ServiceOff),
         false => Refused::Error(ProxyError::NoEndpoint),
     }
 }

@@ -90,6 +90,7 @@ impl Service {
                 run,
                 replicas,
                 scale,
+                told: None,
                 rollout,
                 resolve,
                 tls,

@@ -37,6 +37,7 @@ pub(crate) fn spec(name: &str, ports: &[&str]) -> Arc<ServiceSpec> {
         run: None,
         replicas: 0,
         scale: None,
+        told: None,
         rollout: RolloutSpec::default(),
         resolve: None,
         tls: None,

@@ -99,7 +99,10 @@ impl Service {
 
     /// Returns whether it is worth waiting for a first replica: Weir runs them, and some are wanted or would be at once.
     pub fn may_wake(&self) -> bool {
-        self.spec.run.is_some() && !self.wake.is_off()
+        match self.spec.told {
+            Some(told) => told.wakes,
+            None => self.spec.run.is_some() && !self.wake.is_off(),
+        }
     }
 
     /// Returns the service's name.

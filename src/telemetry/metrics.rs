@@ -5,6 +5,7 @@ use crate::telemetry::exposition::ShardCollector;
 use crate::telemetry::shard::{ServiceTotals, Shard};
 use prometheus::core::{AtomicU64, GenericCounter};
 use prometheus::{Encoder, IntCounter, IntGauge, Opts, Registry, TextEncoder};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The registry of all metrics.
@@ -69,6 +70,16 @@ impl Metrics {
             shard.add_to(name, &mut totals);
         }
         totals
+    }
+
+    /// Returns what all workers counted for each service that any of them met.
+    pub fn services(&self) -> HashMap<Arc<str>, ServiceTotals> {
+        let shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all: HashMap<Arc<str>, ServiceTotals> = HashMap::new();
+        for shard in shards.iter() {
+            shard.each_service(|name, counters| counters.add_to(all.entry(name.clone()).or_default()));
+        }
+        all
     }
 
     /// Returns the registry, for further collectors.

@@ -123,6 +123,19 @@ impl ServiceCounters {
         }
     }
 
+    /// Adds what was counted.
+    pub(crate) fn add_to(&self, totals: &mut ServiceTotals) {
+        for class in &self.by_class {
+            totals.ended = totals.ended.wrapping_add(class.value());
+        }
+        totals.served = totals.served.wrapping_add(self.served.value());
+        totals.service_us = totals.service_us.wrapping_add(self.service_us.value());
+        totals.service_us2 = totals.service_us2.wrapping_add(self.service_us2.value());
+        totals.late = totals.late.wrapping_add(self.late.value());
+        totals.streams = totals.streams.wrapping_add(self.streams.value());
+        totals.streams_open = totals.streams_open.wrapping_add(self.streams_open.value());
+    }
+
     /// Counts a request that found no free replica in time.
     pub fn unserved(&self) {
         self.late.add(1);
@@ -223,16 +236,9 @@ impl Shard {
     /// Adds what was counted for a service.
     pub(crate) fn add_to(&self, name: &str, totals: &mut ServiceTotals) {
         let services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(counters) = services.get(name) else { return };
-        for class in &counters.by_class {
-            totals.ended = totals.ended.wrapping_add(class.value());
+        if let Some(counters) = services.get(name) {
+            counters.add_to(totals);
         }
-        totals.served = totals.served.wrapping_add(counters.served.value());
-        totals.service_us = totals.service_us.wrapping_add(counters.service_us.value());
-        totals.service_us2 = totals.service_us2.wrapping_add(counters.service_us2.value());
-        totals.late = totals.late.wrapping_add(counters.late.value());
-        totals.streams = totals.streams.wrapping_add(counters.streams.value());
-        totals.streams_open = totals.streams_open.wrapping_add(counters.streams_open.value());
     }
 
     pub(crate) fn each_service(&self, mut visit: impl FnMut(&Arc<str>, &ServiceCounters)) {

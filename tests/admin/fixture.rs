@@ -276,6 +276,7 @@ fn spec(service: &str) -> ServiceSpec {
         run: None,
         replicas: 0,
         scale: None,
+        told: None,
         rollout: RolloutSpec::default(),
         resolve: None,
         tls: None,

@@ -110,6 +110,7 @@ pub(crate) fn spec(name: &str, ports: &[&str]) -> ServiceSpec {
         run: None,
         replicas: 0,
         scale: None,
+        told: None,
         rollout: RolloutSpec::default(),
         resolve: None,
         tls: None,

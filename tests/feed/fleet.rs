@@ -2,15 +2,8 @@
 
 use crate::support;
 use crate::support::process::{Weir, kill};
-use crate::world::{Load, SETTLED, alone, follows, has, service, subscriber, table};
+use crate::world::{Load, SETTLED, alone, deploy, follows, has, service, subscriber, table};
 use std::time::{Duration, Instant};
-
-async fn deploy(origin: &Weir, number: usize) -> String {
-    let release = format!("RELEASE={number}");
-    let finished = origin.cli(&["deploy", "web", "--wait", "--timeout", "2m", "--env", &release]).await;
-    assert_eq!(finished.code, 0, "{finished:?}\n{}", origin.log());
-    finished.out
-}
 
 async fn deploys_fail_no_request_at_any(deploys: usize, rate: f64) {
     let _alone = alone().await;

@@ -15,7 +15,11 @@
 mod support;
 
 mod fleet;
+mod load;
 mod refusals;
+mod scene;
 mod sidecar;
+mod slow;
 mod sources;
+mod upgrade;
 mod world;

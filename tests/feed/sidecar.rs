@@ -10,13 +10,22 @@ use std::time::Duration;
 use tokio::process::{Child, Command};
 
 /// A sidecar, ended with the test.
-struct Sidecar {
+pub(crate) struct Sidecar {
     child: Child,
     folder: Folder,
 }
 
 impl Sidecar {
     fn start(name: &str, origin: &Weir, arguments: &[&str]) -> Self {
+        let arguments = match arguments.split_first() {
+            Some((&"exec", rest)) => [&["exec", "--dns", "off"], rest].concat(),
+            _ => [&["--dns", "off"], arguments].concat(),
+        };
+        Self::follow(name, origin.admin, &arguments)
+    }
+
+    /// Starts one that follows a Weir at an address.
+    pub(crate) fn follow(name: &str, from: SocketAddr, arguments: &[&str]) -> Self {
         let folder = Folder::new(name);
         let state = folder.0.join("state").display().to_string();
         let log = std::fs::File::create(folder.0.join("log")).unwrap();
@@ -25,10 +34,10 @@ impl Sidecar {
             Some((&"exec", rest)) => (vec!["sidecar", "exec"], rest),
             _ => (vec!["sidecar"], arguments),
         };
-        let from = origin.admin.to_string();
+        let from = from.to_string();
         let child = Command::new(WEIR)
             .args(command)
-            .args(["--from", &from, "--name", name, "--state", &state, "--dns", "off", "--drain", "20s"])
+            .args(["--from", &from, "--name", name, "--state", &state, "--drain", "20s"])
             .args(rest)
             .stdin(Stdio::null())
             .stdout(out)
@@ -45,6 +54,16 @@ impl Sidecar {
 
     fn out(&self) -> String {
         std::fs::read_to_string(self.folder.0.join("out")).unwrap_or_default()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
+    /// Asks it to end and waits until it has.
+    pub(crate) async fn end(mut self) {
+        kill(self.pid(), "TERM").await;
+        assert_eq!(self.ends().await, 0, "{}", self.log());
     }
 
     /// Waits for its end; returns the exit code.
@@ -210,4 +229,69 @@ async fn a_program_starts_when_its_upstreams_are_there_and_its_signals_and_code_
     };
     let code = support::within("the sidecar ends", SETTLED, asked).await;
     assert_eq!(code, Some(128 + 9), "{}", deaf.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_does_not_outlive_a_sidecar_that_is_killed() {
+    let _alone = alone().await;
+    let origin = Weir::start("killed-origin", "").await;
+    let script = "echo $$; while :; do sleep 0.05; done";
+    let mut beside = Sidecar::start("killed", &origin, &["exec", "--", "sh", "-c", script]);
+    let program =
+        support::eventually("it has begun", SETTLED, || async { beside.out().trim().parse::<u32>().ok() }).await;
+    let lives = || std::fs::read_to_string(format!("/proc/{program}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
+    assert!(lives());
+    kill(beside.pid(), "KILL").await;
+    let _ = beside.child.wait().await;
+    support::eventually("the program is gone", SETTLED, || async { (!lives()).then_some(()) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_directory_that_cannot_be_written_is_told_with_the_flag_that_names_another() {
+    let folder = Folder::new("no-state");
+    let file = folder.write("file", "");
+    let out = Command::new(WEIR)
+        .args(["sidecar", "--from", "127.0.0.1:1", "--state"])
+        .arg(file.join("below"))
+        .output()
+        .await
+        .unwrap();
+    assert_eq!(out.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(said.contains("file/below") && said.contains("--state"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sidecar_answers_names_over_udp_and_tcp_as_the_scheduler_does() {
+    let _alone = alone().await;
+    let origin = Weir::start("names-origin", &database(2)).await;
+    origin.settled("db", 2, SETTLED).await;
+    let dns = free_address();
+    let sidecar = Sidecar::follow("names", origin.admin, &["--dns", &dns.to_string()]);
+    let dig = |server: SocketAddr, rest: &'static [&'static str]| async move {
+        let (at, port) = (format!("@{}", server.ip()), server.port().to_string());
+        let arguments = [&[at.as_str(), "-p", &port, "+short", "+tries=1", "+time=2"], rest].concat();
+        let out = Command::new("dig").args(arguments).output().await.expect("dig is installed");
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    let srv: &[&str] = &["_http._tcp.db.default.weir.internal", "SRV"];
+    support::eventually("both replicas are named", SETTLED, || async {
+        (dig(dns, srv).await.len() == 2).then_some(())
+    })
+    .await;
+    for question in [
+        srv,
+        &["+tcp", "_http._tcp.db.default.weir.internal", "SRV"],
+        &["db.weir.internal", "A"],
+        &["+tcp", "db.default.weir.internal", "A"],
+    ] {
+        let (here, there) = (dig(dns, question).await, dig(origin.dns, question).await);
+        assert!(!here.is_empty(), "{question:?}");
+        assert_eq!(here, there, "{question:?}");
+    }
+    assert!(dig(dns, &["none.weir.internal", "A"]).await.is_empty());
+    sidecar.end().await;
 }

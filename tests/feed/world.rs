@@ -1,6 +1,7 @@
 //! A scheduler with one service, and Weirs that follow its table.
 
 use crate::support;
+use crate::support::http::Raw;
 use crate::support::process::Weir;
 use crate::support::traffic::{Plan, Report, Traffic};
 use serde_json::Value;
@@ -25,6 +26,14 @@ pub(crate) fn service(replicas: usize) -> String {
 [service.rollout]\nmin_healthy = \"1s\"\nprogress_deadline = \"20s\"\n
 [service.health]\ntype = \"http\"\npath = \"/health\"\ninterval = \"1s\"\n"
     )
+}
+
+/// Deploys `web` and waits until it serves; returns what is said about it.
+pub(crate) async fn deploy(origin: &Weir, number: usize) -> String {
+    let release = format!("RELEASE={number}");
+    let finished = origin.cli(&["deploy", "web", "--wait", "--timeout", "2m", "--env", &release]).await;
+    assert_eq!(finished.code, 0, "{finished:?}\n{}", origin.log());
+    finished.out
 }
 
 /// Starts a Weir that follows others.
@@ -62,6 +71,15 @@ pub(crate) async fn subscriber(origin: &Weir, name: &str, state: &str) -> Value 
         all.into_iter().find(|one| one["name"] == name && one["state"] == state)
     })
     .await
+}
+
+/// Subscribes by hand and reads nothing but the head.
+pub(crate) async fn subscription(origin: &Weir, name: &str, session: &str) -> Raw {
+    let mut raw = Raw::connect(origin.admin).await.unwrap();
+    let path = format!("/v1/table?watch&name={name}&session={session}");
+    raw.send(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
+    subscriber(origin, name, "following").await;
+    raw
 }
 
 /// Gentle traffic at a Weir: quick requests and some that are in flight for a while.

@@ -253,6 +253,7 @@ pub(crate) fn spec(service: &str, health: Option<HealthCheck>) -> Arc<ServiceSpe
         run: None,
         replicas: 0,
         scale: None,
+        told: None,
         rollout: RolloutSpec::default(),
         resolve: None,
         tls: None,

@@ -90,6 +90,7 @@ fn spec() -> ServiceSpec {
         run: None,
         replicas: 0,
         scale: None,
+        told: None,
         rollout: RolloutSpec::default(),
         resolve: None,
         tls: None,

@@ -126,7 +126,8 @@ impl Autoscaler {
     /// Leaves out services for which nothing waits: the ring is an old one, of a time when they had a replica on its way.
     fn waited_for(&self, mut rung: Vec<ServiceName>) -> Vec<ServiceName> {
         let snapshot = self.parts.table.load();
-        rung.retain(|name| snapshot.services.get(name).is_some_and(|service| service.stats.still_waiting() > 0));
+        let waits = |service: &Arc<Service>| service.stats.still_waiting() > 0 || service.stats.others().queued() > 0;
+        rung.retain(|name| snapshot.services.get(name).is_some_and(waits));
         rung
     }
 

@@ -30,4 +30,5 @@ pub use gauges::ScaleGauges;
 pub use handle::{Decision, Decisions, Handle};
 pub use load::{Fleet, Load};
 pub use policy::{Because, Recommendation, Scaler};
+pub(crate) use sample::Reading;
 pub use staffing::{Demand, staff};

@@ -7,7 +7,7 @@ use crate::telemetry::ServiceTotals;
 /// What was read of a service at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Reading {
-    /// What its requests added up to.
+    /// What its requests added up to, here and at other Weirs.
     pub(crate) totals: ServiceTotals,
     /// Requests in service, tunnels left out.
     pub(crate) in_service: u32,
@@ -20,12 +20,25 @@ pub(crate) struct Reading {
 }
 
 impl Reading {
-    /// Reads a service of the current snapshot; those that drain still serve.
+    /// Reads a service of the current snapshot; those that drain still serve. What other Weirs say that they carry for it
+    /// counts as what is carried here.
     pub(crate) fn new(service: &Service, totals: ServiceTotals, at_ms: u64) -> Self {
         let draining = service.draining.iter().map(|(_, candidate)| candidate);
-        let in_service = service.candidates.iter().chain(draining).map(|candidate| candidate.stats.active()).sum();
-        let named = service.stats.marks().named_until_ms() > at_ms;
-        Self { totals, in_service, queued: service.stats.still_waiting(), named, at_ms }
+        let in_service =
+            service.candidates.iter().chain(draining).map(|candidate| candidate.stats.active()).sum::<u32>();
+        let (carried, present, others_until_ms) = service.stats.others().read();
+        let named = service.stats.marks().named_until_ms().max(others_until_ms) > at_ms;
+        let totals = ServiceTotals {
+            ended: totals.ended.wrapping_add(carried.ended),
+            served: totals.served.wrapping_add(carried.served),
+            service_us: totals.service_us.wrapping_add(carried.service_us),
+            service_us2: totals.service_us2.wrapping_add(carried.service_us2),
+            late: totals.late.wrapping_add(carried.late),
+            streams: totals.streams.wrapping_add(carried.streams),
+            streams_open: totals.streams_open.wrapping_add(present.streams_open),
+        };
+        let queued = service.stats.still_waiting().saturating_add(present.queued);
+        Self { totals, in_service: present.in_service.saturating_add(in_service), queued, named, at_ms }
     }
 
     /// Returns what happened since an earlier reading.

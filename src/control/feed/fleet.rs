@@ -2,12 +2,15 @@
 //!
 //! A subscriber is an acknowledger of the table as a worker is: a withdrawal waits for it. It says which generation all of its
 //! own workers use, and which withdrawn endpoints it still uses. One that says nothing for [`SILENCE`] is named in an event
-//! and waited for no more, whether its connection is open or not; what it said of endpoints is forgotten. Invariant: what an
+//! and waited for no more, whether its connection is open or not; what it said of endpoints is
+//! forgotten, and what it held counts as load no more. Invariant: what an
 //! acknowledgement says of endpoints counts before its generation does.
 
 use crate::balance::Elsewhere;
 use crate::clock;
 use crate::control::events::{EventKind, Events};
+use crate::control::feed::carrying::{CarriedLoad, Carrying};
+use crate::control::feed::load::Report;
 use crate::model::{InstanceId, ServiceName};
 use crate::table::{Acknowledger, Snapshot, Table};
 use std::collections::{BTreeMap, HashMap};
@@ -51,7 +54,7 @@ pub struct Use {
 }
 
 /// How a subscriber stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SubscriberStatus {
     /// Its name.
     pub name: Arc<str>,
@@ -61,10 +64,14 @@ pub struct SubscriberStatus {
     pub connected: bool,
     /// Whether it is not waited for.
     pub silent: bool,
+    /// Whether a younger process of the same Weir follows too, so that this one ends with its last connection.
+    pub leaving: bool,
     /// Since when nothing came of it, in milliseconds.
     pub heard_ms: u64,
     /// Withdrawn endpoints that it still uses.
     pub uses: usize,
+    /// What it carries for services whose replicas run here.
+    pub loads: Vec<CarriedLoad>,
 }
 
 #[derive(Debug)]
@@ -75,13 +82,25 @@ struct Member {
     heard_ms: u64,
     connected: bool,
     silent: bool,
+    is_leaving: bool,
     uses: HashMap<InstanceId, Elsewhere>,
+    carrying: Carrying,
+}
+
+/// A subscriber's name, and which process of it.
+type Key = (Arc<str>, String);
+type Members = BTreeMap<Key, Member>;
+
+/// Returns the member of a subscription.
+fn find<'a>(members: &'a mut Members, name: &str, session: &str) -> Option<&'a mut Member> {
+    let of = members.iter_mut().find(|((of, _), member)| of.as_ref() == name && member.session == session);
+    of.map(|(_, member)| member)
 }
 
 /// The subscribers; a cheap handle.
 #[derive(Debug, Clone)]
 pub struct Fleet {
-    members: Arc<Mutex<BTreeMap<Arc<str>, Member>>>,
+    members: Arc<Mutex<Members>>,
     table: Table,
     events: Events,
 }
@@ -92,25 +111,36 @@ impl Fleet {
         Self { members: Arc::default(), table, events }
     }
 
-    /// Takes a subscriber in, instead of an earlier subscription of the same name; returns what is woken by a publish.
+    /// Takes a subscriber in, instead of an earlier subscription of the same process, or of one that is gone; returns what is
+    /// woken by a publish.
     ///
     /// # Errors
     /// [`FleetError::Full`].
-    pub fn join(&self, name: &str, session: &str) -> Result<Arc<Acknowledger>, FleetError> {
+    pub fn join(&self, name: &str, process: &str, session: &str) -> Result<Arc<Acknowledger>, FleetError> {
+        let key: Key = (name.into(), process.to_owned());
         let mut members = self.lock();
-        if members.len() >= MAX_SUBSCRIBERS && !members.contains_key(name) {
+        if members.len() >= MAX_SUBSCRIBERS && !members.contains_key(&key) {
             return Err(FleetError::Full);
         }
-        let name: Arc<str> = name.into();
+        // What an earlier subscription said holds until the new one says something: it is the same Weir. Another process
+        // whose stream is open is the one before an upgrade: it speaks for itself until its last connection has ended.
+        let is_over =
+            |(of, process): &Key, member: &Member| of.as_ref() == name && (*process == key.1 || !member.connected);
+        let over: Vec<Key> =
+            members.iter().filter(|(key, member)| is_over(key, member)).map(|(key, _)| key.clone()).collect();
+        let party = self.table.acknowledger(name);
         let is_first = members.is_empty();
-        // What an earlier subscription said holds until the new one says something: it is the same Weir.
-        let before = members.remove(&name);
-        if let Some(before) = &before {
+        let (mut generation, mut uses, mut carrying) = (0, HashMap::new(), Carrying::default());
+        for before in over.iter().filter_map(|key| members.remove(key)) {
             // Its stream may be open for long, if nobody is there to close it.
             before.party.set_idle(true);
+            generation = before.generation;
+            uses.extend(before.uses);
+            carrying = before.carrying;
         }
-        let party = self.table.acknowledger(&name);
-        let generation = before.as_ref().map_or(0, |before| before.generation);
+        for (_, member) in members.iter_mut().filter(|((of, _), _)| of.as_ref() == name) {
+            member.is_leaving = true;
+        }
         let member = Member {
             session: session.to_owned(),
             party: party.clone(),
@@ -118,9 +148,11 @@ impl Fleet {
             heard_ms: clock::now_ms(),
             connected: true,
             silent: false,
-            uses: before.map(|before| before.uses).unwrap_or_default(),
+            is_leaving: false,
+            uses,
+            carrying,
         };
-        members.insert(name, member);
+        members.insert(key, member);
         drop(members);
         // Whoever looks goes on as long as there is one.
         if is_first {
@@ -140,8 +172,7 @@ impl Fleet {
             return Err(FleetError::Future(generation));
         }
         let mut members = self.lock();
-        let member = members.get_mut(name).filter(|member| member.session == session);
-        let member = member.ok_or_else(|| FleetError::Unknown(name.to_owned()))?;
+        let member = find(&mut members, name, session).ok_or_else(|| FleetError::Unknown(name.to_owned()))?;
         member.heard_ms = clock::now_ms();
         let mut held = HashMap::new();
         for one in uses {
@@ -165,9 +196,21 @@ impl Fleet {
         Ok(())
     }
 
+    /// Takes what a subscriber says that it carries; a report that came before changes nothing.
+    ///
+    /// # Errors
+    /// [`FleetError::Unknown`].
+    pub fn load(&self, name: &str, session: &str, report: &Report) -> Result<(), FleetError> {
+        let snapshot = self.table.load();
+        let mut members = self.lock();
+        let member = find(&mut members, name, session).ok_or_else(|| FleetError::Unknown(name.to_owned()))?;
+        member.carrying.take(session, report, &snapshot, clock::now_ms());
+        Ok(())
+    }
+
     /// Says that a stream ended; the subscriber may still use what it had.
     pub fn disconnected(&self, name: &str, session: &str) {
-        if let Some(member) = self.lock().get_mut(name).filter(|member| member.session == session) {
+        if let Some(member) = find(&mut self.lock(), name, session) {
             member.connected = false;
         }
     }
@@ -178,26 +221,29 @@ impl Fleet {
     /// [`FleetError::Unknown`].
     pub fn leave(&self, name: &str, session: &str) -> Result<(), FleetError> {
         let mut members = self.lock();
-        match members.get(name) {
-            Some(member) if member.session == session => {
+        let before = members.len();
+        members.retain(|(of, _), member| {
+            let goes = of.as_ref() == name && member.session == session;
+            if goes {
                 member.party.set_idle(true);
-                members.remove(name);
-                Ok(())
             }
-            _ => Err(FleetError::Unknown(name.to_owned())),
-        }
+            !goes
+        });
+        if members.len() < before { Ok(()) } else { Err(FleetError::Unknown(name.to_owned())) }
     }
 
     /// Returns how each subscriber stands, by name.
     pub fn status(&self) -> Vec<SubscriberStatus> {
         let now_ms = clock::now_ms();
-        let status = |(name, member): (&Arc<str>, &Member)| SubscriberStatus {
+        let status = |((name, _), member): (&Key, &Member)| SubscriberStatus {
             name: name.clone(),
             generation: member.generation,
             connected: member.connected,
             silent: member.silent,
+            leaving: member.is_leaving,
             heard_ms: now_ms.saturating_sub(member.heard_ms),
             uses: member.uses.len(),
+            loads: member.carrying.loads(now_ms),
         };
         self.lock().iter().map(status).collect()
     }
@@ -215,11 +261,12 @@ impl Fleet {
     /// Names who is silent and forgets who is gone; returns whether nobody is left.
     fn look(&self, now_ms: u64) -> bool {
         let mut members = self.lock();
-        for (name, member) in members.iter_mut() {
+        for ((name, _), member) in members.iter_mut() {
             let quiet_ms = now_ms.saturating_sub(member.heard_ms);
             if !member.silent && quiet_ms >= millis(SILENCE) {
                 member.silent = true;
                 member.uses.clear();
+                member.carrying.lapse();
                 member.party.set_idle(true);
                 let (at, seconds) = (member.generation, SILENCE.as_secs());
                 let message =
@@ -228,11 +275,13 @@ impl Fleet {
                 self.events.emit(self.table.load().generation, EventKind::SubscriberSilent, None, None, message);
             }
         }
-        members.retain(|_, member| member.connected || now_ms.saturating_sub(member.heard_ms) < millis(LISTED));
+        // An old process whose stream nobody closed is gone, too.
+        let stays = |member: &Member| member.connected && !(member.is_leaving && member.silent);
+        members.retain(|_, member| stays(member) || now_ms.saturating_sub(member.heard_ms) < millis(LISTED));
         members.is_empty()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Member>> {
+    fn lock(&self) -> MutexGuard<'_, Members> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

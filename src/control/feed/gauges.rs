@@ -1,6 +1,6 @@
 //! What Prometheus is shown of the table between Weirs: read at each scrape, stored nowhere.
 
-use crate::control::feed::{Fleet, Refusal, Sources};
+use crate::control::feed::{CarriedLoad, Fleet, Refusal, Sources};
 use crate::telemetry::families::{Family, describe, family, metric};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
@@ -8,10 +8,13 @@ use prometheus::proto::MetricFamily;
 const SUBSCRIBER: &[&str] = &["subscriber"];
 const SOURCE: &[&str] = &["source"];
 
-const SUBSCRIBERS: [Family; 3] = [
+const SUBSCRIBERS: [Family; 6] = [
     ("weir_feed_subscriber_generation", "Generation that all workers of a follower use.", SUBSCRIBER),
     ("weir_feed_subscriber_silent", "Whether a follower is silent and not waited for: 1 or 0.", SUBSCRIBER),
     ("weir_feed_subscriber_uses", "Withdrawn endpoints that a follower still has requests at.", SUBSCRIBER),
+    ("weir_feed_subscriber_rate", "Requests a second that a follower carries for services that run here.", SUBSCRIBER),
+    ("weir_feed_subscriber_in_service", "Requests in service that a follower holds of them.", SUBSCRIBER),
+    ("weir_feed_subscriber_queued", "Requests and streams that wait at a follower for a replica of them.", SUBSCRIBER),
 ];
 const SOURCES: [Family; 3] = [
     ("weir_source_up", "Whether a source of the table lives: 1 or 0.", SOURCE),
@@ -50,7 +53,15 @@ impl Collector for FeedGauges {
         let mut families = Vec::new();
         for (at, of) in SUBSCRIBERS.iter().enumerate() {
             let values = subscribers.iter().map(|one| {
-                let values = [one.generation as f64, f64::from(u8::from(one.silent)), one.uses as f64];
+                let sum = |of: fn(&CarriedLoad) -> f64| one.loads.iter().map(of).sum::<f64>();
+                let values = [
+                    one.generation as f64,
+                    f64::from(u8::from(one.silent)),
+                    one.uses as f64,
+                    sum(|load| load.rate),
+                    sum(|load| f64::from(load.present.in_service)),
+                    sum(|load| f64::from(load.present.queued)),
+                ];
                 metric(of, &[("subscriber", &one.name)], values.get(at).copied().unwrap_or_default())
             });
             families.push(family(of, values.collect()));

@@ -13,7 +13,9 @@ use crate::control::feed::table::FedTable;
 use crate::control::registry::{Handle, RegistryError};
 use crate::control::{PlaceOptions, SourceOptions};
 use crate::model::{NodeId, ServiceName};
+use crate::rng::Rng;
 use crate::table::Table;
+use crate::telemetry::Metrics;
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -88,6 +90,8 @@ pub struct Parts {
     pub registry: Handle,
     /// Tells who of this Weir uses what.
     pub table: Table,
+    /// What this Weir carries.
+    pub metrics: Metrics,
     /// Where changes are told.
     pub events: Events,
     /// This machine.
@@ -148,6 +152,7 @@ pub async fn start(options: &SourceOptions, name_at_sources: &str, parts: Parts)
         // Where it came from is not known: loopback addresses were left out before it was written, where they had to be.
         importer.import(kept.clone(), true).await;
     }
+    let process = format!("{:016x}", Rng::from_os().next_u64());
     let mut feeders = Vec::new();
     for index in 0..count {
         let (applied, watched) = watch::channel(Applied::default());
@@ -162,9 +167,11 @@ pub async fn start(options: &SourceOptions, name_at_sources: &str, parts: Parts)
         feeders.push(Feeder {
             index,
             name: name_at_sources.to_owned(),
+            process: process.clone(),
             news: news.clone(),
             applied: watched,
             table: parts.table.clone(),
+            metrics: parts.metrics.clone(),
             heartbeat,
             leaving: shown.leaving.subscribe(),
             known: kept.clone().filter(|_| count == 1),

@@ -6,12 +6,14 @@
 
 mod announce;
 mod assembly;
+mod carrying;
 mod fleet;
 mod gauges;
 mod import;
 mod incoming;
 mod kept;
 mod link;
+mod load;
 mod outgoing;
 mod source;
 mod table;
@@ -21,10 +23,12 @@ mod wire;
 
 pub use announce::Announcing;
 pub use assembly::{MAX_LINE, Refusal};
+pub use carrying::CarriedLoad;
 pub use fleet::{Fleet, FleetError, SILENCE, SubscriberStatus, Use};
 pub use gauges::FeedGauges;
 pub use incoming::{Parts, SourceStatus, Sources, start};
 pub use link::{Link, LinkError};
+pub use load::{MAX_LOADS, Report, ServiceLoad};
 pub use outgoing::{Outgoing, Pieces, Subscription};
 pub use table::{FedEndpoint, FedService, FedTable};
 pub use wire::FORMAT;

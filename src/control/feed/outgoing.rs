@@ -32,6 +32,8 @@ const HEARTBEAT: (Duration, Duration, Duration) =
 pub struct Subscription {
     /// Its name; `None`: it only looks, and nothing waits for it.
     pub name: Option<String>,
+    /// Which process of it: another one of the same name stands beside it as long as its stream is open.
+    pub process: String,
     /// What it calls this subscription.
     pub session: String,
     /// What the generation that it has is counted in, and that generation; `None`: it has none.
@@ -84,7 +86,7 @@ impl Outgoing {
     /// [`FleetError::Full`].
     pub fn subscribe(&self, subscription: Subscription) -> Result<Pieces, FleetError> {
         let party = match &subscription.name {
-            Some(name) => self.fleet.join(name, &subscription.session)?,
+            Some(name) => self.fleet.join(name, &subscription.process, &subscription.session)?,
             None => {
                 let party = self.table.acknowledger("onlooker");
                 party.set_idle(true);

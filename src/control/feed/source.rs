@@ -11,9 +11,11 @@ use crate::control::feed::fleet::Use;
 use crate::control::feed::import::Leaving;
 use crate::control::feed::kept;
 use crate::control::feed::link::{Link, LinkError};
+use crate::control::feed::load::{self, Report, Reporter};
 use crate::control::feed::table::FedTable;
 use crate::rng::Rng;
 use crate::table::Table;
+use crate::telemetry::Metrics;
 use bytes::Bytes;
 use http::Method;
 use http_body_util::BodyExt;
@@ -60,9 +62,13 @@ pub(super) struct Feeder {
     pub(super) index: usize,
     /// What this Weir is called there.
     pub(super) name: String,
+    /// Which process of it this is.
+    pub(super) process: String,
     pub(super) news: mpsc::Sender<(usize, News)>,
     pub(super) applied: watch::Receiver<Applied>,
     pub(super) table: Table,
+    /// What is carried here.
+    pub(super) metrics: Metrics,
     /// How often a line is asked for.
     pub(super) heartbeat: Duration,
     /// Says that this Weir ends.
@@ -99,8 +105,8 @@ impl Feeder {
     /// Subscribes once and follows; returns without an error when nobody listens any more.
     async fn subscription(&mut self, place: &PlaceOptions, session: &str) -> Result<(), LinkError> {
         let mut link = place.open().await?;
-        let mut path =
-            format!("/v1/table?watch&name={}&session={session}&heartbeat_ms={}", self.name, self.heartbeat.as_millis());
+        let mut path = format!("/v1/table?watch&name={}&process={}&session={session}", self.name, self.process);
+        path.push_str(&format!("&heartbeat_ms={}", self.heartbeat.as_millis()));
         if let Some(known) = self.known.as_ref().filter(|known| !known.epoch.is_empty()) {
             path.push_str(&format!("&from={}&epoch={}", known.generation, known.epoch));
         }
@@ -111,6 +117,7 @@ impl Feeder {
             session: session.to_owned(),
             applied: self.applied.clone(),
             table: self.table.clone(),
+            reporter: Reporter::new(self.metrics.clone()),
             heartbeat: self.heartbeat,
             leaving: self.leaving.clone(),
         };
@@ -207,15 +214,24 @@ struct Says {
     session: String,
     applied: watch::Receiver<Applied>,
     table: Table,
+    reporter: Reporter,
     heartbeat: Duration,
     leaving: watch::Receiver<bool>,
+}
+
+/// What one acknowledgement says.
+#[derive(Debug, Default)]
+struct Said {
+    generation: u64,
+    uses: Vec<Use>,
+    load: Option<Report>,
 }
 
 impl Says {
     async fn run(mut self) -> Result<(), LinkError> {
         let mut link = self.place.open().await?;
         let (mut generation, mut said) = (0, None);
-        let mut due_ms = 0;
+        let (mut due_ms, mut rang) = (0, false);
         loop {
             let applied = self.applied.borrow_and_update().clone();
             let is_used = self.table.lagging(applied.local).is_empty();
@@ -227,22 +243,32 @@ impl Says {
             let busy: Vec<_> = uses.iter().filter(|one| one.in_flight).map(|one| one.instance.clone()).collect();
             let (now_ms, is_busy) = (clock::now_ms(), !busy.is_empty());
             let news = Some((generation, busy));
-            if generation > 0 && (said != news || now_ms >= due_ms) {
-                self.tell(&mut link, "/v1/table/acknowledge", generation, &uses).await?;
-                due_ms = now_ms + u64::try_from(self.heartbeat.as_millis()).unwrap_or(u64::MAX);
+            let is_due = now_ms >= due_ms || rang;
+            if generation > 0 && (said != news || is_due) {
+                // A source of which nothing is used is told of no load.
+                let load = if is_due && applied.local > 0 { self.reporter.report(&self.table.load()) } else { None };
+                self.acknowledge(&mut link, Said { generation, uses, load }).await?;
+                if is_due {
+                    due_ms = clock::now_ms() + millis(self.heartbeat);
+                }
                 said = news;
             }
             let pause =
                 if is_busy { LOOK } else { Duration::from_millis(due_ms.saturating_sub(clock::now_ms()).max(1)) };
             let pause = if generation == 0 { self.heartbeat } else { pause };
-            tokio::select! {
-                changed = self.applied.changed() => if changed.is_err() { return Ok(()) },
-                () = self.table.acknowledged(applied.local), if !is_used => {}
-                () = sleep(pause) => {}
+            rang = tokio::select! {
+                changed = self.applied.changed() => if changed.is_err() { return Ok(()) } else { false },
+                () = self.table.acknowledged(applied.local), if !is_used => false,
+                () = load::rung(self.table.clone()) => true,
+                () = sleep(pause) => false,
                 () = ending(&mut self.leaving) => break,
+            };
+            if rang {
+                // A burst brings more than its first request.
+                sleep(LOOK).await;
             }
         }
-        self.tell(&mut link, "/v1/table/leave", generation, &[]).await
+        self.tell(&mut link, "/v1/table/leave", &Said { generation, ..Said::default() }).await
     }
 
     fn uses(&self, applied: &Applied) -> Vec<Use> {
@@ -258,8 +284,17 @@ impl Says {
         applied.leaving.iter().filter_map(of).collect()
     }
 
-    async fn tell(&self, link: &mut Link, path: &str, generation: u64, uses: &[Use]) -> Result<(), LinkError> {
-        let uses: Vec<_> = uses
+    async fn acknowledge(&mut self, link: &mut Link, said: Said) -> Result<(), LinkError> {
+        self.tell(link, "/v1/table/acknowledge", &said).await?;
+        if let Some(report) = said.load {
+            self.reporter.taken(report, &self.table.load());
+        }
+        Ok(())
+    }
+
+    async fn tell(&self, link: &mut Link, path: &str, said: &Said) -> Result<(), LinkError> {
+        let uses: Vec<_> = said
+            .uses
             .iter()
             .map(|one| {
                 serde_json::json!({
@@ -268,9 +303,16 @@ impl Says {
                 })
             })
             .collect();
-        let body = serde_json::json!({
-            "name": self.name, "session": self.session, "generation": generation, "uses": uses,
+        let mut body = serde_json::json!({
+            "name": self.name, "session": self.session, "generation": said.generation, "uses": uses,
         });
+        if let (Some(report), Some(fields)) = (&said.load, body.as_object_mut()) {
+            fields.insert("load".to_owned(), load::written(report));
+        }
         link.send(Method::POST, path, Bytes::from(body.to_string())).await.map(|_| ())
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,13 +1,14 @@
 //! Tests of the feed: lines put together, tables compared, followers acknowledged. No socket.
 
+use crate::balance::{Carried, Present};
 use crate::control::events::{EventKind, Events};
 use crate::control::feed::assembly::{Assembly, Refusal, Step};
 use crate::control::feed::import::{difference, fit};
 use crate::control::feed::kept;
 use crate::control::feed::wire::{Begin, End, FORMAT, Hello, Line};
-use crate::control::feed::{FedEndpoint, FedService, FedTable, Fleet, FleetError, Use};
+use crate::control::feed::{FedEndpoint, FedService, FedTable, Fleet, FleetError, Report, ServiceLoad, Use};
 use crate::control::registry::fixture::spec;
-use crate::model::{Instance, InstanceId, InstanceState, NodeId, ServiceName, ServiceSpec, Source, Verdict};
+use crate::model::{Instance, InstanceId, InstanceState, NodeId, ServiceName, ServiceSpec, Source, ToldSpec, Verdict};
 use crate::table::names::Names;
 use crate::table::{Change, Changes, Publisher, Snapshot, Table, build, channel};
 use std::sync::Arc;
@@ -231,7 +232,7 @@ impl World {
 #[tokio::test(start_paused = true)]
 async fn a_withdrawal_waits_for_a_follower_until_it_says_so_or_is_silent() {
     let mut world = World::new();
-    let party = world.fleet.join("edge", "s1").unwrap();
+    let party = world.fleet.join("edge", "p1", "s1").unwrap();
     let generation = world.publish();
     assert_eq!(world.table.lagging(generation), ["edge".into()]);
     world.fleet.acknowledge("edge", "s1", generation, &[World::uses(true)]).unwrap();
@@ -260,12 +261,12 @@ async fn a_withdrawal_waits_for_a_follower_until_it_says_so_or_is_silent() {
 #[tokio::test(start_paused = true)]
 async fn a_follower_that_comes_back_takes_its_own_place() {
     let mut world = World::new();
-    drop(world.fleet.join("edge", "s1").unwrap());
+    drop(world.fleet.join("edge", "p1", "s1").unwrap());
     let generation = world.publish();
     world.fleet.acknowledge("edge", "s1", generation, &[World::uses(true)]).unwrap();
     world.fleet.disconnected("edge", "s1");
     assert!(!world.fleet.status()[0].connected);
-    drop(world.fleet.join("edge", "s2").unwrap());
+    drop(world.fleet.join("edge", "p1", "s2").unwrap());
     assert_eq!((world.fleet.status().len(), world.elsewhere()), (1, 1), "what it said holds until it says more");
     world.fleet.acknowledge("edge", "s2", generation, &[]).unwrap();
     assert_eq!(world.elsewhere(), 0);
@@ -274,10 +275,95 @@ async fn a_follower_that_comes_back_takes_its_own_place() {
 #[tokio::test(start_paused = true)]
 async fn one_that_comes_back_often_leaves_nothing_behind() {
     let mut world = World::new();
-    let streams: Vec<_> = (0..5).map(|i| world.fleet.join("edge", &format!("s{i}")).unwrap()).collect();
+    let streams: Vec<_> = (0..5).map(|i| world.fleet.join("edge", "p1", &format!("s{i}")).unwrap()).collect();
     let generation = world.publish();
     world.fleet.acknowledge("edge", "s4", generation, &[]).unwrap();
     assert!(world.table.lagging(generation).is_empty(), "streams of before are not waited for");
     assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 1, "one looks for silence");
     drop(streams);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_follower_carries_counts_once_and_until_it_is_silent() {
+    let mut world = World::new();
+    drop(world.fleet.join("edge", "p1", "s1").unwrap());
+    world.publish();
+    let report = |number: u64, ended: u64, in_service: u32| Report {
+        number,
+        services: vec![ServiceLoad {
+            service: ServiceName::parse("web").unwrap(),
+            carried: Carried { ended, ..Carried::default() },
+            present: Present { in_service, ..Present::default() },
+            named_ms: 0,
+        }],
+    };
+    let sums = |world: &World| {
+        let (carried, present, _) = world.table.load().services.iter().next().unwrap().stats.others().read();
+        (carried.ended, present.in_service)
+    };
+    for _ in 0..2 {
+        world.fleet.load("edge", "s1", &report(1, 10, 4)).unwrap();
+        assert_eq!(sums(&world), (10, 4), "told twice it counts once");
+    }
+    world.fleet.load("edge", "s1", &report(3, 12, 2)).unwrap();
+    world.fleet.load("edge", "s1", &report(2, 11, 3)).unwrap();
+    assert_eq!(sums(&world), (12, 2), "an older one changes nothing");
+    assert!(matches!(world.fleet.load("edge", "s0", &report(9, 99, 9)), Err(FleetError::Unknown(_))));
+    tokio::time::sleep(Duration::from_millis(3_300)).await;
+    assert_eq!(sums(&world), (14, 0), "silent it holds nothing; what it held has ended somehow");
+    // Heard again: what it did meanwhile is no load of now.
+    world.fleet.load("edge", "s1", &report(4, 500, 1)).unwrap();
+    assert_eq!(sums(&world), (14, 1));
+    world.fleet.load("edge", "s1", &report(5, 501, 1)).unwrap();
+    assert_eq!(sums(&world), (15, 1));
+    // Another subscription counts from its own beginning.
+    drop(world.fleet.join("edge", "p1", "s2").unwrap());
+    assert_eq!(sums(&world), (15, 1), "what it held holds until it says more");
+    world.fleet.load("edge", "s2", &report(1, 3, 0)).unwrap();
+    assert_eq!(sums(&world), (19, 0));
+    assert_eq!(world.fleet.status()[0].loads[0].requests, 3);
+    world.fleet.leave("edge", "s2").unwrap();
+    assert_eq!(sums(&world), (19, 0));
+}
+
+#[test]
+fn whether_a_first_replica_is_worth_waiting_for_is_told() {
+    let told = ToldSpec { wakes: true, wake_timeout: Duration::from_secs(7), latency: Some(Duration::from_millis(3)) };
+    for told in [None, Some(told), Some(ToldSpec { wakes: false, latency: None, ..told })] {
+        let web = service("web", &[]);
+        let web =
+            FedService { spec: Arc::new(ServiceSpec { told, ..ServiceSpec::clone(&web.spec) }), endpoints: vec![] };
+        let mut octets = Vec::new();
+        Line::fed(&web).write(&mut octets);
+        let Ok(Line::Service(line)) = serde_json::from_slice(&octets) else { panic!("{octets:?}") };
+        assert_eq!(line.read().unwrap(), web);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_process_before_an_upgrade_is_waited_for_until_it_leaves() {
+    let mut world = World::new();
+    drop(world.fleet.join("edge", "old", "s1").unwrap());
+    let generation = world.publish();
+    world.fleet.acknowledge("edge", "s1", generation, &[World::uses(true)]).unwrap();
+    drop(world.fleet.join("edge", "new", "s2").unwrap());
+    world.fleet.acknowledge("edge", "s2", generation, &[]).unwrap();
+    assert_eq!((world.fleet.status().len(), world.elsewhere()), (2, 1), "the old one still uses it");
+    assert_eq!(world.fleet.status().iter().filter(|one| one.leaving).count(), 1);
+    let next = world.publish();
+    world.fleet.acknowledge("edge", "s2", next, &[]).unwrap();
+    assert_eq!(world.table.lagging(next), ["edge".into()], "the lowest of both counts");
+    world.fleet.acknowledge("edge", "s1", next, &[World::uses(true)]).unwrap();
+    assert_eq!((world.table.lagging(next).len(), world.elsewhere()), (0, 1));
+    // Its subscription begins anew: nothing of the new one's is touched.
+    drop(world.fleet.join("edge", "old", "s3").unwrap());
+    world.fleet.acknowledge("edge", "s2", next, &[]).unwrap();
+    world.fleet.acknowledge("edge", "s3", next, &[]).unwrap();
+    assert_eq!((world.fleet.status().len(), world.elsewhere()), (2, 0));
+    world.fleet.leave("edge", "s3").unwrap();
+    assert_eq!(world.fleet.status().len(), 1);
+    // One that died is replaced by the next process.
+    world.fleet.disconnected("edge", "s2");
+    drop(world.fleet.join("edge", "third", "s4").unwrap());
+    assert_eq!(world.fleet.status().len(), 1);
 }

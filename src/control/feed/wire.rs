@@ -11,13 +11,14 @@
 //! ```
 
 use crate::control::feed::table::{FedEndpoint, FedService};
-use crate::model::{InstanceId, PortSpec, RouteSpec, ServiceSpec};
+use crate::model::{InstanceId, PortSpec, RouteSpec, ServiceSpec, ToldSpec};
 use crate::spec;
 use crate::table::{Endpoint, Service, Snapshot};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The version of the format; a reader takes no other.
 pub const FORMAT: u32 = 1;
@@ -79,6 +80,18 @@ pub(super) struct ServiceLine {
     /// Without how replicas are run and sized: nobody but who runs them needs that, and secrets may be in it.
     pub(super) definition: spec::Service,
     pub(super) endpoints: Vec<EndpointLine>,
+    /// How its replicas are sized, as far as others need it; absent: no Weir runs them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) run: Option<RunLine>,
+}
+
+/// What others need to know of how replicas are sized, so that they hold requests for a first one and count what is late.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) struct RunLine {
+    pub(super) wakes: bool,
+    pub(super) wake_timeout_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) latency_us: Option<u64>,
 }
 
 /// An endpoint.
@@ -141,9 +154,8 @@ impl Line {
                 draining,
             }
         };
-        let told =
-            FedService { spec: Arc::new(told(&service.spec)), endpoints: ready.chain(leaving).map(endpoint).collect() };
-        Self::fed(&told)
+        let endpoints = ready.chain(leaving).map(endpoint).collect();
+        Self::fed(&FedService { spec: Arc::new(told(service)), endpoints })
     }
 
     /// Returns the line of a service as it was told.
@@ -163,7 +175,12 @@ impl Line {
             }
         });
         let definition = spec::Service::from_model(&service.spec);
-        Self::Service(Box::new(ServiceLine { definition, endpoints: endpoints.collect() }))
+        let run = service.spec.told.map(|told| RunLine {
+            wakes: told.wakes,
+            wake_timeout_ms: u64::try_from(told.wake_timeout.as_millis()).unwrap_or(u64::MAX),
+            latency_us: told.latency.map(|latency| u64::try_from(latency.as_micros()).unwrap_or(u64::MAX)),
+        });
+        Self::Service(Box::new(ServiceLine { definition, endpoints: endpoints.collect(), run }))
     }
 
     /// Returns the line of the routes of a table.
@@ -180,15 +197,22 @@ impl Line {
 }
 
 /// Returns a definition as others are told it.
-fn told(spec: &ServiceSpec) -> ServiceSpec {
+fn told(service: &Service) -> ServiceSpec {
+    let spec = &service.spec;
+    let run = spec.is_run().then(|| ToldSpec {
+        wakes: service.may_wake(),
+        wake_timeout: spec.wake_timeout(),
+        latency: spec.scaled_by(),
+    });
     let mut told = ServiceSpec {
         endpoints: Vec::new(),
         run: None,
         replicas: 0,
         scale: None,
+        told: run,
         resolve: None,
         revision: 0,
-        ..spec.clone()
+        ..ServiceSpec::clone(spec)
     };
     // What the numbers follow from is not told.
     let declared: Vec<_> = (0..spec.ports.len()).map(|port| spec.declared(port)).collect();
@@ -202,13 +226,18 @@ impl ServiceLine {
     /// Converts it.
     pub(super) fn read(&self) -> Result<FedService, String> {
         let named = || self.definition.name.as_deref().unwrap_or_default().to_owned();
-        let spec = self.definition.to_model().map_err(|problems| {
+        let mut spec = self.definition.to_model().map_err(|problems| {
             let first = problems.first().map(ToString::to_string).unwrap_or_default();
             format!("service {:?}: {first}", named())
         })?;
         if spec.run.is_some() || spec.resolve.is_some() || !spec.endpoints.is_empty() {
             return Err(format!("service {:?}: a table says nothing of how endpoints come to be", named()));
         }
+        spec.told = self.run.map(|run| ToldSpec {
+            wakes: run.wakes,
+            wake_timeout: Duration::from_millis(run.wake_timeout_ms),
+            latency: run.latency_us.map(Duration::from_micros),
+        });
         let endpoints = self.endpoints.iter().map(EndpointLine::read).collect::<Result<_, _>>();
         Ok(FedService {
             spec: Arc::new(spec),

@@ -67,6 +67,8 @@ pub struct Contribution {
     pub restore: Vec<InstanceId>,
     /// Verdicts that somebody else came to.
     pub judge: Vec<(InstanceId, Verdict)>,
+    /// Services of which something changed that other Weirs are told, but this table does not show.
+    pub touch: Vec<ServiceName>,
     /// New routes of the configuration, when they changed.
     pub routes: Option<Arc<[RouteSpec]>>,
     /// New routes of another Weir's table, when they changed; where both match, the configuration's is taken.

@@ -55,6 +55,7 @@ pub(crate) fn spec(service: &str, health: Option<HealthCheck>) -> ServiceSpec {
         run: None,
         replicas: 0,
         scale: None,
+        told: None,
         rollout: RolloutSpec::default(),
         resolve: None,
         tls: None,

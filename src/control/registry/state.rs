@@ -127,6 +127,7 @@ impl State {
             let from = self.instance(&id).map_or(Verdict::Unknown, |instance| instance.verdict);
             note(self.report(&id, Transition { from, to }, TOLD, now_ms, effects));
         }
+        effects.touched.extend(contribution.touch.into_iter().filter(|name| self.groups.contains_key(name)));
         effects.routes = self.routes.take_up(contribution.routes, contribution.fed_routes);
         effects.listeners = contribution.listeners;
         first_error.map_or(Ok(Done::Applied), Err)

@@ -199,8 +199,9 @@ impl Reconciler {
                     }
                 }
             }
-            if let Some(service) = self.services.get(&name) {
-                tell::proxy(&self.tools.table.load(), service);
+            let service = self.services.get(&name);
+            if service.is_some_and(|service| tell::proxy(&self.tools.table.load(), service)) {
+                tell::others(&self.tools.registry, &name);
             }
             self.drop_if_removed(&name);
             tell::progress(&self.progress, &name, self.services.get(&name));

@@ -1,5 +1,6 @@
 //! What others are told of a service after each plan: the proxy whether to wait, the API how its rollout stands.
 
+use crate::control::registry::{Contribution, Handle};
 use crate::control::scheduler::Rollouts;
 use crate::control::scheduler::service::Service;
 use crate::model::ServiceName;
@@ -9,12 +10,24 @@ use tokio::sync::watch;
 
 /// Tells the proxy whether a request for a service without a replica is to wait for one. Who waits when it is switched off
 /// is refused at once. A service that the table does not show yet is told of later: something is planned for it then.
-pub(super) fn proxy(snapshot: &Snapshot, service: &Service) {
-    let Some(shown) = snapshot.services.get(service.name()) else { return };
+/// Returns whether that changed, so that other Weirs are to be told.
+pub(super) fn proxy(snapshot: &Snapshot, service: &Service) -> bool {
+    let Some(shown) = snapshot.services.get(service.name()) else { return false };
     let off = service.is_off();
-    if shown.wake.set_off(off) && off {
+    let is_news = shown.wake.set_off(off);
+    if is_news && off {
         shown.stats.wake(usize::MAX);
     }
+    is_news
+}
+
+/// Has the table published once more, so that other Weirs are told what changed of a service.
+pub(super) fn others(registry: &Handle, name: &ServiceName) {
+    let (registry, touch) = (registry.clone(), vec![name.clone()]);
+    tokio::spawn(async move {
+        // The registry is gone when Weir ends.
+        let _ = registry.contribute(Contribution { touch, ..Contribution::default() }).await;
+    });
 }
 
 /// Publishes how a service's rollout stands, when that changed.

@@ -82,7 +82,7 @@ pub(crate) async fn changed(worker: &Worker, request: &Request, deadline: &Deadl
     let stats = {
         let mut reader = worker.reader.borrow_mut();
         let service = reader.load().services.at(target.slot).filter(|service| identity(service) == target.identity);
-        service.filter(|service| service.spec.run.is_some()).map(|service| service.stats.clone())?
+        service.filter(|service| service.spec.is_run()).map(|service| service.stats.clone())?
     };
     let mut place = stats.try_wait(request.policy.queue)?;
     deadline.set_at(until_ms);
