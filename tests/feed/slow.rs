@@ -6,6 +6,7 @@ use crate::support::process::Weir;
 use crate::world::{SETTLED, alone, subscriber, subscription, table};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
 
 /// Reads lines of a stream, whatever the framing is: each line of the feed is one value.
 struct Lines {
@@ -67,19 +68,22 @@ async fn from(origin: &Weir, name: &str, from: Option<(u64, &str)>) -> (Lines, S
     (lines, epoch)
 }
 
-/// Two services without replicas that instances are registered at.
-const SERVICES: &str = "[[service]]\nname = \"busy\"\n\n[[service]]\nname = \"calm\"\n";
+/// Two services without replicas that instances are registered at, which are checked seldom.
+const SERVICES: &str = "[[service]]\nname = \"busy\"\n[service.health]\ntype = \"tcp\"\ninterval = \"60s\"\n
+[[service]]\nname = \"calm\"\n";
 
-/// Registers an instance with some kilobytes of words.
-async fn register(origin: &Weir, number: usize) {
+/// Registers an instance with some kilobytes of words, and waits until it is in the table.
+async fn register(origin: &Weir, number: usize, port: u16) {
+    let before = generation(origin).await;
     let meta: serde_json::Map<String, Value> =
         (0..16).map(|at| (format!("word-{at}"), Value::from("x".repeat(200)))).collect();
     let body = json!({
-        "id": format!("one-{number}"), "service": "busy", "address": "127.0.0.1", "ports": [1 + number],
+        "id": format!("one-{number}"), "service": "busy", "address": "127.0.0.1", "ports": [port],
         "lease": "600s", "meta": meta,
     });
     let (status, answer) = origin.api("POST", "/v1/instances", Some(body)).await;
     assert!(matches!(status, 200 | 201), "{status} {answer}");
+    support::eventually("it is ready", SETTLED, || async { (generation(origin).await > before).then_some(()) }).await;
 }
 
 async fn generation(origin: &Weir) -> u64 {
@@ -95,7 +99,8 @@ async fn who_comes_back_gets_what_changed_and_everything_when_that_is_not_rememb
     assert!(begin["after"].is_null() && services == ["busy", "calm"], "{begin} {services:?}");
     let had = begin["generation"].as_u64().unwrap();
     drop(lines);
-    register(&origin, 0).await;
+    let endpoint = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    register(&origin, 0, endpoint.local_addr().unwrap().port()).await;
     let (mut lines, same) = from(&origin, "back", Some((had, &epoch))).await;
     assert_eq!(same, epoch);
     let (begin, services) = lines.update().await;
@@ -114,6 +119,8 @@ async fn for_one_that_takes_nothing_no_more_is_kept_than_a_piece() {
     let origin = Weir::start("slow-origin", SERVICES).await;
     let mut lines = Lines::new(subscription(&origin, "slow", "s1").await);
     let first = generation(&origin).await;
+    let endpoint = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = endpoint.local_addr().unwrap().port();
     let resident = || {
         let status = std::fs::read_to_string(format!("/proc/{}/status", origin.serving())).unwrap();
         let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap().to_owned();
@@ -121,11 +128,11 @@ async fn for_one_that_takes_nothing_no_more_is_kept_than_a_piece() {
     };
     // Each change makes the service's line longer: told one by one that were some 40 MiB.
     for number in 0..40 {
-        register(&origin, number).await;
+        register(&origin, number, port).await;
     }
     let before = resident();
     for number in 40..160 {
-        register(&origin, number).await;
+        register(&origin, number, port).await;
     }
     let last = generation(&origin).await;
     let grown = resident().saturating_sub(before);
