@@ -1,7 +1,6 @@
 //! What other Weirs carry for a service, as they say: sums for whoever sizes it, and a share for each that gives back what
 //! it holds when it goes.
 
-use crate::balance::stats::ServiceStats;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What was carried for a service up to now; every number only grows, wrapping around.
@@ -88,19 +87,19 @@ impl Others {
 /// What one other Weir carries for a service. What it holds counts until this is dropped; what it carried stays counted.
 #[derive(Debug)]
 pub struct Share {
-    stats: Arc<ServiceStats>,
+    of: Arc<Others>,
     present: Present,
 }
 
 impl Share {
     /// Begins with nothing.
-    pub fn new(stats: Arc<ServiceStats>) -> Self {
-        Self { stats, present: Present::default() }
+    pub fn new(of: Arc<Others>) -> Self {
+        Self { of, present: Present::default() }
     }
 
     /// Returns what it is a share of.
-    pub fn stats(&self) -> &Arc<ServiceStats> {
-        &self.stats
+    pub fn of(&self) -> &Arc<Others> {
+        &self.of
     }
 
     /// Returns what it holds.
@@ -110,7 +109,7 @@ impl Share {
 
     /// Takes what was carried since the last time, what is there now, and until when answers of DNS may be kept.
     pub fn report(&mut self, more: &Carried, present: Present, named_until_ms: u64) {
-        let mut sums = self.stats.others().lock();
+        let mut sums = self.of.lock();
         sums.carried = sums.carried.plus(more);
         let (now, own) = (sums.present, self.present);
         sums.present = Present {
@@ -134,27 +133,26 @@ impl Drop for Share {
 
 #[cfg(test)]
 mod tests {
-    use super::{Carried, Present, Share};
-    use crate::balance::ServiceStats;
+    use super::{Carried, Others, Present, Share};
     use std::sync::Arc;
 
     #[test]
     fn shares_add_up_and_give_back_what_they_hold() {
-        let stats = Arc::new(ServiceStats::default());
-        let (mut one, mut two) = (Share::new(stats.clone()), Share::new(stats.clone()));
+        let others = Arc::new(Others::default());
+        let (mut one, mut two) = (Share::new(others.clone()), Share::new(others.clone()));
         let some = Carried { ended: 5, served: 4, service_us: 10, service_us2: u64::MAX, late: 1, streams: 2 };
         one.report(&some, Present { in_service: 3, queued: 2, streams_open: 1 }, 50);
         two.report(&some, Present { in_service: 1, queued: 0, streams_open: 0 }, 40);
         one.report(&Carried::default(), Present { in_service: 4, queued: 1, streams_open: 1 }, 30);
-        let (carried, present, named) = stats.others().read();
+        let (carried, present, named) = others.read();
         assert_eq!((carried.ended, carried.service_us2, carried.since(&some)), (10, u64::MAX - 1, some));
         assert_eq!((present, named), (Present { in_service: 5, queued: 1, streams_open: 1 }, 50));
         drop(one);
-        let (carried, present, named) = stats.others().read();
+        let (carried, present, named) = others.read();
         assert_eq!(present, Present { in_service: 1, queued: 0, streams_open: 0 });
         assert_eq!((carried.ended, named), (15, 50), "five were there and are not any more");
         two.report(&Carried::default(), Present::default(), 0);
         drop(two);
-        assert_eq!(stats.others().read().0.ended, 15);
+        assert_eq!(others.read().0.ended, 15);
     }
 }

@@ -261,7 +261,7 @@ pub struct ServiceStats {
     streams: AtomicU32,
     waiting: AtomicU32,
     queue: Mutex<VecDeque<oneshot::Sender<()>>>,
-    others: Others,
+    others: Arc<Others>,
 }
 
 /// A stream or flow that counts against the bound of its service until dropped.
@@ -281,7 +281,7 @@ impl ServiceStats {
     }
 
     /// Returns what other Weirs carry for the service.
-    pub fn others(&self) -> &Others {
+    pub fn others(&self) -> &Arc<Others> {
         &self.others
     }
 

@@ -68,9 +68,16 @@ async fn from(origin: &Weir, name: &str, from: Option<(u64, &str)>) -> (Lines, S
     (lines, epoch)
 }
 
-/// Two services without replicas that instances are registered at, which are checked seldom.
-const SERVICES: &str = "[[service]]\nname = \"busy\"\n[service.health]\ntype = \"tcp\"\ninterval = \"60s\"\n
-[[service]]\nname = \"calm\"\n";
+/// Two services without replicas that instances are registered at.
+const SERVICES: &str = "[[service]]\nname = \"busy\"\n\n[[service]]\nname = \"calm\"\n";
+
+/// Returns a port that takes connections.
+async fn endpoint() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+    port
+}
 
 /// Registers an instance with some kilobytes of words, and waits until it is in the table.
 async fn register(origin: &Weir, number: usize, port: u16) {
@@ -99,8 +106,7 @@ async fn who_comes_back_gets_what_changed_and_everything_when_that_is_not_rememb
     assert!(begin["after"].is_null() && services == ["busy", "calm"], "{begin} {services:?}");
     let had = begin["generation"].as_u64().unwrap();
     drop(lines);
-    let endpoint = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    register(&origin, 0, endpoint.local_addr().unwrap().port()).await;
+    register(&origin, 0, endpoint().await).await;
     let (mut lines, same) = from(&origin, "back", Some((had, &epoch))).await;
     assert_eq!(same, epoch);
     let (begin, services) = lines.update().await;
@@ -119,8 +125,7 @@ async fn for_one_that_takes_nothing_no_more_is_kept_than_a_piece() {
     let origin = Weir::start("slow-origin", SERVICES).await;
     let mut lines = Lines::new(subscription(&origin, "slow", "s1").await);
     let first = generation(&origin).await;
-    let endpoint = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = endpoint.local_addr().unwrap().port();
+    let port = endpoint().await;
     let resident = || {
         let status = std::fs::read_to_string(format!("/proc/{}/status", origin.serving())).unwrap();
         let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap().to_owned();

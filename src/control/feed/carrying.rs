@@ -63,7 +63,7 @@ impl Carrying {
         }
         self.number = report.number;
         self.services.retain(|name, entry| {
-            snapshot.services.get(name).is_some_and(|service| Arc::ptr_eq(entry.share.stats(), &service.stats))
+            snapshot.services.get(name).is_some_and(|service| Arc::ptr_eq(entry.share.of(), service.stats.others()))
         });
         for load in &report.services {
             let Some(service) = snapshot.services.get(&load.service) else { continue };
@@ -71,7 +71,7 @@ impl Carrying {
                 continue;
             }
             let entry = self.services.entry(load.service.clone()).or_insert_with(|| Entry {
-                share: Share::new(service.stats.clone()),
+                share: Share::new(service.stats.others().clone()),
                 count: Some(Carried::default()),
                 requests: 0,
                 window: (now_ms, 0),
@@ -87,7 +87,7 @@ impl Carrying {
     /// Forgets what it holds: nothing is heard of it.
     pub(super) fn lapse(&mut self) {
         for entry in self.services.values_mut() {
-            entry.share = Share::new(entry.share.stats().clone());
+            entry.share = Share::new(entry.share.of().clone());
             entry.count = None;
         }
     }
