@@ -50,20 +50,15 @@ pub(crate) async fn greet(
     peer: IpAddr,
     (spec, listener): (&ProxyProtocolSpec, &str),
 ) -> Option<Arrival> {
-    deadline.set(HEADER_MS);
-    let mut reading = pin!(header(socket));
-    let read = poll_fn(|cx| match reading.as_mut().poll(cx) {
-        Poll::Ready(read) => Poll::Ready(read),
-        Poll::Pending if deadline.poll_expired(cx) => Poll::Ready(Err("proxy_timeout")),
-        Poll::Pending => Poll::Pending,
-    })
-    .await;
     let believed = spec.from.iter().any(|(network, length)| contains(*network, *length, peer));
-    let origin = match read {
-        Ok(Some(_)) if !believed => Err("proxy_untrusted"),
-        Ok(None) if spec.required && !believed => Err("proxy_untrusted"),
-        Ok(None) if spec.required => Err("proxy_absent"),
-        other => other,
+    let origin = match (spec.required, believed) {
+        // Whatever it says.
+        (true, false) => Err("proxy_untrusted"),
+        _ => match in_time(deadline, socket).await {
+            Ok(Some(_)) if !believed => Err("proxy_untrusted"),
+            Ok(None) if spec.required => Err("proxy_absent"),
+            other => other,
+        },
     };
     match origin {
         Ok(Some(header)) => {
@@ -79,6 +74,18 @@ pub(crate) async fn greet(
             None
         }
     }
+}
+
+/// Reads and takes a header within its time; `None`: there is none.
+async fn in_time(deadline: &Deadline, socket: &TcpStream) -> Result<Option<Box<Header>>, &'static str> {
+    deadline.set(HEADER_MS);
+    let mut reading = pin!(header(socket));
+    poll_fn(|cx| match reading.as_mut().poll(cx) {
+        Poll::Ready(read) => Poll::Ready(read),
+        Poll::Pending if deadline.poll_expired(cx) => Poll::Ready(Err("proxy_timeout")),
+        Poll::Pending => Poll::Pending,
+    })
+    .await
 }
 
 /// Reads and takes a header; `None`: there is none.

@@ -104,6 +104,10 @@ async fn who_is_not_believed_and_what_is_malformed_or_absent_is_closed_and_count
     assert_eq!(send(&strangers, [V1, b"x"].into_iter()).await, None);
     assert_eq!(send(&strangers, [&b"x"[..]].into_iter()).await, None);
     refused(&strangers, "proxy_untrusted", 2).await;
+    // Also one that says nothing: at once.
+    let mut silent = TcpStream::connect(strangers.address).await.unwrap();
+    assert!(matches!(within("the end", LIMIT, silent.read(&mut [0; 1])).await, Ok(0) | Err(_)));
+    refused(&strangers, "proxy_untrusted", 3).await;
 }
 
 #[tokio::test]
