@@ -125,7 +125,7 @@ fn read_host(p: &mut Problems, health: &Health) -> Option<Arc<str>> {
 fn read_octets(p: &mut Problems, key: &'static str, text: &str) -> Arc<[u8]> {
     let octets = match text.strip_prefix(HEX) {
         None => Some(text.as_bytes().to_vec()),
-        Some(digits) => digits.as_bytes().chunks(2).map(|pair| octet(pair)).collect(),
+        Some(digits) => digits.as_bytes().chunks(2).map(octet).collect(),
     };
     if octets.is_none() {
         p.add(key, "is not hexadecimal", "write two digits for each octet, such as \"hex:ffffffff54\"");
