@@ -41,6 +41,15 @@ enum Backend {
     Iptables,
 }
 
+/// How connections are led.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    /// REDIRECT: Weir needs no privilege
+    Redirect,
+    /// TPROXY: Weir needs CAP_NET_ADMIN
+    Tproxy,
+}
+
 /// What is led to Weir.
 #[derive(Debug, Clone, Args)]
 struct Capture {
@@ -50,6 +59,9 @@ struct Capture {
     /// Port of the listener that takes what comes to the workload
     #[arg(long)]
     inbound: Option<u16>,
+    /// How that is led to it, as the listener's mode says; with tproxy and keep_source the workload sees its clients' addresses
+    #[arg(long, value_enum, default_value_t = Mode::Redirect, requires = "inbound")]
+    inbound_mode: Mode,
     /// Port of the listener with mode = "tproxy" that takes what is routed through this machine
     #[arg(long)]
     through: Option<u16>,
@@ -70,8 +82,18 @@ impl Capture {
     }
 }
 
-/// The mark of connections that are led to Weir as they are, and the table that routes them here.
+impl Capture {
+    /// Whether connections are led to Weir as they are.
+    fn uses_tproxy(&self) -> bool {
+        self.through.is_some() || (self.inbound.is_some() && self.inbound_mode == Mode::Tproxy)
+    }
+}
+
+/// The mark of connections that are led to Weir as they are, and the table that routes them here. Weir itself marks those that
+/// it makes with a client's address to this machine (`proxy/connect.rs`).
 const MARK: &str = "87";
+/// The mark in the kernel's table of connections of those that iptables leads to Weir as they are.
+const LED: &str = "88";
 
 /// A program with its arguments, and what it reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,7 +182,7 @@ fn steps(capture: &Capture) -> Vec<Step> {
 
 /// Routes what is marked to this machine.
 fn routed(capture: &Capture) -> Vec<Step> {
-    let families = ["-4", "-6"].into_iter().filter(|_| capture.through.is_some());
+    let families = ["-4", "-6"].into_iter().filter(|_| capture.uses_tproxy());
     let of = |family| {
         [
             format!("{family} rule add fwmark {MARK} lookup {MARK}"),
@@ -188,12 +210,18 @@ fn remove(backend: Backend) -> Vec<Step> {
         "-t nat -D OUTPUT -p tcp -j WEIR_OUT",
         "-t nat -D PREROUTING -p tcp -j WEIR_IN",
         "-t mangle -D PREROUTING -p tcp -j WEIR_THROUGH",
+        "-t mangle -D PREROUTING -p tcp -j WEIR_COMING",
+        "-t mangle -D OUTPUT -p tcp -j WEIR_ANSWERS",
         "-t nat -F WEIR_OUT",
         "-t nat -F WEIR_IN",
         "-t mangle -F WEIR_THROUGH",
+        "-t mangle -F WEIR_COMING",
+        "-t mangle -F WEIR_ANSWERS",
         "-t nat -X WEIR_OUT",
         "-t nat -X WEIR_IN",
         "-t mangle -X WEIR_THROUGH",
+        "-t mangle -X WEIR_COMING",
+        "-t mangle -X WEIR_ANSWERS",
     ];
     let of = |program| words.map(|words| step(program, &format!("-w {words}"), true));
     steps.extend(["iptables", "ip6tables"].into_iter().flat_map(of));
@@ -222,11 +250,24 @@ fn nft(capture: &Capture) -> Vec<Step> {
             capture.user
         );
     }
-    if let Some(port) = capture.inbound {
+    if let Some(port) = capture.inbound.filter(|_| capture.inbound_mode == Mode::Redirect) {
         let _ = write!(
             text,
             "  chain in {{\n    type nat hook prerouting priority -100; policy accept;\n    tcp dport {{ {ports} }} return\n    \
              fib daddr type local meta l4proto tcp redirect to :{port}\n  }}\n"
+        );
+    }
+    if let Some(port) = capture.inbound.filter(|_| capture.inbound_mode == Mode::Tproxy) {
+        // What Weir makes with a client's address goes over lo, and what the workload answers must come back over it.
+        let _ = write!(
+            text,
+            "  chain coming {{\n    type filter hook prerouting priority mangle; policy accept;\n    \
+             iif lo meta mark {MARK} ct mark set {MARK}\n    iif lo return\n    \
+             meta l4proto tcp socket transparent 1 meta mark set {MARK} accept\n    tcp dport {{ {ports} }} return\n    \
+             fib daddr type != local return\n{}  }}\n  \
+             chain answers {{\n    type route hook output priority mangle; policy accept;\n    \
+             meta l4proto tcp ct mark {MARK} ct direction reply meta mark set {MARK}\n  }}\n",
+            tproxy(port)
         );
     }
     if let Some(port) = capture.through {
@@ -234,18 +275,30 @@ fn nft(capture: &Capture) -> Vec<Step> {
             text,
             "  chain through {{\n    type filter hook prerouting priority mangle; policy accept;\n    \
              meta l4proto tcp socket transparent 1 meta mark set {MARK} accept\n    tcp dport {{ {ports} }} return\n    \
-             fib daddr type local return\n"
+             fib daddr type local return\n{}  }}\n",
+            tproxy(port)
         );
-        for (protocol, family) in [("ipv4", "ip"), ("ipv6", "ip6")] {
-            let _ = writeln!(
-                text,
-                "    meta nfproto {protocol} meta l4proto tcp tproxy {family} to :{port} meta mark set {MARK} accept"
-            );
-        }
-        text.push_str("  }\n");
     }
     text.push_str("}\n");
     vec![Step { input: text, ..step("nft", "-f -", false) }]
+}
+
+/// Returns the rules of nftables that lead to a port as it is what comes to them.
+fn tproxy(port: u16) -> String {
+    [("ipv4", "ip"), ("ipv6", "ip6")]
+        .map(|(protocol, family)| {
+            format!("    meta nfproto {protocol} meta l4proto tcp tproxy {family} to :{port} meta mark set {MARK} accept\n")
+        })
+        .concat()
+}
+
+/// Returns the rules that leave alone what is no connection that begins here, such as what this machine is answered: TPROXY of
+/// iptables drops what it finds no socket for, where that of nftables passes it on.
+fn begun(chain: &str) -> [String; 2] {
+    [
+        format!("-A {chain} -p tcp --syn -j CONNMARK --set-mark {LED}"),
+        format!("-A {chain} -m connmark ! --mark {LED} -j RETURN"),
+    ]
 }
 
 fn iptables(program: &'static str, capture: &Capture) -> Vec<Step> {
@@ -263,19 +316,37 @@ fn iptables(program: &'static str, capture: &Capture) -> Vec<Step> {
         nat.push(format!("-A WEIR_OUT -p tcp -j REDIRECT --to-ports {port}"));
         nat.push("-A OUTPUT -p tcp -j WEIR_OUT".to_owned());
     }
-    if let Some(port) = capture.inbound {
+    if let Some(port) = capture.inbound.filter(|_| capture.inbound_mode == Mode::Redirect) {
         nat.push("-N WEIR_IN".to_owned());
         nat.extend(leave("WEIR_IN"));
         nat.push(format!("-A WEIR_IN -p tcp -m addrtype --dst-type LOCAL -j REDIRECT --to-ports {port}"));
         nat.push("-A PREROUTING -p tcp -j WEIR_IN".to_owned());
     }
     let mut mangle = Vec::new();
+    if let Some(port) = capture.inbound.filter(|_| capture.inbound_mode == Mode::Tproxy) {
+        mangle.push("-N WEIR_COMING".to_owned());
+        // What Weir makes with a client's address goes over lo, and what the workload answers must come back over it.
+        mangle.push(format!("-A WEIR_COMING -i lo -m mark --mark {MARK} -j CONNMARK --set-mark {MARK}"));
+        mangle.push("-A WEIR_COMING -i lo -j RETURN".to_owned());
+        mangle.push(format!("-A WEIR_COMING -p tcp -m socket --transparent -j MARK --set-mark {MARK}"));
+        mangle.push(format!("-A WEIR_COMING -m mark --mark {MARK} -j ACCEPT"));
+        mangle.extend(leave("WEIR_COMING"));
+        mangle.push("-A WEIR_COMING -m addrtype ! --dst-type LOCAL -j RETURN".to_owned());
+        mangle.extend(begun("WEIR_COMING"));
+        mangle.push(format!("-A WEIR_COMING -p tcp -j TPROXY --on-port {port} --tproxy-mark {MARK}"));
+        mangle.push("-A PREROUTING -p tcp -j WEIR_COMING".to_owned());
+        mangle.push("-N WEIR_ANSWERS".to_owned());
+        let answers = format!("-m connmark --mark {MARK} -m conntrack --ctdir REPLY");
+        mangle.push(format!("-A WEIR_ANSWERS {answers} -j MARK --set-mark {MARK}"));
+        mangle.push("-A OUTPUT -p tcp -j WEIR_ANSWERS".to_owned());
+    }
     if let Some(port) = capture.through {
         mangle.push("-N WEIR_THROUGH".to_owned());
         mangle.push(format!("-A WEIR_THROUGH -p tcp -m socket --transparent -j MARK --set-mark {MARK}"));
         mangle.push(format!("-A WEIR_THROUGH -m mark --mark {MARK} -j ACCEPT"));
         mangle.extend(leave("WEIR_THROUGH"));
         mangle.push("-A WEIR_THROUGH -m addrtype --dst-type LOCAL -j RETURN".to_owned());
+        mangle.extend(begun("WEIR_THROUGH"));
         mangle.push(format!("-A WEIR_THROUGH -p tcp -j TPROXY --on-port {port} --tproxy-mark {MARK}"));
         mangle.push("-A PREROUTING -p tcp -j WEIR_THROUGH".to_owned());
     }
@@ -285,10 +356,11 @@ fn iptables(program: &'static str, capture: &Capture) -> Vec<Step> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Backend, Capture, print, remove, steps};
+    use super::{Backend, Capture, Mode, print, remove, steps};
 
     fn capture(backend: Backend, inbound: Option<u16>) -> Capture {
-        Capture { outbound: Some(15001), inbound, through: Some(15002), user: 1337, exclude: vec![22, 15001], backend }
+        let (outbound, through, inbound_mode) = (Some(15001), Some(15002), Mode::Redirect);
+        Capture { outbound, inbound, inbound_mode, through, user: 1337, exclude: vec![22, 15001], backend }
     }
 
     #[test]
@@ -312,7 +384,8 @@ mod tests {
 
     #[test]
     fn what_is_removed_is_all_that_is_made() {
-        let made = steps(&capture(Backend::Iptables, Some(15006)));
+        let by = |inbound_mode| steps(&Capture { inbound_mode, ..capture(Backend::Iptables, Some(15006)) });
+        let made = [by(Mode::Redirect), by(Mode::Tproxy)].concat();
         let gone = print(&remove(Backend::Iptables));
         for step in made.iter().filter(|step| step.arguments.iter().any(|word| word == "-N")) {
             let chain = step.arguments.last().unwrap();

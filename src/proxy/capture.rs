@@ -4,7 +4,7 @@
 //! was going, where the listener allows that. A connection that was going to the listener itself, or that is Weir's own come
 //! back, is closed: it would go round for ever. Next on the path: `tcp.rs`.
 
-use crate::model::{CaptureMode, CaptureSpec, ListenerProtocol, ListenerSpec};
+use crate::model::{CaptureMode, CaptureSpec, ListenerSpec};
 use crate::net::Stream;
 use crate::net::preface::detect::{MAX_BYTES, Protocol, detect};
 use crate::net::preface::proxy::Header;
@@ -21,7 +21,6 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::Poll;
 use tokio::net::TcpStream;
 
@@ -50,7 +49,8 @@ pub(crate) fn serve(
     let origin = arrival.origin.or_else(|| Some(Rc::new(Header { addresses, ..Header::default() })));
     let arrival = Arrival { origin, ..arrival };
     let way = Way { target, captured: true, ..Way::default() };
-    match speaks_http(worker, &way.target) {
+    // Who keeps the client's address has a connection of its own to its endpoint.
+    match !capture.keep_source && speaks_http(worker, &way.target) {
         true => {
             tokio::task::spawn_local(detected(open, worker.clone(), socket, arrival, (entry.clone(), way)));
         }
@@ -89,8 +89,9 @@ async fn detected(open: Open, worker: Rc<Worker>, socket: TcpStream, arrival: Ar
         return;
     };
     // As at the service's own address.
-    let protocol = ListenerProtocol::Service { service: service.clone(), port: *port };
-    let entry = Rc::new(entry.view(Arc::new(ListenerSpec { protocol, ..ListenerSpec::clone(&spec) })));
+    let entry = worker.apart.entry(&entry, (service.clone(), *port));
+    // The service may have gone while it was looked.
+    worker.apart.follow(worker.reader.borrow_mut().load(), worker.timers.now_ms());
     tokio::task::spawn_local(connection::serve(open, worker, Stream::from(socket), (arrival, false), entry));
 }
 

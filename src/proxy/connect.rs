@@ -12,13 +12,20 @@ use rustix::net::SendFlags;
 use socket2::{SockRef, TcpKeepalive};
 use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
 
+/// By this mark `weir sidecar rules` tells connections that have a client's address and go to this machine itself.
+const CAPTURED_MARK: u32 = 87;
+/// Below where systems take ports for connections that they make: 32768 with Linux, 49152 with others (RFC 6335 §6).
+const FIRST_PORT: u16 = 10_000;
+const PORTS: u16 = 22_768;
+/// Beyond so many that are taken, any port.
+const PORT_ATTEMPTS: usize = 16;
 /// The kernel takes no longer times.
 const MAX_QUIET: Duration = Duration::from_secs(32_000);
 
@@ -196,21 +203,56 @@ async fn connect_tcp(
     Ok(stream)
 }
 
-/// Makes a socket for a captured connection: known by its port when it comes back, and with the client's address where that is
-/// to be kept.
+/// Makes a socket for a connection that rules of the kernel may lead here again: known by its port when it comes back, and with
+/// the client's address where that is to be kept.
 fn bound(worker: &Worker, to: SocketAddr, captured: Captured) -> io::Result<TcpSocket> {
-    let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    if captured.source.is_some() {
-        let socket = SockRef::from(&socket);
-        if to.is_ipv4() { socket.set_ip_transparent_v4(true)? } else { socket.set_ip_transparent_v6(true)? }
-    }
-    socket.bind(SocketAddr::new(captured.source.unwrap_or(any), 0))?;
-    // With the client's address it is sent on the way that the client's was on, which captures nothing that this machine sends.
-    if captured.source.is_none() {
+    // Who speaks the other family cannot be seen there.
+    let Some(client) = captured.source.filter(|client| client.is_ipv4() == to.is_ipv4()) else {
+        let socket = unbound(to)?;
+        socket.bind(any(to))?;
         worker.outgoing.begin(socket.local_addr()?.port(), to, worker.timers.now_ms());
+        return Ok(socket);
+    };
+    // It is sent on the way that the client's was on, which captures nothing that this machine sends.
+    let socket = unbound(to)?;
+    bind_as(worker, &socket, client)?;
+    if is_here(to).unwrap_or(false) {
+        // What is answered would leave for the client: the rules know it by this.
+        SockRef::from(&socket).set_mark(CAPTURED_MARK)?;
     }
     Ok(socket)
+}
+
+fn any(to: SocketAddr) -> SocketAddr {
+    SocketAddr::new(if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }, 0)
+}
+
+fn unbound(to: SocketAddr) -> io::Result<TcpSocket> {
+    if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }
+}
+
+/// Gives a socket a client's address, and a port that the client does not take for connections of its own: the kernel would not
+/// tell them apart, and end one.
+fn bind_as(worker: &Worker, socket: &TcpSocket, client: IpAddr) -> io::Result<()> {
+    let set = SockRef::from(socket);
+    if client.is_ipv4() { set.set_ip_transparent_v4(true)? } else { set.set_ip_transparent_v6(true)? }
+    for _ in 0..PORT_ATTEMPTS {
+        let above = worker.rng.borrow_mut().below(usize::from(PORTS));
+        let port = FIRST_PORT + u16::try_from(above).unwrap_or(0);
+        match socket.bind(SocketAddr::new(client, port)) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            bound => return bound,
+        }
+    }
+    socket.bind(SocketAddr::new(client, 0))
+}
+
+/// Returns whether an address is this machine's: where a connection to it would be from that address itself.
+fn is_here(to: SocketAddr) -> io::Result<bool> {
+    let socket = UdpSocket::bind(any(to))?;
+    // Nothing is sent.
+    socket.connect(to)?;
+    Ok(to.ip().is_loopback() || socket.local_addr()?.ip() == to.ip())
 }
 
 /// Has the kernel find a host that is gone, which costs the endpoint nothing: it is asked when nothing came for `quiet_ms`, and

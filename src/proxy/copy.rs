@@ -80,6 +80,9 @@ impl<'a> Watch<'a> {
         let until_ms = session.map_or(u64::MAX, |session| worker.timers.now_ms() + ms(session));
         let counters = local.map(|local| local.counters.clone()).unwrap_or_default();
         let place = worker.streams.enter(picked.key.slot, picked.key.serial, ms(drain));
+        let mut reader = worker.reader.borrow_mut();
+        place.begin(|| reader.load(), worker.timers.now_ms());
+        drop(reader);
         Self { worker, deadline, idle_ms, until_ms, counters, place }
     }
 

@@ -8,6 +8,7 @@
 
 mod accept;
 mod admission;
+mod apart;
 mod capture;
 mod connect;
 mod connection;

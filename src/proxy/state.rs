@@ -4,6 +4,7 @@ use crate::clock;
 use crate::http1::head;
 use crate::lifecycle::Signal;
 use crate::proxy::admission::{Admissions, Place};
+use crate::proxy::apart::Apart;
 use crate::proxy::entry::Entry;
 use crate::proxy::known::Known;
 use crate::proxy::local::Locals;
@@ -86,6 +87,8 @@ pub(crate) struct Worker {
     pub(crate) outgoing: Outgoing,
     /// Which service has the address that a captured connection was going to.
     pub(crate) captured: RefCell<Known>,
+    /// What captured connections that speak HTTP share.
+    pub(crate) apart: Apart,
     /// What other workers see of this one.
     pub(crate) seat: Arc<Seat>,
     handed: Cell<Option<mpsc::Receiver<Handed>>>,
@@ -138,6 +141,7 @@ impl Worker {
             admissions: shared.admissions.clone(),
             outgoing: shared.outgoing.clone(),
             captured: RefCell::default(),
+            apart: Apart::default(),
             seat,
             handed: Cell::new(Some(handed)),
             draining_ms: Cell::new(0),

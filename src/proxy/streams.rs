@@ -50,13 +50,7 @@ impl Streams {
     /// Follows the table: the time runs for an endpoint that is not a candidate any more, and stops when it is again.
     pub(crate) fn follow(&self, snapshot: &Snapshot, now_ms: u64) {
         for watched in self.endpoints.borrow().values() {
-            let service = snapshot.services.at(watched.slot);
-            if service.is_some_and(|s| s.candidates.iter().any(|c| c.stats.serial() == watched.serial)) {
-                watched.cut_at_ms.set(0);
-                watched.woken.set(false);
-            } else if watched.cut_at_ms.get() == 0 {
-                watched.cut_at_ms.set(now_ms + watched.drain_ms.max(1));
-            }
+            watched.follow(snapshot, now_ms);
         }
     }
 
@@ -72,7 +66,26 @@ impl Streams {
     }
 }
 
+impl Watched {
+    fn follow(&self, snapshot: &Snapshot, now_ms: u64) {
+        let service = snapshot.services.at(self.slot);
+        if service.is_some_and(|s| s.candidates.iter().any(|c| c.stats.serial() == self.serial)) {
+            self.cut_at_ms.set(0);
+            self.woken.set(false);
+        } else if self.cut_at_ms.get() == 0 {
+            self.cut_at_ms.set(now_ms + self.drain_ms.max(1));
+        }
+    }
+}
+
 impl Place {
+    /// Looks whether the endpoint was withdrawn between its pick and its first stream, when nobody followed the table for it.
+    pub(crate) fn begin<'a>(&self, snapshot: impl FnOnce() -> &'a Snapshot, now_ms: u64) {
+        if self.watched.streams.get() == 1 {
+            self.watched.follow(snapshot(), now_ms);
+        }
+    }
+
     /// Returns whether the drain time of the withdrawn endpoint is over.
     pub(crate) fn is_due(&self, now_ms: u64) -> bool {
         (1..=now_ms).contains(&self.watched.cut_at_ms.get())
@@ -109,5 +122,11 @@ mod tests {
         assert!(!streams.sweep(1200), "told once");
         drop((first, second));
         assert!(streams.endpoints.borrow().is_empty());
+        // Withdrawn before the first stream began: no later table says so again.
+        let late = streams.enter(0, 8, 100);
+        late.begin(|| &empty, 2000);
+        let second = streams.enter(0, 8, 100);
+        second.begin(|| panic!("the first has looked"), 2050);
+        assert!(!second.is_due(2099) && streams.sweep(2100) && late.is_due(2100) && second.is_due(2100));
     }
 }

@@ -293,6 +293,9 @@ async fn refresh_loop(worker: Rc<Worker>) {
         });
         worker.timers.set_now(clock::now_ms());
         worker.streams.follow(&snapshot, worker.timers.now_ms());
+        if worker.apart.follow(&snapshot, worker.timers.now_ms()) {
+            worker.timers.wake_all();
+        }
         worker.locals.borrow_mut().retain(|local| {
             let now = snapshot.services.at(local.service.slot);
             let stays = now.is_some_and(|s| Arc::ptr_eq(&s.stats, &local.service.stats));

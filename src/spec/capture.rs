@@ -24,7 +24,8 @@ pub struct Capture {
     /// With `unknown = "deny"`: networks that they may go to all the same. Default none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allow: Vec<Network>,
-    /// Whether endpoints see the client's own address; needs CAP_NET_ADMIN, and a way back through this machine. Default false.
+    /// With `mode = "tproxy"`: whether endpoints see the client's own address; needs CAP_NET_ADMIN, and a way back through this
+    /// machine. HTTP is then passed on by connection, not by request. Default false.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep_source: Option<bool>,
 }
@@ -68,6 +69,11 @@ impl Capture {
         if allow_all && !self.allow.is_empty() {
             p.add("capture.allow", "is there beside unknown = \"allow\"", "all is allowed: remove one of them");
         }
+        let keep_source = self.keep_source.unwrap_or_default();
+        if keep_source && self.mode != Some(CaptureMode::Tproxy) {
+            let hint = "what is led by REDIRECT has no way back to it: write mode = \"tproxy\", or remove it";
+            p.add("capture.keep_source", "is there without mode = \"tproxy\"", hint);
+        }
         model::CaptureSpec {
             mode: match self.mode.unwrap_or_default() {
                 CaptureMode::Redirect => model::CaptureMode::Redirect,
@@ -76,7 +82,7 @@ impl Capture {
             original_only: self.to == Some(CaptureTo::Original),
             allow_all,
             allow: self.allow.iter().map(|network| network.get()).collect(),
-            keep_source: self.keep_source.unwrap_or_default(),
+            keep_source,
         }
     }
 

@@ -119,18 +119,16 @@ impl Engine {
     /// Makes an image with both programs; `changes` are lines of a Dockerfile.
     pub(crate) fn import(&self, name: &str, changes: &[&str]) {
         let root = image::root(&self.folder.0);
-        let mut tar = Command::new("tar")
-            .arg("-C")
-            .arg(&root)
-            .args(["-c", "weir", "tool"])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let own = ["ENTRYPOINT [\"/weir\"]", "CMD [\"whoami\", \"--listen\", \"0.0.0.0:8080\"]"];
+        self.import_root(name, &root, &[&own[..], changes].concat());
+    }
+
+    /// Makes an image of a folder; `changes` are lines of a Dockerfile.
+    pub(crate) fn import_root(&self, name: &str, root: &Path, changes: &[&str]) {
+        let mut tar = Command::new("tar").arg("-C").arg(root).args(["-c", "."]).stdout(Stdio::piped()).spawn().unwrap();
         let mut import = self.command();
         import.arg("import");
-        for change in
-            ["ENTRYPOINT [\"/weir\"]", "CMD [\"whoami\", \"--listen\", \"0.0.0.0:8080\"]"].iter().chain(changes)
-        {
+        for change in changes {
             import.args(["-c", change]);
         }
         let import = import.args(["-", name]).stdin(tar.stdout.take().unwrap()).output().unwrap();

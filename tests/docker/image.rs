@@ -68,11 +68,38 @@ pub(crate) fn tool() -> &'static Path {
     })
 }
 
+/// Makes a folder that holds Weir and programs of this machine, each where it is on the path, with the libraries that they need.
+pub(crate) fn with_programs(folder: &Path, programs: &[&str]) -> PathBuf {
+    let root = folder.join("programs");
+    put(&root, weir(), "usr/local/bin/weir");
+    for program in programs {
+        let found = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(|place| format!("{place}/{program}"));
+        let path = found.iter().find(|path| Path::new(path).exists());
+        let path = path.unwrap_or_else(|| panic!("{program} is missing; tests/run installs it"));
+        put(&root, Path::new(path), path);
+    }
+    root
+}
+
+/// Copies a program to a place below a root, and the libraries that it needs, if any, to where they are here.
+fn put(root: &Path, program: &Path, to: &str) {
+    let copy = |from: &Path, to: &str| {
+        let to = root.join(to.trim_start_matches('/'));
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(from, &to).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
+    };
+    copy(program, to);
+    // `name => /path (address)`, or the loader's `/path (address)`.
+    let listed = String::from_utf8(Command::new("ldd").arg(program).output().unwrap().stdout).unwrap();
+    for library in listed.split_whitespace().filter(|word| word.starts_with('/') && !word.ends_with(':')) {
+        copy(Path::new(library), library);
+    }
+}
+
 /// Makes a folder that holds both, as `/weir` and `/tool`.
 pub(crate) fn root(folder: &Path) -> PathBuf {
     let root = folder.join("root");
-    fs::create_dir_all(&root).unwrap();
-    fs::copy(weir(), root.join("weir")).unwrap();
-    fs::copy(tool(), root.join("tool")).unwrap();
+    put(&root, weir(), "weir");
+    put(&root, tool(), "tool");
     root
 }

@@ -20,6 +20,7 @@ mod image;
 /// Named so that `--skip on_docker::` leaves out exactly these.
 mod on_docker {
     mod address;
+    mod capture;
     mod engine_faults;
     mod faults;
     mod health;

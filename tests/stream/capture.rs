@@ -2,105 +2,47 @@
 
 use crate::WAIT;
 use crate::support::process::{Folder, WEIR};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use crate::space::{Running, Space, pair, until, weir_file};
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{BufRead, BufReader};
-use std::os::fd::AsFd;
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::Arc;
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-/// Whom clients run as: not Weir, which is root here.
-const CLIENT: &str = "65534";
+const LISTENER: &str = "[[listener]]
+name = \"out\"
+address = \":15001\"
+protocol = \"tcp\"
 
-/// A network namespace with nothing but loopback and addresses on it.
-#[derive(Clone)]
-struct Space(Arc<File>);
+[listener.capture]
+allow = [\"10.77.0.8/32\", \"fd77::8/128\"]
 
-impl Space {
-    fn new(addresses: &[&str]) -> Self {
-        let mut script = "ip link set lo up".to_owned();
-        for address in addresses {
-            script += &format!(" && ip addr add {address} dev lo");
-        }
-        let mut holder = Command::new("unshare")
-            .args(["--net", "sh", "-c", &format!("{script} && echo up && exec sleep 600")])
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("unshare is installed and this runs as root");
-        let mut line = String::new();
-        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line.trim(), "up", "needs root and `ip` (Debian: iproute2)");
-        let file = File::open(format!("/proc/{}/ns/net", holder.id())).unwrap();
-        holder.kill().unwrap();
-        holder.wait().unwrap();
-        Self(Arc::new(file))
-    }
+";
 
-    /// Does something inside, on a thread of its own; what it starts is inside too.
-    fn inside<T: Send + 'static>(&self, body: impl FnOnce() -> T + Send + 'static) -> T {
-        let file = self.0.clone();
-        let thread = std::thread::spawn(move || {
-            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-            body()
-        });
-        thread.join().unwrap()
-    }
+const SERVICES: &str = "[[service]]
+name = \"db\"
+policy = \"round-robin\"
+drain_timeout = \"1s\"
+[[service.endpoint]]
+address = \"10.77.0.3:5432\"
+[[service.endpoint]]
+address = \"10.77.0.4:5432\"
 
-    fn run(&self, program: &str, arguments: &[&str]) -> Output {
-        let mut command = Command::new(program);
-        command.args(arguments).stdin(Stdio::null());
-        self.inside(move || {
-            command.output().unwrap_or_else(|error| panic!("{command:?}: {error}; tests/run installs it"))
-        })
-    }
+[[service]]
+name = \"site\"
+policy = \"round-robin\"
+[[service.port]]
+name = \"http\"
+protocol = \"http\"
+[[service.endpoint]]
+address = \"10.77.0.5:80\"
+[[service.endpoint]]
+address = \"10.77.0.6:80\"
 
-    fn said(&self, program: &str, arguments: &[&str]) -> String {
-        let output = self.run(program, arguments);
-        String::from_utf8_lossy(&output.stdout).trim().to_owned()
-    }
-
-    fn start(&self, program: &str, arguments: &[&str], log: File) -> Running {
-        let mut command = Command::new(program);
-        command.args(arguments).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        Running(self.inside(move || command.spawn().unwrap()))
-    }
-
-    /// Asks as a workload does; returns what it got, or nothing.
-    fn ask(&self, url: &str) -> String {
-        let curl = ["curl", "-s", "--noproxy", "*", "--max-time", "5", url];
-        let who = ["--reuid", CLIENT, "--regid", CLIENT, "--clear-groups", "--"];
-        self.said("setpriv", &[&who[..], &curl].concat())
-    }
-
-    fn rules(&self, words: &[&str]) {
-        let output = self.run(WEIR, &[&["sidecar", "rules"], words].concat());
-        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
-    }
-
-    /// Every rule and chain that there is, but the empty chains and tables that iptables makes and keeps.
-    fn ruleset(&self) -> String {
-        let tables: String =
-            ["iptables-save", "ip6tables-save"].iter().map(|program| self.said(program, &[])).collect();
-        let is_made = |line: &&str| line.starts_with("-A") || line.starts_with(":WEIR");
-        let rules: Vec<&str> = tables.lines().filter(is_made).collect();
-        let own = self.said("nft", &["list", "tables"]);
-        let own: Vec<&str> = own.lines().filter(|line| line.contains("inet")).collect();
-        format!("{own:?}\n{}", rules.join("\n"))
-    }
-}
-
-/// A program; ended when dropped.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Killed, Weir's keeper would leave the process that serves behind.
-        let _ = Command::new("kill").arg(self.0.id().to_string()).status();
-        let _ = self.0.wait();
-    }
-}
+[[service]]
+name = \"six\"
+[[service.endpoint]]
+address = \"[fd77::3]:5432\"
+";
 
 struct World {
     space: Space,
@@ -116,9 +58,7 @@ impl World {
         let all: Vec<&str> = own.iter().chain(&own6).map(String::as_str).collect();
         let space = Space::new(&all);
         let folder = Folder::new(name);
-        let log = |name: &str| File::create(folder.0.join(name)).unwrap();
-        let mut running = Vec::new();
-        for address in [
+        let mut running: Vec<Running> = [
             "10.77.0.3:5432",
             "10.77.0.4:5432",
             "10.77.0.5:80",
@@ -127,48 +67,38 @@ impl World {
             "10.77.0.9:80",
             "[fd77::3]:5432",
             "[fd77::8]:80",
-        ] {
-            let instance = format!("WEIR_INSTANCE={address}");
-            running.push(space.start("env", &[&instance, WEIR, "whoami", "--listen", address], log("whoami")));
-        }
-        let text = format!(
-            "[node]\nworkloads_on_exit = \"stop\"\n\n[store]\npath = \"{}\"\n\n[dns]\nlisten = [\"127.0.0.1:8600\"]\n
-[[listener]]\nname = \"out\"\naddress = \":15001\"\nprotocol = \"tcp\"\n
-[listener.capture]\nallow = [\"10.77.0.8/32\", \"fd77::8/128\"]\n
-[[service]]\nname = \"db\"\npolicy = \"round-robin\"
-[[service.endpoint]]\naddress = \"10.77.0.3:5432\"\n[[service.endpoint]]\naddress = \"10.77.0.4:5432\"\n
-[[service]]\nname = \"site\"\npolicy = \"round-robin\"\n[[service.port]]\nname = \"http\"\nprotocol = \"http\"
-[[service.endpoint]]\naddress = \"10.77.0.5:80\"\n[[service.endpoint]]\naddress = \"10.77.0.6:80\"\n
-[[service]]\nname = \"six\"\n[[service.endpoint]]\naddress = \"[fd77::3]:5432\"\n",
-            folder.0.join("state").display()
-        );
-        let file = folder.write("weir.toml", &text);
-        running.push(space.start(WEIR, &["run", "--config", file.to_str().unwrap()], log("log")));
+        ]
+        .iter()
+        .map(|address| space.whoami(&folder, address))
+        .collect();
+        running.push(space.weir(&folder, &format!("{LISTENER}{SERVICES}")));
         let world = Self { space, folder, _running: running };
-        world.until("weir is ready", || world.admin("/readyz").ends_with("200"));
         world.until("endpoints are ready", || {
             world.space.said(WEIR, &["--addr", "127.0.0.1:9600", "endpoints", "db"]).matches("10.77.0.").count() >= 2
         });
         world
     }
 
-    fn admin(&self, path: &str) -> String {
-        self.space.said("curl", &["-s", "-w", "%{http_code}", &format!("http://127.0.0.1:9600{path}")])
+    fn until(&self, what: &str, condition: impl Fn() -> bool) {
+        until(&self.folder, what, condition);
     }
 
-    fn until(&self, what: &str, condition: impl Fn() -> bool) {
-        let deadline = Instant::now() + WAIT;
-        while !condition() {
-            let log = std::fs::read_to_string(self.folder.0.join("log")).unwrap_or_default();
-            assert!(Instant::now() < deadline, "{what}: not within {WAIT:?}\n{log}");
-            std::thread::sleep(Duration::from_millis(30));
-        }
+    fn admin(&self, path: &str) -> String {
+        self.space.admin(path)
     }
 
     fn refused(&self, reason: &str) -> bool {
-        let line = format!("weir_refused_total{{reason=\"{reason}\"}} ");
-        self.admin("/metrics").lines().any(|l| l.strip_prefix(&line).is_some_and(|count| count != "0"))
+        is_refused(&self.space, reason)
     }
+}
+
+fn is_refused(space: &Space, reason: &str) -> bool {
+    let line = format!("weir_refused_total{{reason=\"{reason}\"}} ");
+    space.admin("/metrics").lines().any(|l| l.strip_prefix(&line).is_some_and(|count| count != "0"))
+}
+
+fn log_of(folder: &Folder) -> String {
+    std::fs::read_to_string(folder.0.join("log")).unwrap_or_default()
 }
 
 /// The server that answered, as whoami says.
@@ -180,14 +110,12 @@ fn capture_with(backend: &str) {
     let world = World::start(&format!("capture-{backend}"));
     let space = &world.space;
     assert_eq!(server(&space.ask("http://10.77.0.3:5432/")), "10.77.0.3:5432", "nothing is captured yet");
-    space.rules(&["remove", "--backend", backend]);
-    let before = space.ruleset();
-    space.rules(&["install", "--user", "0", "--backend", backend]);
-    let installed = space.ruleset();
-    assert_ne!(before, installed);
-    space.rules(&["install", "--user", "0", "--backend", backend]);
-    assert_eq!(space.ruleset(), installed, "installing twice is as once");
+    space.captured(backend, &["--user", "0"], || outbound(&world));
+    assert_eq!(server(&space.ask("http://10.77.0.9:80/")), "10.77.0.9:80");
+}
 
+fn outbound(world: &World) {
+    let space = &world.space;
     // A hard-coded address of a service leads to all of its endpoints.
     let seen: BTreeSet<String> = (0..16).map(|_| server(&space.ask("http://10.77.0.3:5432/")).to_owned()).collect();
     assert_eq!(seen.iter().map(String::as_str).collect::<Vec<_>>(), ["10.77.0.3:5432", "10.77.0.4:5432"]);
@@ -205,10 +133,6 @@ fn capture_with(backend: &str) {
     world.until("a loop", || world.refused("capture_loop"));
     let metrics = world.admin("/metrics");
     assert!(metrics.contains("weir_streams_total{service=\"(original)\"} 2\n"), "{metrics}");
-
-    space.rules(&["remove", "--backend", backend]);
-    assert_eq!(space.ruleset(), before, "without a trace");
-    assert_eq!(server(&space.ask("http://10.77.0.9:80/")), "10.77.0.9:80");
 }
 
 #[test]
@@ -228,7 +152,7 @@ fn connections_of_weir_that_come_back_are_closed() {
     world.space.rules(&["install", "--user", "4242"]);
     for _ in 0..3 {
         assert_eq!(world.space.ask("http://10.77.0.3:5432/"), "");
-        // Also where each request finds its endpoint.
+        // A request that comes back is answered by whom it went to: nobody.
         let said = world.space.ask("http://10.77.0.5:80/");
         assert!(!said.contains("Instance: "), "{said}");
     }
@@ -239,75 +163,31 @@ fn connections_of_weir_that_come_back_are_closed() {
     assert!(open.parse::<u64>().unwrap() < 60, "{open} connections");
 }
 
-/// Runs a program inside with the namespace of another as its argument `$0`.
-fn link(one: &Space, other: &Space, script: &str) {
-    use std::os::fd::AsRawFd;
-    let place = format!("/proc/{}/fd/{}", std::process::id(), other.0.as_raw_fd());
-    let made = one.run("sh", &["-c", script, &place]);
-    assert!(made.status.success(), "{made:?}");
-}
-
 /// A client and a server with Weir on the way between them: what is routed through is taken as it is, and the server sees the
 /// client's own address.
 fn through_with(backend: &str) {
     let (client, weir, server) = (Space::new(&[]), Space::new(&[]), Space::new(&[]));
-    let ends = "ip link add NAME type veth peer name eth0 netns $0 && ip addr add NET.1/24 dev NAME && \
-                ip -6 addr add SIX::1/64 dev NAME nodad && ip link set NAME up";
-    for (other, name, net, six) in [(&client, "side1", "10.78.1", "fd78:1"), (&server, "side2", "10.78.2", "fd78:2")] {
-        link(&weir, other, &ends.replace("NAME", name).replace("NET", net).replace("SIX", six));
-        let script = format!(
-            "ip addr add {net}.2/24 dev eth0 && ip -6 addr add {six}::2/64 dev eth0 nodad && ip link set eth0 up && \
-             ip route add default via {net}.1 && ip -6 route add default via {six}::1"
-        );
-        let led = other.run("sh", &["-c", &script]);
-        assert!(led.status.success(), "{led:?}");
-    }
+    pair((&weir, "side1"), &client, ("10.78.1", "fd78:1"));
+    pair((&weir, "side2"), &server, ("10.78.2", "fd78:2"));
     let script = "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding";
     // /proc shows the settings of the namespace of who opens them.
     assert!(weir.run("sh", &["-c", script]).status.success());
     let folder = Folder::new(&format!("through-{backend}"));
-    let log = |name: &str| File::create(folder.0.join(name)).unwrap();
-    let mut running = Vec::new();
-    for address in ["10.78.2.2:80", "[fd78:2::2]:80"] {
-        running.push(server.start(WEIR, &["whoami", "--listen", address], log("whoami")));
-    }
-    let text = format!(
-        "[node]\nworkloads_on_exit = \"stop\"\n\n[store]\npath = \"{}\"\n\n[dns]\nlisten = [\"127.0.0.1:8600\"]\n
-[[listener]]\nname = \"through\"\naddress = \":15002\"\nprotocol = \"tcp\"\n
+    let _servers = ["10.78.2.2:80", "[fd78:2::2]:80"].map(|address| server.whoami(&folder, address));
+    let _weir = weir.weir(
+        &folder,
+        "[[listener]]\nname = \"through\"\naddress = \":15002\"\nprotocol = \"tcp\"\n
 [listener.capture]\nmode = \"tproxy\"\nto = \"original\"\nunknown = \"allow\"\nkeep_source = true\n",
-        folder.0.join("state").display()
     );
-    let file = folder.write("weir.toml", &text);
-    running.push(weir.start(WEIR, &["run", "--config", file.to_str().unwrap()], log("log")));
-    let ready = ["-s", "-o", "/dev/null", "-w", "%{http_code}", "http://127.0.0.1:9600/readyz"];
-    let deadline = Instant::now() + WAIT;
-    while weir.said("curl", &ready) != "200" {
-        assert!(Instant::now() < deadline, "{}", std::fs::read_to_string(folder.0.join("log")).unwrap());
-        std::thread::sleep(Duration::from_millis(30));
-    }
-    let streams = || {
-        let metrics = weir.said("curl", &["-s", "http://127.0.0.1:9600/metrics"]);
-        metrics.contains("weir_streams_total{service=\"(original)\"} 2\n")
-    };
-    let everything = || format!("{}{}{}", weir.ruleset(), weir.said("ip", &["rule"]), weir.said("ip", &["-6", "rule"]));
-    weir.rules(&["remove", "--backend", backend]);
-    let before = everything();
-    weir.rules(&["install", "--user", "0", "--through", "15002", "--backend", backend]);
-    let installed = everything();
-    weir.rules(&["install", "--user", "0", "--through", "15002", "--backend", backend]);
-    assert!(installed != before && installed == everything(), "installing twice is as once");
-    for (url, source) in [("http://10.78.2.2/", "Remote: 10.78.1.2:"), ("http://[fd78:2::2]/", "Remote: [fd78:1::2]:")]
-    {
-        let said = client.ask(url);
-        assert!(
-            said.contains(source),
-            "{backend} {url}: {said:?}\n{}",
-            std::fs::read_to_string(folder.0.join("log")).unwrap()
-        );
-    }
-    assert!(streams(), "they went through Weir");
-    weir.rules(&["remove", "--backend", backend]);
-    assert_eq!(everything(), before, "without a trace");
+    weir.captured(backend, &["--user", "0", "--through", "15002"], || {
+        for (url, source) in
+            [("http://10.78.2.2/", "Remote: 10.78.1.2:"), ("http://[fd78:2::2]/", "Remote: [fd78:1::2]:")]
+        {
+            let said = client.ask(url);
+            assert!(said.contains(source), "{backend} {url}: {said:?}\n{}", log_of(&folder));
+        }
+        assert!(weir.admin("/metrics").contains("weir_streams_total{service=\"(original)\"} 2\n"), "not through Weir");
+    });
 }
 
 #[test]
@@ -318,4 +198,116 @@ fn what_is_routed_through_keeps_its_destination_and_its_source_by_nftables() {
 #[test]
 fn what_is_routed_through_keeps_its_destination_and_its_source_by_iptables() {
     through_with("iptables");
+}
+
+/// A client and a workload that Weir stands beside, in the same namespace: what comes for the workload goes through Weir; by
+/// TPROXY the workload sees its client, by REDIRECT its own address.
+fn coming_with(backend: &str, mode: &str) {
+    let (client, beside) = (Space::new(&[]), Space::new(&[]));
+    pair((&beside, "side"), &client, ("10.79.1", "fd79:1"));
+    let folder = Folder::new(&format!("coming-{backend}-{mode}"));
+    let _servers = ["10.79.1.1:80", "[fd79:1::1]:80", "10.79.1.1:81"].map(|address| beside.whoami(&folder, address));
+    let _other = ["10.79.1.2:80", "[fd79:1::2]:80"].map(|address| client.whoami(&folder, address));
+    let kept = mode == "tproxy";
+    let _weir = beside.weir(
+        &folder,
+        &format!(
+            "[[listener]]\nname = \"in\"\naddress = \":15006\"\nprotocol = \"tcp\"\n
+[listener.capture]\nmode = \"{mode}\"\nto = \"original\"\nunknown = \"allow\"\nkeep_source = {kept}\n"
+        ),
+    );
+    let of = |ours: &str, theirs: &str| format!("Remote: {}:", if kept { theirs } else { ours });
+    let each = [
+        ("http://10.79.1.1/", of("10.79.1.1", "10.79.1.2")),
+        ("http://[fd79:1::1]/", of("[fd79:1::1]", "[fd79:1::2]")),
+    ];
+    let words = ["--user", "0", "--inbound", "15006", "--inbound-mode", mode, "--exclude", "81"];
+    beside.captured(backend, &words, || {
+        for (url, source) in each.iter().cycle().take(10) {
+            let said = client.ask(url);
+            assert!(said.contains(source), "{url}: {said:?} from {source}\n{}\n{}", beside.ruleset(), log_of(&folder));
+        }
+        let streams = "weir_streams_total{service=\"(original)\"} 10\n";
+        assert!(beside.admin("/metrics").contains(streams), "not through Weir");
+        // What is left out does not go through Weir, nor what the workload sends.
+        assert!(client.ask("http://10.79.1.1:81/").contains("Remote: 10.79.1.2:"));
+        assert!(beside.ask("http://10.79.1.2/").contains("Remote: 10.79.1.1:"));
+        assert!(beside.ask("http://[fd79:1::2]/").contains("Remote: [fd79:1::1]:"));
+        assert!(beside.ask("http://10.79.1.1/").contains("Remote: 10.79.1.1:"), "to itself");
+        assert!(beside.admin("/metrics").contains(streams), "through Weir");
+        // Straight to the listener.
+        assert_eq!(client.ask("http://10.79.1.1:15006/"), "");
+        until(&folder, "a loop", || is_refused(&beside, "capture_loop"));
+    });
+    assert!(client.ask("http://10.79.1.1/").contains("Remote: 10.79.1.2:"));
+}
+
+#[test]
+fn what_comes_to_a_workload_is_redirected_by_nftables() {
+    coming_with("nft", "redirect");
+}
+
+#[test]
+fn what_comes_to_a_workload_is_redirected_by_iptables() {
+    coming_with("iptables", "redirect");
+}
+
+#[test]
+fn what_comes_to_a_workload_keeps_its_source_by_nftables() {
+    coming_with("nft", "tproxy");
+}
+
+#[test]
+fn what_comes_to_a_workload_keeps_its_source_by_iptables() {
+    coming_with("iptables", "tproxy");
+}
+
+/// Reads; a process that is stopped and continued interrupts that.
+fn read(stream: &mut TcpStream, octets: &mut [u8]) -> std::io::Result<usize> {
+    loop {
+        match stream.read(octets) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            read => return read,
+        }
+    }
+}
+
+/// Sends a request on a connection that is kept, and reads the head of its answer.
+fn exchange(stream: &mut TcpStream, path: &str) -> String {
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    let mut octets = [0; 4096];
+    while !answer.contains("Instance: ") {
+        let read = read(stream, &mut octets).unwrap();
+        assert!(read > 0, "{answer:?}");
+        answer.push_str(&String::from_utf8_lossy(&octets[..read]));
+    }
+    answer
+}
+
+#[test]
+fn captured_connections_end_when_their_service_is_removed() {
+    let world = World::start("capture-removed");
+    world.space.rules(&["install", "--user", "0"]);
+    let connect = |to| {
+        let stream = world.space.connect(to);
+        stream.set_read_timeout(Some(WAIT)).unwrap();
+        stream
+    };
+    let (mut idle, mut busy, mut raw) = (connect("10.77.0.5:80"), connect("10.77.0.5:80"), connect("10.77.0.3:5432"));
+    for stream in [&mut idle, &mut busy, &mut raw] {
+        exchange(stream, "/");
+    }
+    let answer = std::thread::spawn(move || (exchange(&mut busy, "/delay/3000"), read(&mut busy, &mut [0; 1])));
+    world.until("a request is in flight", || world.admin("/v1/endpoints?service=site").contains("\"in_flight\":1"));
+    let begun = Instant::now();
+    weir_file(&world.folder, LISTENER);
+    let reloaded = world.space.run(WEIR, &["--addr", "127.0.0.1:9600", "reload"]);
+    assert!(reloaded.status.success(), "{reloaded:?}");
+    // What is open to a service that is gone ends: orderly where HTTP is spoken, by its drain time else.
+    assert_eq!(read(&mut idle, &mut [0; 1]).unwrap(), 0);
+    assert!(read(&mut raw, &mut [0; 1]).is_err(), "a reset");
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    let (answer, end) = answer.join().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && end.is_ok_and(|read| read == 0), "{answer}");
 }

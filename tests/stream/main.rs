@@ -20,11 +20,14 @@ mod authority;
 mod client;
 
 mod capture;
+mod churn;
 mod datagram;
+mod example;
 mod hostile;
 mod names;
 mod postgres;
 mod sni;
+mod space;
 mod zero;
 
 use std::time::Duration;

@@ -204,6 +204,8 @@ async fn drain_body(mut body: Incoming) -> Result<u64, hyper::Error> {
 fn describe(state: &State, remote: SocketAddr, head: &http::request::Parts, body_bytes: u64) -> String {
     let mut text = String::with_capacity(512);
     let host = head.headers.get(HOST).map_or("-".into(), |host| String::from_utf8_lossy(host.as_bytes()));
+    // A socket of both families writes IPv4 as IPv6.
+    let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
     let target = head.uri.path_and_query().map_or_else(|| head.uri.path(), |target| target.as_str());
     // Writing to a String cannot fail.
     let _ = write!(
