@@ -287,7 +287,9 @@ fn nft(capture: &Capture) -> Vec<Step> {
 fn tproxy(port: u16) -> String {
     [("ipv4", "ip"), ("ipv6", "ip6")]
         .map(|(protocol, family)| {
-            format!("    meta nfproto {protocol} meta l4proto tcp tproxy {family} to :{port} meta mark set {MARK} accept\n")
+            format!(
+                "    meta nfproto {protocol} meta l4proto tcp tproxy {family} to :{port} meta mark set {MARK} accept\n"
+            )
         })
         .concat()
 }

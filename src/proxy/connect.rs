@@ -235,7 +235,11 @@ fn unbound(to: SocketAddr) -> io::Result<TcpSocket> {
 /// tell them apart, and end one.
 fn bind_as(worker: &Worker, socket: &TcpSocket, client: IpAddr) -> io::Result<()> {
     let set = SockRef::from(socket);
-    if client.is_ipv4() { set.set_ip_transparent_v4(true)? } else { set.set_ip_transparent_v6(true)? }
+    if client.is_ipv4() {
+        set.set_ip_transparent_v4(true)?
+    } else {
+        set.set_ip_transparent_v6(true)?
+    }
     for _ in 0..PORT_ATTEMPTS {
         let above = worker.rng.borrow_mut().below(usize::from(PORTS));
         let port = FIRST_PORT + u16::try_from(above).unwrap_or(0);

@@ -1,8 +1,8 @@
 //! Transparent capture, each test in a network namespace of its own: needs root, `ip`, `nft` and `iptables`.
 
 use crate::WAIT;
-use crate::support::process::{Folder, WEIR};
 use crate::space::{Running, Space, pair, until, weir_file};
+use crate::support::process::{Folder, WEIR};
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;

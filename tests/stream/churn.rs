@@ -6,11 +6,13 @@ use crate::{WAIT, metric};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use std::net::SocketAddr;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use weir::rng::Rng;
@@ -22,16 +24,38 @@ const LATE: Duration = Duration::from_secs(20);
 /// Octets of one piece.
 const PIECE: usize = 96;
 
-/// Has room for four descriptors of each stream: the client's, Weir's two, the endpoint's; all limits are of one process.
-fn make_room(streams: usize) {
-    let need = (2 * streams + 2000) as u64;
+/// Takes all descriptors that this machine gives, also for the processes that are started; returns how many streams one Weir has
+/// room for, two descriptors each.
+fn room() -> usize {
     let limit = getrlimit(Resource::Nofile);
-    if limit.current.is_none_or(|current| current >= need) {
-        return;
-    }
-    let maximum = limit.maximum.map(|maximum| maximum.max(need));
-    setrlimit(Resource::Nofile, Rlimit { current: Some(need), maximum })
-        .unwrap_or_else(|error| panic!("needs {need} descriptors in a process: {error}; ulimit -Hn {need}"));
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+    limit.maximum.map_or(usize::MAX, |most| (most as usize).saturating_sub(1000) / 2)
+}
+
+/// An endpoint as [`echo`], `A`, with descriptors of its own.
+const ECHO: &str = "
+import asyncio
+async def serve(reader, writer):
+    try:
+        writer.write(b'A')
+        while octets := await reader.read(512):
+            writer.write(octets)
+    except OSError:
+        pass
+    writer.close()
+async def main():
+    server = await asyncio.start_server(serve, '127.0.0.1', 0, backlog=4096)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+asyncio.run(main())
+";
+
+async fn echo_apart() -> (Child, SocketAddr) {
+    let mut python = Command::new("/usr/bin/python3");
+    let mut child = python.args(["-c", ECHO]).stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).await.unwrap();
+    (child, SocketAddr::from(([127, 0, 0, 1], line.trim().parse().unwrap())))
 }
 
 /// An endpoint that says first who it is, and then what it is told.
@@ -94,7 +118,10 @@ async fn change(weir: &Weir, method: &str, path: &str, body: Option<serde_json::
     let before = generation(weir).await;
     let (status, said) = weir.api(method, path, body).await;
     assert!((200..300).contains(&status), "{method} {path}: {status} {said}");
-    eventually(&format!("another table after {method} {path}"), WAIT, async || (generation(weir).await > before).then_some(())).await;
+    eventually(&format!("another table after {method} {path}"), WAIT, async || {
+        (generation(weir).await > before).then_some(())
+    })
+    .await;
 }
 
 async fn generation(weir: &Weir) -> u64 {
@@ -103,6 +130,25 @@ async fn generation(weir: &Weir) -> u64 {
 
 fn instance(id: &str, service: &str, address: SocketAddr) -> Option<serde_json::Value> {
     Some(json!({"id": id, "service": service, "address": address.ip(), "ports": [address.port()], "lease": "1h"}))
+}
+
+/// A Weir with streams to one endpoint.
+struct Scene {
+    weir: Weir,
+    to: SocketAddr,
+    held: Vec<Arc<Mutex<Held>>>,
+    _endpoint: Child,
+}
+
+impl Scene {
+    async fn start(streams: usize) -> Self {
+        let (weir, to) = start().await;
+        let (_endpoint, address) = echo_apart().await;
+        change(&weir, "POST", "/v1/instances", instance("a", "held", address)).await;
+        let held = open(to, streams).await;
+        exchange_all(&held).await;
+        Self { weir, to, held, _endpoint }
+    }
 }
 
 async fn start() -> (Weir, SocketAddr) {
@@ -195,21 +241,40 @@ async fn drained(weir: &Weir, to: SocketAddr, held: Vec<Arc<Mutex<Held>>>) {
     let (first, last) = (ends.iter().map(|end| end.0).min().unwrap(), ends.iter().map(|end| end.0).max().unwrap());
     assert!(ends.iter().all(|(_, is_reset)| *is_reset), "an orderly end would look like a whole answer");
     assert!(first - begun >= DRAIN, "before the deadline: {:?}", first - begun);
-    println!("{count} streams were reset {:?} to {:?} after the drain began, {DRAIN:?} allowed", first - begun, last - begun);
+    println!(
+        "{count} streams were reset {:?} to {:?} after the drain began, {DRAIN:?} allowed",
+        first - begun,
+        last - begun
+    );
     let cut = async || (metric(weir, "weir_streams_cut_total{service=\"held\"}").await == count).then_some(());
     eventually("each is counted once", WAIT, cut).await;
     fresh.exchange().await;
     assert_eq!(metric(weir, "weir_streams_open{service=\"held\"}").await, 1);
 }
 
+/// So many streams at one time, through as few Weirs as this machine's limits allow.
 async fn scene(streams: usize, changes: usize) {
-    make_room(streams);
-    let (weir, to) = start().await;
-    change(&weir, "POST", "/v1/instances", instance("a", "held", echo(b'A').await)).await;
-    let held = open(to, streams).await;
-    exchange_all(&held).await;
-    changed(&weir, &held, changes).await;
-    drained(&weir, to, held).await;
+    let weirs = streams.div_ceil(room());
+    let mut scenes: Vec<Scene> = Vec::new();
+    for _ in 0..weirs {
+        scenes.push(Scene::start(streams / weirs).await);
+    }
+    println!("{} streams through {weirs} Weirs", streams / weirs * weirs);
+    let mut each = JoinSet::new();
+    for scene in scenes {
+        each.spawn(async move {
+            changed(&scene.weir, &scene.held, changes).await;
+            scene
+        });
+    }
+    let mut ends = JoinSet::new();
+    for scene in each.join_all().await {
+        ends.spawn(async move {
+            let Scene { weir, to, held, _endpoint } = scene;
+            drained(&weir, to, held).await;
+        });
+    }
+    ends.join_all().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

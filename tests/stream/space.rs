@@ -194,4 +194,3 @@ fn link(one: &Space, other: &Space, script: &str) {
     let made = one.run("sh", &["-c", script, &place]);
     assert!(made.status.success(), "{made:?}");
 }
-
