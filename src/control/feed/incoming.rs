@@ -125,8 +125,6 @@ struct Importer {
     switch_at: Option<Instant>,
     /// When the kept table is written.
     write_at: Option<Instant>,
-    /// The registry is: another process has taken over.
-    ended: bool,
 }
 
 /// Starts to follow the sources on the current runtime, as `name_at_sources`. The kept table is in use when this returns.
@@ -146,7 +144,6 @@ pub async fn start(options: &SourceOptions, name_at_sources: &str, parts: Parts)
         is_whole: true,
         switch_at: None,
         write_at: None,
-        ended: false,
     };
     if let Some(kept) = &kept {
         // Where it came from is not known: loopback addresses were left out before it was written, where they had to be.
@@ -232,8 +229,7 @@ impl Importer {
     async fn run(mut self, mut inbox: mpsc::Receiver<(usize, News)>) {
         let mut notices = self.parts.registry.watch();
         let never = later(Duration::from_secs(365 * 24 * 3600));
-        // Nothing is acknowledged that is not shown: whoever takes over subscribes by the same name.
-        while !self.ended {
+        loop {
             tokio::select! {
                 news = inbox.recv() => match news {
                     Some((index, news)) => self.take(index, news).await,
@@ -347,10 +343,8 @@ impl Importer {
     async fn use_table(&mut self, index: usize) {
         let Some(source) = self.sources.get(index) else { return };
         let Some(table) = source.table.clone() else { return };
-        let Some(local) = self.import(table.clone(), source.is_local).await else {
-            self.ended = true;
-            return;
-        };
+        // What is not shown is not acknowledged.
+        let Some(local) = self.import(table.clone(), source.is_local).await else { return };
         let applied = Applied { generation: table.generation, local, leaving: leaving(&self.imported) };
         if let Some(source) = self.sources.get(index) {
             source.applied.send_replace(applied);
