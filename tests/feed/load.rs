@@ -107,7 +107,6 @@ async fn a_request_at_a_follower_wakes_a_service_without_a_replica() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_that_vanishes_holds_no_replica_and_a_report_counts_once() {
-    let _alone = alone().await;
     let scale = "min = 1\nmax = 4\npolicy = \"concurrency\"\ntarget = 1\n\
         stabilization_window = \"1s\"\nmax_stabilization_window = \"1s\"\n";
     let origin = Weir::start("gone-origin", &scaled(1, scale)).await;

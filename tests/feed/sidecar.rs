@@ -233,7 +233,6 @@ async fn a_program_starts_when_its_upstreams_are_there_and_its_signals_and_code_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_program_does_not_outlive_a_sidecar_that_is_killed() {
-    let _alone = alone().await;
     let origin = Weir::start("killed-origin", "").await;
     let script = "echo $$; while :; do sleep 0.05; done";
     let mut beside = Sidecar::start("killed", &origin, &["exec", "--", "sh", "-c", script]);
@@ -263,7 +262,6 @@ async fn a_state_directory_that_cannot_be_written_is_told_with_the_flag_that_nam
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sidecar_answers_names_over_udp_and_tcp_as_the_scheduler_does() {
-    let _alone = alone().await;
     let origin = Weir::start("names-origin", &database(2)).await;
     origin.settled("db", 2, SETTLED).await;
     let dns = free_address();

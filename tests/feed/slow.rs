@@ -3,7 +3,7 @@
 use crate::support;
 use crate::support::http::Raw;
 use crate::support::process::Weir;
-use crate::world::{SETTLED, alone, subscriber, subscription, table};
+use crate::world::{SETTLED, subscriber, subscription, table};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
@@ -99,7 +99,6 @@ async fn generation(origin: &Weir) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_comes_back_gets_what_changed_and_everything_when_that_is_not_remembered() {
-    let _alone = alone().await;
     let origin = Weir::start("back-origin", SERVICES).await;
     let (mut lines, epoch) = from(&origin, "back", None).await;
     let (begin, services) = lines.update().await;
@@ -121,7 +120,6 @@ async fn who_comes_back_gets_what_changed_and_everything_when_that_is_not_rememb
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn for_one_that_takes_nothing_no_more_is_kept_than_a_piece() {
-    let _alone = alone().await;
     let origin = Weir::start("slow-origin", SERVICES).await;
     let mut lines = Lines::new(subscription(&origin, "slow", "s1").await);
     let first = generation(&origin).await;

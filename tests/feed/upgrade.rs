@@ -3,12 +3,11 @@
 use crate::support;
 use crate::support::http::Raw;
 use crate::support::process::Weir;
-use crate::world::{SETTLED, alone, deploy, has, service, subscriber, table};
+use crate::world::{SETTLED, deploy, has, service, subscriber, table};
 use std::time::{Duration, Instant};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_old_process_of_an_upgraded_follower_still_uses_is_waited_for() {
-    let _alone = alone().await;
     let origin = Weir::start("up-origin", &service(1)).await;
     origin.settled("web", 1, SETTLED).await;
     let source = format!("[source.weir]\nfrom = \"{}\"\nname = \"up-edge\"\n", origin.admin);
