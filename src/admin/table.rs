@@ -76,6 +76,9 @@ pub struct SubscriberLoad {
     pub service: String,
     /// Requests that ended there since it subscribed.
     pub requests: u64,
+    /// TCP streams and tunnels that began there since it subscribed.
+    #[serde(default)]
+    pub streams: u64,
     /// Requests a second of late.
     pub rate: f64,
     /// Requests in service now.
@@ -242,6 +245,7 @@ fn load(of: CarriedLoad) -> SubscriberLoad {
     SubscriberLoad {
         service: of.service.to_string(),
         requests: of.requests,
+        streams: of.streams,
         rate: of.rate,
         in_service: of.present.in_service,
         queued: of.present.queued,

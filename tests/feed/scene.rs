@@ -162,6 +162,11 @@ async fn the_scene(deploys: usize, rate: f64, cut: Duration) {
         deploy(&scene.origin, number).await;
     }
     scene.converged().await;
+    // Who carried what is known at the scheduler: requests at the edge, streams at the sidecars.
+    for (name, of) in [("scene-edge", "requests"), ("scene-0", "streams"), ("scene-1", "streams")] {
+        let row = subscriber(&scene.origin, name, "following").await;
+        assert!(row["loads"][0][of].as_u64() >= Some(50), "{row}");
+    }
     let count = none_failed(load, &format!("{deploys} deploys")).await;
     println!("{deploys} deploys under load at an edge and two sidecars: 0 of {count} failed");
 

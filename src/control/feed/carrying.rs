@@ -24,6 +24,8 @@ pub struct CarriedLoad {
     pub service: ServiceName,
     /// Requests that ended there, as far as they were counted here.
     pub requests: u64,
+    /// TCP streams and tunnels that began there, as far as they were counted here.
+    pub streams: u64,
     /// Requests a second of late.
     pub rate: f64,
     /// What is there.
@@ -38,6 +40,7 @@ struct Entry {
     count: Option<Carried>,
     /// What of it was counted here.
     requests: u64,
+    streams: u64,
     /// When the rate was taken, and what was counted then.
     window: (u64, u64),
     rate: f64,
@@ -74,6 +77,7 @@ impl Carrying {
                 share: Share::new(service.stats.others().clone()),
                 count: Some(Carried::default()),
                 requests: 0,
+                streams: 0,
                 window: (now_ms, 0),
                 rate: 0.0,
             });
@@ -97,6 +101,7 @@ impl Carrying {
         let of = |(service, entry): (&ServiceName, &Entry)| CarriedLoad {
             service: service.clone(),
             requests: entry.requests,
+            streams: entry.streams,
             // What does not change is not told.
             rate: if now_ms.saturating_sub(entry.window.0) > STALE_MS { 0.0 } else { entry.rate },
             present: entry.share.present(),
@@ -110,6 +115,7 @@ impl Entry {
         let more = self.count.map_or_else(Carried::default, |count| load.carried.since(&count));
         self.count = Some(load.carried);
         self.requests = self.requests.wrapping_add(more.ended);
+        self.streams = self.streams.wrapping_add(more.streams);
         let (since_ms, then) = self.window;
         let elapsed_ms = now_ms.saturating_sub(since_ms);
         if elapsed_ms >= WINDOW_MS {
