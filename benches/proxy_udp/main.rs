@@ -44,13 +44,29 @@ use std::process::ExitCode;
 use std::time::Duration;
 use weir::clock;
 
-/// Scenarios by name, with the octets of a datagram.
-const SCENARIOS: [(&str, usize); 2] = [("small", 32), ("large", 1200)];
+/// One scenario.
+struct Scenario {
+    name: &'static str,
+    octets: usize,
+    flows: usize,
+    /// Datagrams that each flow has on the way.
+    window: usize,
+    /// Cost beside nginx, beside Envoy.
+    bounds: [f64; 2],
+}
+
+/// Each datagram passes nearly alone; or several of a flow are there at a time, and leave together.
+const SCENARIOS: [Scenario; 4] = [
+    Scenario { name: "small", octets: 32, flows: 32, window: 2, bounds: [1.0, 1.0] },
+    Scenario { name: "large", octets: 1200, flows: 32, window: 2, bounds: [1.0, 1.0] },
+    Scenario { name: "small-many", octets: 32, flows: 8, window: 12, bounds: [0.75, 0.75] },
+    Scenario { name: "large-many", octets: 1200, flows: 8, window: 12, bounds: [0.75, 0.75] },
+];
 
 /// Who is measured.
 const PEERS: [&str; 3] = ["weir", "nginx", "envoy"];
 /// What is measured.
-const NAMES: [&str; 2] = ["small", "large"];
+const NAMES: [&str; 4] = ["small", "large", "small-many", "large-many"];
 
 /// Weir's datagrams beside the others'.
 #[derive(Debug, Parser)]
@@ -70,12 +86,12 @@ struct Options {
     /// Drop a round with more than so many percent of other load on either CPU
     #[arg(long, value_name = "P", default_value_t = 5.0)]
     max_other: f64,
-    /// Client sockets
-    #[arg(long, value_name = "N", default_value_t = 32)]
-    flows: usize,
-    /// Datagrams that each has on the way
-    #[arg(long, value_name = "N", default_value_t = 2)]
-    window: usize,
+    /// Client sockets; default by scenario
+    #[arg(long, value_name = "N")]
+    flows: Option<usize>,
+    /// Datagrams that each has on the way; default by scenario
+    #[arg(long, value_name = "N")]
+    window: Option<usize>,
     #[command(flatten)]
     common: Common,
 }
@@ -116,12 +132,12 @@ fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
     }
     let peers: Vec<&Peer> = running.iter().map(|(peer, _)| peer).collect();
     let mut good = true;
-    for scenario in &options.scenarios {
-        let found = SCENARIOS.iter().find(|(name, _)| name == scenario);
-        let (_, octets) = found.ok_or_else(|| format!("no scenario {scenario}"))?;
+    for scenario in SCENARIOS.iter().filter(|scenario| options.scenarios.iter().any(|name| name == scenario.name)) {
+        let &Scenario { name, octets, bounds, .. } = scenario;
+        let (flows, window) = (options.flows.unwrap_or(scenario.flows), options.window.unwrap_or(scenario.window));
         let mut clients = BTreeMap::new();
         for (peer, address) in &running {
-            let mut own = Clients::open(*address, (options.flows, options.window, *octets))?;
+            let mut own = Clients::open(*address, (flows, window, octets))?;
             own.warm().map_err(|error| format!("{}: {error}", peer.name))?;
             clients.insert(peer.name, own);
         }
@@ -130,12 +146,11 @@ fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
             measure(own, peer, &method)
         })?;
         let title = format!(
-            "{scenario}: {} flows with {} datagrams of {octets} octets on the way; us is CPU time per datagram that the proxy passes on",
-            options.flows, options.window
+            "{name}: {flows} flows with {window} datagrams of {octets} octets on the way; us is CPU time per datagram that the proxy passes on"
         );
         let costs = report::print(&title, &cells, method.max_other);
         good &= cells.iter().all(|(_, rounds)| rounds.iter().all(|cell| cell.errors == 0));
-        good &= verdict(&costs, "nginx", 0.5) & verdict(&costs, "envoy", 1.0);
+        good &= verdict(&costs, "nginx", bounds[0]) & verdict(&costs, "envoy", bounds[1]);
     }
     Ok(good)
 }

@@ -81,7 +81,7 @@ impl Flows {
     /// Takes what has come and passes it on; returns whether there may be more.
     fn receive(self: &Rc<Self>) -> io::Result<bool> {
         let mut batch = self.shared.batch.borrow_mut();
-        let count = batch.receive_some(self.shared.socket.get_ref(), self.shared.asked.most())?;
+        let count = batch.receive_some(self.shared.socket.get_ref(), self.shared.asked.most(), true)?;
         self.shared.worker.timers.set_now(clock::now_ms());
         self.follow();
         let spec = self.shared.entry.spec();

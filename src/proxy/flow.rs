@@ -171,7 +171,7 @@ impl Flow {
     /// Takes a batch from the endpoint and sends it to the client; returns whether there may be more.
     fn answer(&self, shared: &Shared) -> io::Result<bool> {
         let mut batch = shared.batch.borrow_mut();
-        let count = match batch.receive_some(self.upstream.get_ref(), self.asked.most()) {
+        let count = match batch.receive_some(self.upstream.get_ref(), self.asked.most(), false) {
             // Somebody on the way told of a shorter one: the endpoint is well, and the kernel knows it now.
             Err(error) if is_too_long(&error) => return Ok(true),
             received => received?,

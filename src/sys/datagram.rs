@@ -140,14 +140,15 @@ impl Batch {
     /// # Errors
     /// The errno of `recvmmsg` but `EAGAIN` and `EINTR`.
     pub fn receive(&mut self, socket: impl AsFd) -> io::Result<usize> {
-        self.receive_some(socket, BATCH)
+        self.receive_some(socket, BATCH, true)
     }
 
-    /// Does so for at most so many datagrams: making ready for each costs some nanoseconds.
+    /// Does so for at most so many datagrams: making ready for each costs some nanoseconds. Whose they are is told where that is
+    /// asked for: of a socket that is connected it is known.
     ///
     /// # Errors
     /// As [`Batch::receive`].
-    pub fn receive_some(&mut self, socket: impl AsFd, most: usize) -> io::Result<usize> {
+    pub fn receive_some(&mut self, socket: impl AsFd, most: usize, from: bool) -> io::Result<usize> {
         self.to_send = [0; BATCH];
         let (mut vectors, mut headers) = ([EMPTY_VECTOR; BATCH], [EMPTY_HEADER; BATCH]);
         let buffers = self.requests.chunks_exact_mut(self.request_bytes);
@@ -156,12 +157,14 @@ impl Batch {
         for (((header, vector), peer), buffer) in places.zip(buffers).take(most) {
             let vector = vector.write(libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() });
             let header = &mut header.write(empty_header()).msg_hdr;
-            header.msg_name = (&raw mut peer.address).cast();
-            header.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
             header.msg_iov = vector;
             header.msg_iovlen = 1;
-            header.msg_control = (&raw mut peer.control).cast();
-            header.msg_controllen = size_of::<[u64; CONTROL_WORDS]>() as _;
+            if from {
+                header.msg_name = (&raw mut peer.address).cast();
+                header.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+                header.msg_control = (&raw mut peer.control).cast();
+                header.msg_controllen = size_of::<[u64; CONTROL_WORDS]>() as _;
+            }
         }
         let (start, flags) = (headers.as_mut_ptr().cast::<libc::mmsghdr>(), libc::MSG_WAITFORONE);
         let descriptor = socket.as_fd().as_raw_fd();
@@ -179,11 +182,13 @@ impl Batch {
         for ((header, peer), received) in done.take(count) {
             // SAFETY: the first `most` were initialised, and no more come.
             let header = unsafe { header.assume_init_ref() };
-            peer.address_bytes = header.msg_hdr.msg_namelen;
-            #[allow(clippy::unnecessary_cast, reason = "the field is 32 bits wide with musl")]
-            let control_bytes = header.msg_hdr.msg_controllen as usize;
-            peer.control_bytes = control_bytes;
-            peer.clear_interface();
+            if from {
+                peer.address_bytes = header.msg_hdr.msg_namelen;
+                #[allow(clippy::unnecessary_cast, reason = "the field is 32 bits wide with musl")]
+                let control_bytes = header.msg_hdr.msg_controllen as usize;
+                peer.control_bytes = control_bytes;
+                peer.clear_interface();
+            }
             *received = (header.msg_len as usize).min(self.request_bytes);
         }
         Ok(count)
@@ -265,6 +270,15 @@ pub fn send_one(socket: impl AsFd, peer: &Peer, reply: &[u8]) -> io::Result<()> 
 /// # Errors
 /// The errno of `sendmmsg` for the first; `EAGAIN` when the send buffer is full.
 pub fn send_many(socket: impl AsFd, datagrams: &[&[u8]], to: Option<&Peer>) -> io::Result<usize> {
+    // With an address or without, but without a list of parts, a datagram costs 4 % less.
+    if let ([datagram], None | Some(Peer { control_bytes: 0, .. })) = (datagrams, to) {
+        let (address, bytes) = to.map_or((std::ptr::null(), 0), |peer| (&raw const peer.address, peer.address_bytes));
+        let (descriptor, flags) = (socket.as_fd().as_raw_fd(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
+        let (start, length) = (datagram.as_ptr().cast(), datagram.len());
+        // SAFETY: the datagram and the address, of so many octets or none, are only read and outlive the call.
+        let sent = unsafe { libc::sendto(descriptor, start, length, flags, address.cast(), bytes) };
+        return if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(1) };
+    }
     send_runs(socket, datagrams, to, |_| 1)
 }
 
@@ -443,7 +457,7 @@ mod tests {
                 }
                 let mut came = Vec::new();
                 while came.len() < texts.len() {
-                    let count = batch.receive_some(to, 4).unwrap();
+                    let count = batch.receive_some(to, 4, whom.is_none()).unwrap();
                     assert!((1..=4).contains(&count));
                     came.extend((0..count).map(|index| batch.received(index).unwrap().0.to_vec()));
                 }
