@@ -1,17 +1,22 @@
 //! Both ends: an endpoint that sends back what it gets, and clients that keep some datagrams on the way.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::cell::Cell;
 use std::error::Error;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use weir::clock;
-use weir::sys::datagram::{BATCH, Batch, send_many};
+use weir::sys::datagram::{BATCH, Batch, Peer, send_many, send_merged};
 
 /// Room for one datagram.
 const ROOM: usize = 2048;
 /// A datagram that did not come back by then is lost.
 const LOST_AFTER: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+
+/// Whether the endpoint's answers leave together.
+pub(crate) static TRAINS: AtomicBool = AtomicBool::new(false);
 
 /// Serves the endpoint on a thread of its own, as long as the program runs; returns its address.
 pub(crate) fn serve() -> io::Result<SocketAddr> {
@@ -21,6 +26,10 @@ pub(crate) fn serve() -> io::Result<SocketAddr> {
         let mut batch = Batch::new(ROOM, ROOM);
         loop {
             let Ok(count) = batch.receive(&socket) else { continue };
+            if TRAINS.load(Ordering::Relaxed) {
+                answer_in_trains(&socket, &batch, count);
+                continue;
+            }
             for index in 0..count {
                 let Some((request, reply, _)) = batch.exchange(index) else { continue };
                 let length = request.len();
@@ -31,6 +40,21 @@ pub(crate) fn serve() -> io::Result<SocketAddr> {
         }
     });
     Ok(address)
+}
+
+/// Sends consecutive datagrams of one peer back together.
+fn answer_in_trains(socket: &UdpSocket, batch: &Batch, count: usize) {
+    let merges = Cell::new(true);
+    let (mut train, mut length, mut whose): ([&[u8]; BATCH], usize, Option<&Peer>) = ([&[]; BATCH], 0, None);
+    for (octets, peer) in (0..count).filter_map(|index| batch.received(index)) {
+        if whose.is_some_and(|other| other.address() != peer.address()) {
+            let _ = send_merged(socket, &train[..length], whose, &merges);
+            length = 0;
+        }
+        (train[length], whose) = (octets, Some(peer));
+        length += 1;
+    }
+    let _ = send_merged(socket, &train[..length], whose, &merges);
 }
 
 /// What became of the datagrams of a stretch.

@@ -41,6 +41,7 @@ use std::error::Error;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use weir::clock;
 
@@ -51,22 +52,26 @@ struct Scenario {
     flows: usize,
     /// Datagrams that each flow has on the way.
     window: usize,
+    /// Whether the endpoint sends its answers in trains (`UDP_SEGMENT`), as QUIC does.
+    trains: bool,
     /// Cost beside nginx, beside Envoy.
     bounds: [f64; 2],
 }
 
-/// Each datagram passes nearly alone; or several of a flow are there at a time, and leave together.
-const SCENARIOS: [Scenario; 4] = [
-    Scenario { name: "small", octets: 32, flows: 32, window: 2, bounds: [1.0, 1.0] },
-    Scenario { name: "large", octets: 1200, flows: 32, window: 2, bounds: [1.0, 1.0] },
-    Scenario { name: "small-many", octets: 32, flows: 8, window: 12, bounds: [0.75, 0.75] },
-    Scenario { name: "large-many", octets: 1200, flows: 8, window: 12, bounds: [0.75, 0.75] },
+/// Each datagram passes nearly alone; or several of a flow are there at a time, and leave together; or the endpoint's come so too.
+const SCENARIOS: [Scenario; 6] = [
+    Scenario { name: "small", octets: 32, flows: 32, window: 2, trains: false, bounds: [1.0, 1.0] },
+    Scenario { name: "large", octets: 1200, flows: 32, window: 2, trains: false, bounds: [1.0, 1.0] },
+    Scenario { name: "small-many", octets: 32, flows: 8, window: 12, trains: false, bounds: [0.75, 0.75] },
+    Scenario { name: "large-many", octets: 1200, flows: 8, window: 12, trains: false, bounds: [0.75, 0.75] },
+    Scenario { name: "small-trains", octets: 32, flows: 8, window: 12, trains: true, bounds: [0.5, 0.5] },
+    Scenario { name: "large-trains", octets: 1200, flows: 8, window: 12, trains: true, bounds: [0.5, 0.5] },
 ];
 
 /// Who is measured.
 const PEERS: [&str; 3] = ["weir", "nginx", "envoy"];
 /// What is measured.
-const NAMES: [&str; 4] = ["small", "large", "small-many", "large-many"];
+const NAMES: [&str; 6] = ["small", "large", "small-many", "large-many", "small-trains", "large-trains"];
 
 /// Weir's datagrams beside the others'.
 #[derive(Debug, Parser)]
@@ -135,6 +140,7 @@ fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
     for scenario in SCENARIOS.iter().filter(|scenario| options.scenarios.iter().any(|name| name == scenario.name)) {
         let &Scenario { name, octets, bounds, .. } = scenario;
         let (flows, window) = (options.flows.unwrap_or(scenario.flows), options.window.unwrap_or(scenario.window));
+        echo::TRAINS.store(scenario.trains, Ordering::Relaxed);
         let mut clients = BTreeMap::new();
         for (peer, address) in &running {
             let mut own = Clients::open(*address, (flows, window, octets))?;

@@ -23,7 +23,7 @@ use crate::proxy::state::Worker;
 use crate::proxy::wait::{Absent, pass_on, woken};
 use crate::rng::Rng;
 use crate::sys::accept::watch_datagrams;
-use crate::sys::datagram::{BATCH, Batch, Peer, send_merged};
+use crate::sys::datagram::{BATCH, Batch, Peer, receive_merged, send_merged};
 use foldhash::{HashMap, HashMapExt};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -479,6 +479,8 @@ fn connected(to: SocketAddr) -> io::Result<AsyncFd<UdpSocket>> {
     let socket = UdpSocket::bind((any, 0))?;
     socket.set_nonblocking(true)?;
     socket.connect(to)?;
+    // Where the kernel cannot, they come one by one.
+    let _ = receive_merged(&socket);
     watch_datagrams(socket)
 }
 

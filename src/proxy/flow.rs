@@ -180,14 +180,29 @@ impl Flow {
         if count == 0 {
             return Ok(false);
         }
-        let mut datagrams: [&[u8]; BATCH] = [&[]; BATCH];
-        let mut octets = 0;
-        for (place, index) in datagrams.iter_mut().zip(0..count) {
-            *place = batch.received(index).map_or(&[][..], |(datagram, _)| datagram);
-            octets += place.len() as u64;
+        let (mut datagrams, mut length): ([&[u8]; BATCH], _) = ([&[]; BATCH], 0);
+        let (mut octets, mut all) = (0, 0);
+        for piece in (0..count).flat_map(|index| batch.pieces(index)) {
+            if length == BATCH {
+                self.pass_back(shared, &datagrams);
+                length = 0;
+            }
+            if let Some(place) = datagrams.get_mut(length) {
+                *place = piece;
+            }
+            (length, all, octets) = (length + 1, all + 1, octets + piece.len() as u64);
         }
-        let datagrams = datagrams.get(..count).unwrap_or_default();
-        // What the client's way does not take is lost, as it would be on that way.
+        self.pass_back(shared, datagrams.get(..length).unwrap_or_default());
+        self.sent_bytes.set(self.sent_bytes.get() + octets);
+        self.counters.sent_bytes.add(octets);
+        self.counters.datagrams_out.add(all);
+        self.deadline.set(self.idle_ms.get());
+        shared.worker.piece_ended(octets as usize);
+        Ok(goes_on)
+    }
+
+    /// Sends datagrams to the client. What its way does not take is lost, as it would be on that way.
+    fn pass_back(&self, shared: &Shared, datagrams: &[&[u8]]) {
         let mut left = datagrams;
         while !left.is_empty() {
             let sent = send_merged(shared.socket.get_ref(), left, Some(&self.peer), &self.merges.1).unwrap_or(0);
@@ -196,12 +211,6 @@ impl Flow {
             }
             left = left.get(sent.max(1)..).unwrap_or_default();
         }
-        self.sent_bytes.set(self.sent_bytes.get() + octets);
-        self.counters.sent_bytes.add(octets);
-        self.counters.datagrams_out.add(count as u64);
-        self.deadline.set(self.idle_ms.get());
-        shared.worker.piece_ended(octets as usize);
-        Ok(goes_on)
     }
 
     /// Counts that it ended at its endpoint's drain deadline.

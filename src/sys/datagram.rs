@@ -15,6 +15,8 @@ const CONTROL_WORDS: usize = 8;
 const MERGED_BYTES: usize = 65_000;
 /// `cmsg_len` of `UDP_SEGMENT`: a header of 16 octets and two.
 const SEGMENT_LENGTH: u64 = 18;
+/// Octets of the control message `UDP_GRO`: a header of 16, an int, and its padding.
+const SEGMENT_BYTES: usize = 24;
 const EMPTY_VECTOR: MaybeUninit<libc::iovec> = MaybeUninit::uninit();
 const EMPTY_HEADER: MaybeUninit<libc::mmsghdr> = MaybeUninit::uninit();
 
@@ -35,6 +37,8 @@ pub struct Batch {
     reply_bytes: usize,
     peers: [Peer; BATCH],
     received: [usize; BATCH],
+    /// Length of the datagrams that came as one; 0: it is one.
+    segments: [usize; BATCH],
     to_send: [usize; BATCH],
 }
 
@@ -97,6 +101,20 @@ impl Peer {
         }
     }
 
+    /// Takes the control message `UDP_GRO`, which comes first, out; returns the length that it tells, 0 where there is none.
+    fn take_segment(&mut self) -> usize {
+        let [_, kind, data, ..] = self.control.map(u64::to_ne_bytes);
+        let ([l0, l1, l2, l3, k0, k1, k2, k3], [d0, d1, d2, d3, ..]) = (kind, data);
+        let is_segment = i32::from_ne_bytes([l0, l1, l2, l3]) == libc::SOL_UDP
+            && i32::from_ne_bytes([k0, k1, k2, k3]) == libc::UDP_GRO;
+        if self.control_bytes < SEGMENT_BYTES || !is_segment {
+            return 0;
+        }
+        self.control.rotate_left(SEGMENT_BYTES / 8);
+        self.control_bytes -= SEGMENT_BYTES;
+        usize::try_from(i32::from_ne_bytes([d0, d1, d2, d3])).unwrap_or(0)
+    }
+
     /// Clears the interface of the control message, so that the reply is routed as usual; it keeps its source address.
     ///
     /// Link-local IPv6 needs the interface. Layout: `cmsghdr` of 16 octets, then `in_pktinfo` (interface first) or
@@ -130,6 +148,7 @@ impl Batch {
             reply_bytes,
             peers: [Peer::empty(); BATCH],
             received: [0; BATCH],
+            segments: [0; BATCH],
             to_send: [0; BATCH],
         }
     }
@@ -162,9 +181,9 @@ impl Batch {
             if from {
                 header.msg_name = (&raw mut peer.address).cast();
                 header.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
-                header.msg_control = (&raw mut peer.control).cast();
-                header.msg_controllen = size_of::<[u64; CONTROL_WORDS]>() as _;
             }
+            header.msg_control = (&raw mut peer.control).cast();
+            header.msg_controllen = size_of::<[u64; CONTROL_WORDS]>() as _;
         }
         let (start, flags) = (headers.as_mut_ptr().cast::<libc::mmsghdr>(), libc::MSG_WAITFORONE);
         let descriptor = socket.as_fd().as_raw_fd();
@@ -178,17 +197,17 @@ impl Batch {
                 _ => Err(error),
             };
         };
-        let done = headers.iter().zip(self.peers.iter_mut()).zip(self.received.iter_mut());
-        for ((header, peer), received) in done.take(count) {
+        let lengths = self.received.iter_mut().zip(self.segments.iter_mut());
+        let done = headers.iter().zip(self.peers.iter_mut()).zip(lengths);
+        for ((header, peer), (received, segment)) in done.take(count) {
             // SAFETY: the first `most` were initialised, and no more come.
             let header = unsafe { header.assume_init_ref() };
-            if from {
-                peer.address_bytes = header.msg_hdr.msg_namelen;
-                #[allow(clippy::unnecessary_cast, reason = "the field is 32 bits wide with musl")]
-                let control_bytes = header.msg_hdr.msg_controllen as usize;
-                peer.control_bytes = control_bytes;
-                peer.clear_interface();
-            }
+            peer.address_bytes = header.msg_hdr.msg_namelen;
+            #[allow(clippy::unnecessary_cast, reason = "the field is 32 bits wide with musl")]
+            let control_bytes = header.msg_hdr.msg_controllen as usize;
+            peer.control_bytes = control_bytes;
+            *segment = peer.take_segment();
+            peer.clear_interface();
             *received = (header.msg_len as usize).min(self.request_bytes);
         }
         Ok(count)
@@ -206,6 +225,15 @@ impl Batch {
     pub fn received(&self, index: usize) -> Option<(&[u8], &Peer)> {
         let start = index * self.request_bytes;
         Some((self.requests.get(start..start + *self.received.get(index)?)?, self.peers.get(index)?))
+    }
+
+    /// Returns the datagrams that came in one place of the batch: one, or those that came as one.
+    pub fn pieces(&self, index: usize) -> impl Iterator<Item = &[u8]> {
+        let octets = self.received(index).map_or(&[][..], |(octets, _)| octets);
+        let segment = self.segments.get(index).copied().filter(|&length| length > 0).unwrap_or(octets.len().max(1));
+        // An empty datagram is one too.
+        (0..octets.len().div_ceil(segment).max(1))
+            .map(move |piece| octets.get(piece * segment..).map_or(octets, |rest| rest.get(..segment).unwrap_or(rest)))
     }
 
     /// Sets the length of the reply to a datagram; 0 sends none.
@@ -306,7 +334,7 @@ pub fn send_merged(
 }
 
 /// Returns how many of these datagrams, from the first on, may pass as one: those of its length and one shorter at the end.
-fn run_length(datagrams: &[&[u8]]) -> usize {
+pub(super) fn run_length(datagrams: &[&[u8]]) -> usize {
     let Some(length) = datagrams.first().map(|first| first.len()).filter(|&length| length > 0) else { return 1 };
     let most = (MERGED_BYTES / length).max(1);
     let same = datagrams.iter().take(most).take_while(|datagram| datagram.len() == length).count();
@@ -379,15 +407,28 @@ fn add_segment(control: &mut [u64; CONTROL_WORDS], bytes: usize, length: usize) 
     (at + words.len()) * 8
 }
 
+/// Makes a socket hand out datagrams of one sender that came as one together: see [`Batch::pieces`].
+///
+/// # Errors
+/// The errno of `setsockopt`: kernels before 5.0 do not know it.
+pub fn receive_merged(socket: impl AsFd) -> io::Result<()> {
+    turn_on(socket, libc::SOL_UDP, libc::UDP_GRO)
+}
+
 /// Makes a socket report the local address of each datagram: needed where it is bound to a wildcard address, so that
 /// replies leave from the address that was asked.
 ///
 /// # Errors
 /// The errno of `setsockopt`.
 pub fn report_destination(socket: impl AsFd, ipv6: bool) -> io::Result<()> {
+    match ipv6 {
+        true => turn_on(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
+        false => turn_on(socket, libc::IPPROTO_IP, libc::IP_PKTINFO),
+    }
+}
+
+fn turn_on(socket: impl AsFd, level: libc::c_int, name: libc::c_int) -> io::Result<()> {
     let on: libc::c_int = 1;
-    let (level, name) =
-        if ipv6 { (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO) } else { (libc::IPPROTO_IP, libc::IP_PKTINFO) };
     let (value, bytes) = ((&raw const on).cast(), size_of::<libc::c_int>() as libc::socklen_t);
     // SAFETY: `value` points to an int of `bytes` octets that lives through the call.
     let rc = unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, value, bytes) };
@@ -412,59 +453,4 @@ fn header_to(peer: &mut Peer, vector: *mut libc::iovec) -> libc::msghdr {
         header.msg_controllen = peer.control_bytes as _;
     }
     header
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{BATCH, Batch, run_length, send_merged};
-    use std::cell::Cell;
-    use std::net::UdpSocket;
-
-    #[test]
-    fn those_of_one_length_pass_as_one_with_one_shorter_at_the_end() {
-        let run = |lengths: &[usize]| {
-            let texts: Vec<Vec<u8>> = lengths.iter().map(|&length| vec![0; length]).collect();
-            run_length(&texts.iter().map(Vec::as_slice).collect::<Vec<_>>())
-        };
-        assert_eq!((run(&[5, 5, 5]), run(&[5, 5, 3, 3]), run(&[5, 6]), run(&[5, 5, 0])), (3, 3, 1, 2));
-        assert_eq!((run(&[0, 0]), run(&[5]), run(&[40_000, 40_000]), run(&[30_000, 30_000, 30_000])), (1, 1, 1, 2));
-        assert_eq!((run(&[65_000, 1]), run(&[65_507, 65_507]), run(&[])), (1, 1, 1));
-    }
-
-    #[test]
-    fn merged_datagrams_arrive_as_they_were_in_their_order_from_the_address_that_was_asked() {
-        for address in ["127.0.0.1:0", "[::1]:0", "0.0.0.0:0"] {
-            let Ok(server) = UdpSocket::bind(address) else { continue };
-            let bound = server.local_addr().unwrap();
-            if bound.ip().is_unspecified() {
-                super::report_destination(&server, false).unwrap();
-            }
-            let client = UdpSocket::bind(if bound.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" }).unwrap();
-            let asked = if bound.is_ipv4() { "127.0.0.1" } else { "::1" };
-            client.connect((asked, bound.port())).unwrap();
-            client.send(b"question").unwrap();
-            let mut batch = Batch::new(1 << 16, 1);
-            batch.receive(&server).unwrap();
-            let peer = *batch.received(0).unwrap().1;
-            let texts: Vec<Vec<u8>> =
-                [7, 7, 7, 3, 3, 0, 1200, 1200, 900, 65_000, 1].iter().zip(b'a'..).map(|(&n, c)| vec![c; n]).collect();
-            let datagrams: Vec<&[u8]> = texts.iter().map(Vec::as_slice).collect();
-            let merges = Cell::new(true);
-            for (from, to, whom) in [(&server, &client, Some(&peer)), (&client, &server, None)] {
-                let mut left = &datagrams[..];
-                while !left.is_empty() {
-                    left = &left[send_merged(from, left, whom, &merges).unwrap()..];
-                }
-                let mut came = Vec::new();
-                while came.len() < texts.len() {
-                    let count = batch.receive_some(to, 4, whom.is_none()).unwrap();
-                    assert!((1..=4).contains(&count));
-                    came.extend((0..count).map(|index| batch.received(index).unwrap().0.to_vec()));
-                }
-                assert!(came == texts, "{address}");
-            }
-            assert!(merges.get(), "loopback takes them");
-            assert_eq!(send_merged(&client, &[&b"x"[..]; BATCH + 1], None, &merges).unwrap(), BATCH);
-        }
-    }
 }

@@ -8,6 +8,8 @@
 
 pub mod accept;
 pub mod datagram;
+#[cfg(test)]
+mod datagram_tests;
 pub mod memory;
 pub mod queue;
 pub mod signal;
