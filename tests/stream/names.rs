@@ -75,5 +75,6 @@ async fn three_dns_servers_share_the_questions_and_one_that_is_killed_gets_none_
         let said = ask(address).await;
         assert!(matches!(said.as_deref(), Some("\"a\"" | "\"c\"")), "{said:?}\n{}", weir.log());
     }
-    assert!(metric(&weir, "weir_streams_total{service=\"names\"}").await >= 64);
+    // Each question is a flow of its own, but where dig happened to get a port again.
+    assert!(metric(&weir, "weir_streams_total{service=\"names\"}").await >= 60);
 }
