@@ -245,6 +245,9 @@ async fn zero_by_hand_is_off_until_it_is_given_back() {
     assert_eq!(metric(&weir, "weir_scale_wakes_total").await, 0);
 
     assert_eq!(weir.cli(&["scale", "web", "auto"]).await.code, 0);
-    assert_eq!((http1(weir.http).await, tcp(raw).await), (200, 200));
+    let (status, reason, _) = get_held(weir.http).await;
+    assert_eq!((status, reason.as_str()), (200, ""), "{}", weir.log());
+    let stream = tokio::spawn(tcp(raw)).await;
+    assert!(matches!(stream, Ok(200)), "{stream:?}\n{}", weir.log());
     assert_eq!(state(&weir).await["pinned"], false);
 }

@@ -253,7 +253,10 @@ impl Reconciler {
         // Whoever asked may have left; what was asked is done all the same.
         match request {
             Request::Pin(name, replicas, reply) => {
-                let _ = reply.send(self.pin(&name, replicas).await);
+                let pinned = self.pin(&name, replicas).await;
+                // Whoever is answered may rely on it: requests are held, or refused, as it says from now on.
+                self.act();
+                let _ = reply.send(pinned);
             }
             Request::Target(name, replicas, reply) => {
                 let changes = self.services.get_mut(&name).is_some_and(|service| service.set_target(replicas));
