@@ -38,7 +38,6 @@ use process::Peer;
 use report::Cells;
 use rounds::{Method, rounds};
 use std::error::Error;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -113,23 +112,8 @@ const SCENARIOS: &[Scenario] = &[
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let good = if options.relay.is_empty() { compare(&options) } else { relays(&options.relay).map(|()| true) };
+    let good = if options.relay.is_empty() { compare(&options) } else { relay::all(&options.relay).map(|()| true) };
     options.common.end("proxy_http", good)
-}
-
-/// The floor as a process of its own: one relay thread for each `LISTEN=UPSTREAM,...`.
-fn relays(arguments: &[String]) -> Result<(), Box<dyn Error>> {
-    let mut threads = Vec::new();
-    for argument in arguments {
-        let (listen, upstreams) = argument.split_once('=').ok_or("LISTEN=UPSTREAM,... expected")?;
-        let listen: SocketAddr = listen.parse()?;
-        let upstreams = upstreams.split(',').map(str::parse).collect::<Result<Vec<SocketAddr>, _>>()?;
-        threads.push(std::thread::spawn(move || relay::run(listen, upstreams)));
-    }
-    for thread in threads {
-        thread.join().map_err(|_panic| "a relay thread panicked")??;
-    }
-    Ok(())
 }
 
 /// Runs every scenario; false when there were errors or a limit was missed.

@@ -28,7 +28,7 @@ pub(crate) fn start(name: &str, setting: &Setting<'_>) -> io::Result<Peer> {
     let (name, closes, command) = match name {
         "nginx" => ("nginx", true, nginx(&folder, listen, setting)?),
         "haproxy" => ("haproxy", true, haproxy(&folder, listen, setting)?),
-        "relay" => ("relay", false, relay(listen, setting)?),
+        "relay" => ("relay", false, crate::relay::command(listen.into_iter().zip(groups(setting)))?),
         "weir" => ("weir", true, weir_command(&folder, listen, setting)?),
         other => return Err(io::Error::other(format!("no peer is called {other}"))),
     };
@@ -102,16 +102,6 @@ fn haproxy(folder: &Path, listen: [SocketAddr; 2], setting: &Setting<'_>) -> io:
     let file = folder.join("haproxy.cfg");
     fs::write(&file, text)?;
     Ok(vec![program("haproxy")?, "-db".into(), "-f".into(), file.to_string_lossy().into_owned()])
-}
-
-fn relay(listen: [SocketAddr; 2], setting: &Setting<'_>) -> io::Result<Vec<String>> {
-    let own = std::env::current_exe()?.to_string_lossy().into_owned();
-    let mut command = vec![own, "--relay".into()];
-    for (address, group) in listen.iter().zip(groups(setting)) {
-        let upstreams: Vec<String> = group.iter().map(SocketAddr::to_string).collect();
-        command.push(format!("{address}={}", upstreams.join(",")));
-    }
-    Ok(command)
 }
 
 fn weir_command(folder: &Path, listen: [SocketAddr; 2], setting: &Setting<'_>) -> io::Result<Vec<String>> {

@@ -27,6 +27,8 @@ mod peers;
 #[path = "../support/proxies/process.rs"]
 #[allow(dead_code, reason = "shared; a part is for HTTP")]
 mod process;
+#[path = "../support/proxies/relay.rs"]
+mod relay;
 #[path = "../support/proxies/report.rs"]
 mod report;
 #[path = "../support/proxies/rounds.rs"]
@@ -49,7 +51,7 @@ use std::time::Duration;
 use weir::clock;
 
 /// Who is measured.
-const PEERS: [&str; 3] = ["weir", "nginx", "haproxy"];
+const PEERS: [&str; 4] = ["weir", "nginx", "haproxy", "relay"];
 /// What is measured.
 const NAMES: [&str; 4] = ["tiny", "bulk1", "bulk8", "idle"];
 
@@ -57,7 +59,7 @@ const NAMES: [&str; 4] = ["tiny", "bulk1", "bulk8", "idle"];
 #[derive(Debug, Parser)]
 struct Options {
     /// Proxies, parted by commas; `own`: Weir at services' own addresses, as root
-    #[arg(long, value_delimiter = ',', default_values = PEERS, value_parser = ["weir", "nginx", "haproxy", "own"])]
+    #[arg(long, value_delimiter = ',', default_values = PEERS, value_parser = ["weir", "nginx", "haproxy", "relay", "own"])]
     peers: Vec<String>,
     /// Scenarios, parted by commas
     #[arg(long, value_delimiter = ',', default_values = NAMES, value_parser = NAMES)]
@@ -77,6 +79,9 @@ struct Options {
     /// Idle connections
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     idle: usize,
+    /// Be the relays instead, one for each of these LISTEN=UPSTREAM,...
+    #[arg(long, hide = true, num_args = 1..)]
+    relay: Vec<String>,
     #[command(flatten)]
     common: Common,
 }
@@ -89,7 +94,8 @@ impl Options {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    options.common.end("proxy_tcp", compare(&options))
+    let good = if options.relay.is_empty() { compare(&options) } else { relay::all(&options.relay).map(|()| true) };
+    options.common.end("proxy_tcp", good)
 }
 
 /// The temporary folder of configurations and logs.

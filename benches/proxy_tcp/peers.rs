@@ -37,6 +37,10 @@ pub(crate) fn start(name: &str, setting: &Setting<'_>) -> io::Result<Peer> {
         "nginx" => ("nginx", nginx(&folder, listen, setting)?),
         "haproxy" => ("haproxy", haproxy(&folder, listen, setting)?),
         "weir" => ("weir", weir(&folder, Some(listen), setting)?),
+        "relay" => {
+            let backends = setting.backends.iter().map(std::slice::from_ref);
+            ("relay", crate::relay::command(listen.into_iter().zip(backends))?)
+        }
         "own" => ("own", weir(&folder, None, setting)?),
         other => return Err(io::Error::other(format!("no peer is called {other}"))),
     };

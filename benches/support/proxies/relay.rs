@@ -5,8 +5,10 @@
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
+use std::error::Error;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
+use std::thread;
 
 const LISTENER: usize = usize::MAX;
 const READ_BYTES: usize = 64 * 1024;
@@ -29,8 +31,34 @@ struct Relay {
     buffer: Box<[u8]>,
 }
 
+/// The floor as a process of its own: one relay thread for each `LISTEN=UPSTREAM,...`.
+pub(crate) fn all(arguments: &[String]) -> Result<(), Box<dyn Error>> {
+    let mut threads = Vec::new();
+    for argument in arguments {
+        let (listen, upstreams) = argument.split_once('=').ok_or("LISTEN=UPSTREAM,... expected")?;
+        let listen: SocketAddr = listen.parse()?;
+        let upstreams = upstreams.split(',').map(str::parse).collect::<Result<Vec<SocketAddr>, _>>()?;
+        threads.push(thread::spawn(move || run(listen, upstreams)));
+    }
+    for thread in threads {
+        thread.join().map_err(|_panic| "a relay thread panicked")??;
+    }
+    Ok(())
+}
+
+/// Returns what starts the floor: one relay for each address, to its group of endpoints.
+pub(crate) fn command<'a>(pairs: impl Iterator<Item = (SocketAddr, &'a [SocketAddr])>) -> io::Result<Vec<String>> {
+    let own = std::env::current_exe()?.to_string_lossy().into_owned();
+    let mut command = vec![own, "--relay".into()];
+    for (address, group) in pairs {
+        let upstreams: Vec<String> = group.iter().map(SocketAddr::to_string).collect();
+        command.push(format!("{address}={}", upstreams.join(",")));
+    }
+    Ok(command)
+}
+
 /// Relays until the process is ended.
-pub(crate) fn run(listen: SocketAddr, upstreams: Vec<SocketAddr>) -> io::Result<()> {
+fn run(listen: SocketAddr, upstreams: Vec<SocketAddr>) -> io::Result<()> {
     let mut listener = TcpListener::bind(listen)?;
     let poll = Poll::new()?;
     poll.registry().register(&mut listener, Token(LISTENER), Interest::READABLE)?;
