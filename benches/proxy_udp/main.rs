@@ -52,11 +52,11 @@ struct Scenario {
     flows: usize,
     /// Datagrams that each flow has on the way.
     window: usize,
-    /// Whether the endpoint sends its answers in trains (`UDP_SEGMENT`), as QUIC does.
+    /// Whether both ends send what they have together, and take it so (`UDP_SEGMENT`, `UDP_GRO`), as programs that speak QUIC.
     trains: bool,
 }
 
-/// Each datagram passes nearly alone; or several of a flow are there at a time, and leave together; or the endpoint's come so too.
+/// Each datagram passes nearly alone; or several of a flow are there at a time, and leave together; or both ends send them so.
 const SCENARIOS: [Scenario; 6] = [
     Scenario { name: "small", octets: 32, flows: 32, window: 2, trains: false },
     Scenario { name: "large", octets: 1200, flows: 32, window: 2, trains: false },
@@ -153,7 +153,8 @@ fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
             "{name}: {flows} flows with {window} datagrams of {octets} octets on the way; us is CPU time per datagram that the proxy passes on"
         );
         let costs = report::print(&title, &cells, method.max_other);
-        good &= cells.iter().all(|(_, rounds)| rounds.iter().all(|cell| cell.errors == 0));
+        // What others lose is printed.
+        good &= cells.iter().all(|(name, rounds)| *name != "weir" || rounds.iter().all(|cell| cell.errors == 0));
         good &= verdict(&costs, "nginx", 0.5) & verdict(&costs, "envoy", 1.0);
     }
     Ok(good)

@@ -14,22 +14,20 @@ use crate::model::{ListenerProtocol, UdpSpec};
 use crate::proxy::connect::classify;
 use crate::proxy::entry::Entry;
 use crate::proxy::error::ProxyError;
-use crate::proxy::flow::{Asked, Flow, Key, Shared, is_too_long};
+use crate::proxy::flow::{Asked, Flow, Key, Shared, connected, is_too_long, number};
 use crate::proxy::held::{Held, Waiting};
 use crate::proxy::memory::Pressure;
 use crate::proxy::observe::record_stream;
 use crate::proxy::pick::{Picked, Refused, failed, hashed};
 use crate::proxy::state::Worker;
 use crate::proxy::wait::{Absent, pass_on, woken};
-use crate::rng::Rng;
-use crate::sys::accept::watch_datagrams;
 use crate::sys::datagram::{BATCH, Batch, Peer, receive_merged, send_merged};
 use foldhash::{HashMap, HashMapExt};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::rc::Rc;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
@@ -90,17 +88,22 @@ impl Flows {
         // Those of each client together, in their order: so they may leave together.
         for at in 0..count {
             let Some(Some(key)) = keys.get(at).copied() else { continue };
+            let Some((_, peer)) = batch.received(at) else { continue };
             let (mut datagrams, mut length): ([&[u8]; BATCH], _) = ([&[]; BATCH], 0);
             for (index, other) in keys.iter_mut().enumerate().take(count).skip(at).filter(|(_, k)| **k == Some(key)) {
                 *other = None;
-                if let (Some(place), Some((octets, _))) = (datagrams.get_mut(length), batch.received(index)) {
-                    *place = octets;
-                    length += 1;
+                for piece in batch.pieces(index) {
+                    if length == BATCH {
+                        self.pass(&datagrams, (key, peer), &spec.admission.udp);
+                        length = 0;
+                    }
+                    if let Some(place) = datagrams.get_mut(length) {
+                        *place = piece;
+                        length += 1;
+                    }
                 }
             }
-            if let Some((_, peer)) = batch.received(at) {
-                self.pass(datagrams.get(..length).unwrap_or_default(), (key, peer), &spec.admission.udp);
-            }
+            self.pass(datagrams.get(..length).unwrap_or_default(), (key, peer), &spec.admission.udp);
         }
         self.shared.worker.turn_ended();
         Ok(self.shared.asked.took(count))
@@ -435,6 +438,9 @@ async fn carry(carried: Carried) {
 
 /// Takes datagrams until the drain begins or the listener is removed; then answers have a moment to come.
 pub(crate) async fn serve(worker: Rc<Worker>, socket: AsyncFd<UdpSocket>, entry: Rc<Entry>, mut signal: Signal) {
+    // What clients send together comes together; where the kernel cannot, one by one. Said anew of a socket that another
+    // process had before.
+    let _ = receive_merged(socket.get_ref());
     let flows = Rc::new(Flows::new(worker.clone(), entry.clone(), socket));
     loop {
         let ready = tokio::select! {
@@ -461,37 +467,4 @@ fn key(batch: &Batch, index: usize) -> Option<Key> {
     let (_, peer) = batch.received(index)?;
     let client = peer.address()?;
     Some(Key { client: SocketAddr::new(client.ip().to_canonical(), client.port()), local: peer.local() })
-}
-
-/// Returns a number for an address, the same everywhere.
-fn number(address: SocketAddr) -> u64 {
-    let bits = match address.ip().to_canonical() {
-        IpAddr::V4(ip) => u128::from(ip.to_bits()),
-        IpAddr::V6(ip) => ip.to_bits(),
-    };
-    let (high, low) = ((bits >> 64) as u64, bits as u64);
-    [low, u64::from(address.port())].iter().fold(high, |seed, word| Rng::from_seed(seed ^ word).next_u64())
-}
-
-/// Makes a nonblocking socket that is connected to an endpoint.
-fn connected(to: SocketAddr) -> io::Result<AsyncFd<UdpSocket>> {
-    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = UdpSocket::bind((any, 0))?;
-    socket.set_nonblocking(true)?;
-    socket.connect(to)?;
-    // Where the kernel cannot, they come one by one.
-    let _ = receive_merged(&socket);
-    watch_datagrams(socket)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::number;
-
-    #[test]
-    fn an_address_has_the_same_number_in_every_form_and_build() {
-        let of = |text: &str| number(text.parse().unwrap());
-        assert_eq!(of("10.0.0.1:53"), of("[::ffff:10.0.0.1]:53"));
-        assert!(of("10.0.0.1:53") != of("10.0.0.1:54") && of("10.0.0.1:53") != of("10.0.0.2:53"));
-    }
 }

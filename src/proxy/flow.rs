@@ -9,11 +9,13 @@ use crate::proxy::pick::Picked;
 use crate::proxy::state::Worker;
 use crate::proxy::streams::Place;
 use crate::proxy::timer::{Deadline, ms};
-use crate::sys::datagram::{BATCH, Batch, Peer, send_merged};
+use crate::rng::Rng;
+use crate::sys::accept::watch_datagrams;
+use crate::sys::datagram::{BATCH, Batch, Peer, receive_merged, send_merged};
 use crate::telemetry::ServiceCounters;
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -236,4 +238,37 @@ impl Flow {
 /// A datagram was longer than the way takes.
 pub(crate) fn is_too_long(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EMSGSIZE)
+}
+
+/// Returns a number for an address, the same everywhere.
+pub(crate) fn number(address: SocketAddr) -> u64 {
+    let bits = match address.ip().to_canonical() {
+        IpAddr::V4(ip) => u128::from(ip.to_bits()),
+        IpAddr::V6(ip) => ip.to_bits(),
+    };
+    let (high, low) = ((bits >> 64) as u64, bits as u64);
+    [low, u64::from(address.port())].iter().fold(high, |seed, word| Rng::from_seed(seed ^ word).next_u64())
+}
+
+/// Makes a nonblocking socket that is connected to an endpoint.
+pub(crate) fn connected(to: SocketAddr) -> io::Result<AsyncFd<UdpSocket>> {
+    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.set_nonblocking(true)?;
+    socket.connect(to)?;
+    // Where the kernel cannot, they come one by one.
+    let _ = receive_merged(&socket);
+    watch_datagrams(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::number;
+
+    #[test]
+    fn an_address_has_the_same_number_in_every_form_and_build() {
+        let of = |text: &str| number(text.parse().unwrap());
+        assert_eq!(of("10.0.0.1:53"), of("[::ffff:10.0.0.1]:53"));
+        assert!(of("10.0.0.1:53") != of("10.0.0.1:54") && of("10.0.0.1:53") != of("10.0.0.2:53"));
+    }
 }

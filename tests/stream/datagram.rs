@@ -3,11 +3,13 @@
 use crate::support::process::{Weir, free_address, kill};
 use crate::support::{eventually, within};
 use crate::{WAIT, metric, refused};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
+use weir::sys::datagram::{Batch, Peer, receive_merged, send_merged};
 
 /// A server that answers each datagram with its own letter and the datagram. Nobody is there when it is aborted.
 async fn echo(letter: u8) -> (SocketAddr, JoinHandle<()>) {
@@ -125,6 +127,58 @@ async fn datagrams_of_every_size_come_back_in_their_order_and_from_the_address_t
         }
     }
     drop(weir);
+}
+
+/// Waits for so many datagrams of one sender; returns them in their order, and how many came in the largest train.
+fn taken(socket: &std::net::UdpSocket, batch: &mut Batch, count: usize) -> (Vec<Vec<u8>>, usize, Peer) {
+    socket.set_read_timeout(Some(WAIT)).unwrap();
+    let (mut all, mut longest, mut from) = (Vec::new(), 0, None);
+    while all.len() < count {
+        let came = batch.receive(socket).unwrap();
+        assert!(came > 0, "{} of {count} came", all.len());
+        for index in 0..came {
+            longest = longest.max(batch.pieces(index).count());
+            all.extend(batch.pieces(index).map(<[u8]>::to_vec));
+            from = batch.received(index).map(|(_, peer)| *peer);
+        }
+    }
+    (all, longest, from.unwrap())
+}
+
+#[tokio::test]
+async fn what_either_side_sends_together_stays_together_and_in_its_order() {
+    let endpoint = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    receive_merged(&endpoint).unwrap();
+    let address = free_address();
+    let weir = front("udp-trains", address, &[endpoint.local_addr().unwrap()], ("", "")).await;
+    let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.connect(address).unwrap();
+    receive_merged(&client).unwrap();
+    // More than pass at a time, of two lengths, with shorter ones between them and an empty one at the end.
+    let lengths = [&[1200; 20][..], &[7], &[1200; 30], &[500; 9], &[0]].concat();
+    let train: Vec<Vec<u8>> = lengths.iter().zip(0u8..).map(|(&length, i)| vec![i; length]).collect();
+    let (mut batch, merges) = (Batch::new(1 << 16, 1), Cell::new(true));
+    for _ in 0..3 {
+        let datagrams: Vec<&[u8]> = train.iter().map(Vec::as_slice).collect();
+        send_all(&client, &datagrams, None, &merges);
+        let (came, longest, peer) = taken(&endpoint, &mut batch, train.len());
+        assert!(came == train && longest >= 20, "the longest train of the client: {longest}");
+        send_all(&endpoint, &datagrams, Some(&peer), &merges);
+        let (came, longest, _) = taken(&client, &mut batch, train.len());
+        assert!(came == train && longest >= 20, "the longest train of the endpoint: {longest}");
+    }
+    for direction in ["in", "out"] {
+        let line = format!("weir_udp_datagrams_total{{direction=\"{direction}\",service=\"game\"}}");
+        let all = 3 * train.len() as u64;
+        eventually(&line, WAIT, async || (metric(&weir, &line).await == all).then_some(())).await;
+    }
+}
+
+fn send_all(socket: &std::net::UdpSocket, datagrams: &[&[u8]], to: Option<&Peer>, merges: &Cell<bool>) {
+    let mut left = datagrams;
+    while !left.is_empty() {
+        left = &left[send_merged(socket, left, to, merges).unwrap()..];
+    }
 }
 
 #[tokio::test]
