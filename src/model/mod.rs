@@ -5,6 +5,7 @@
 
 mod acme;
 mod container;
+mod defaults;
 mod dns;
 mod health;
 mod id;

@@ -25,8 +25,6 @@ const ERRORS: RangeInclusive<u32> = 1..=1_000_000;
 const CONCURRENCY: RangeInclusive<u32> = 1..=1_000_000;
 /// Bound of `limits.queue`: each waiter holds a connection.
 const QUEUE: RangeInclusive<u32> = 0..=1_000_000;
-/// Default of `timeouts.ping`: half of the default time for an answer, so that a request meets the end of its connection first.
-const PING: Time = Time::from_secs(15);
 /// Bound of `weight`.
 const WEIGHT: RangeInclusive<u32> = 1..=1000;
 /// Bound of `dns_ttl`: no cache honours more than a day.
@@ -70,7 +68,6 @@ impl Service {
         }
         match name {
             Some(name) if problems.is_empty() => Ok(model::ServiceSpec {
-                name,
                 ports,
                 endpoints,
                 protocol: match self.protocol {
@@ -90,12 +87,11 @@ impl Service {
                 run,
                 replicas,
                 scale,
-                told: None,
                 rollout,
                 resolve,
                 tls,
                 streams,
-                revision: 0,
+                ..model::ServiceSpec::new(name)
             }),
             _ => Err(problems.into_vec()),
         }
@@ -254,13 +250,14 @@ impl Service {
 
     fn read_limits(&self, p: &mut Problems) -> model::Limits {
         let limits = self.limits.clone().unwrap_or_default();
+        let defaults = model::Limits::default();
         model::Limits {
             concurrency: limits
                 .concurrency
                 .or(self.scale.as_ref().map(|_| scale::CONCURRENCY))
                 .map(|concurrency| bounded(p, "limits.concurrency", Some(concurrency), 1, &CONCURRENCY)),
-            queue: bounded(p, "limits.queue", limits.queue, 100, &QUEUE),
-            queue_timeout: positive(p, "limits.queue_timeout", limits.queue_timeout, Time::from_secs(5)),
+            queue: bounded(p, "limits.queue", limits.queue, defaults.queue, &QUEUE),
+            queue_timeout: positive(p, "limits.queue_timeout", limits.queue_timeout, defaults.queue_timeout),
         }
     }
 
@@ -276,25 +273,39 @@ impl Service {
 
     fn read_timeouts(&self, p: &mut Problems) -> model::Timeouts {
         let timeouts = self.timeouts.clone().unwrap_or_default();
+        let defaults = model::Timeouts::default();
         model::Timeouts {
-            connect: positive(p, "timeouts.connect", timeouts.connect, Time::from_secs(1)),
-            response: positive(p, "timeouts.response", timeouts.response, Time::from_secs(30)),
-            idle: positive(p, "timeouts.idle", timeouts.idle, Time::from_secs(60)),
-            tunnel_idle: positive(p, "timeouts.tunnel_idle", timeouts.tunnel_idle, Time::from_secs(3600)),
+            connect: positive(p, "timeouts.connect", timeouts.connect, defaults.connect),
+            response: positive(p, "timeouts.response", timeouts.response, defaults.response),
+            idle: positive(p, "timeouts.idle", timeouts.idle, defaults.idle),
+            tunnel_idle: positive(p, "timeouts.tunnel_idle", timeouts.tunnel_idle, defaults.tunnel_idle),
             request: (timeouts.request)
                 .map(|_| positive(p, "timeouts.request", timeouts.request, Time::from_secs(3600))),
-            ping: timeouts.ping.map_or(PING, Duration::get),
+            ping: timeouts.ping.map_or(defaults.ping, Duration::get),
         }
     }
 
     fn read_outliers(&self, p: &mut Problems) -> model::Outliers {
         let outliers = self.outliers.clone().unwrap_or_default();
+        let defaults = model::Outliers::default();
         let result = model::Outliers {
-            enabled: outliers.enabled.unwrap_or(true),
-            gateway_errors: bounded(p, "outliers.gateway_errors", outliers.gateway_errors, 3, &ERRORS),
-            server_errors: bounded(p, "outliers.server_errors", outliers.server_errors, 5, &ERRORS),
-            base: positive(p, "outliers.base", outliers.base, Time::from_secs(1)),
-            max: positive(p, "outliers.max", outliers.max, Time::from_secs(30)),
+            enabled: outliers.enabled.unwrap_or(defaults.enabled),
+            gateway_errors: bounded(
+                p,
+                "outliers.gateway_errors",
+                outliers.gateway_errors,
+                defaults.gateway_errors,
+                &ERRORS,
+            ),
+            server_errors: bounded(
+                p,
+                "outliers.server_errors",
+                outliers.server_errors,
+                defaults.server_errors,
+                &ERRORS,
+            ),
+            base: positive(p, "outliers.base", outliers.base, defaults.base),
+            max: positive(p, "outliers.max", outliers.max, defaults.max),
         };
         if result.base > result.max {
             let (base, max) = (Duration::new(result.base), Duration::new(result.max));
@@ -349,6 +360,7 @@ mod tests {
     #[test]
     fn a_name_alone_is_a_service_with_every_default() {
         let spec = named("web").to_model().unwrap();
+        assert_eq!(spec, model::ServiceSpec::new(spec.name.clone()));
         assert_eq!((spec.name.as_str(), spec.policy, spec.retries), ("web", model::Policy::ExpectedDelay, 1));
         assert_eq!((spec.ports.len(), &*spec.ports[0].name), (1, "http"));
         assert_eq!((spec.limits.concurrency, spec.limits.queue), (None, 100));

@@ -16,8 +16,8 @@ use weir::control::store::Store;
 use weir::control::{self, autoscale, publisher, registry, runtime, scheduler};
 use weir::lifecycle::{self, Phase, Trigger};
 use weir::model::{
-    HealthCheck, InstanceId, Limits, ListenerSpec, NodeId, Objective, Outliers, Policy, PortSpec, Probe, RolloutSpec,
-    RouteSpec, RunSpec, ScalePolicy, ScaleSpec, ServiceName, ServiceSpec, Timeouts, Transition, Verdict,
+    HealthCheck, InstanceId, ListenerSpec, NodeId, Objective, Policy, PortSpec, Probe, RouteSpec, RunSpec, ScalePolicy,
+    ScaleSpec, ServiceName, ServiceSpec, Transition, Verdict,
 };
 use weir::net::Binder;
 use weir::rng::Rng;
@@ -250,37 +250,10 @@ fn jobs() -> ServiceSpec {
 }
 
 fn spec(service: &str) -> ServiceSpec {
-    let second = Duration::from_secs(1);
     ServiceSpec {
-        name: name(service),
         ports: ["http", "metrics"].map(PortSpec::tcp).into(),
-        endpoints: Vec::new(),
-        protocol: Default::default(),
         policy: Policy::RoundRobin,
-        health: None,
-        limits: Limits { concurrency: None, queue: 100, queue_timeout: second },
-        timeouts: Timeouts {
-            connect: second,
-            response: second,
-            idle: second,
-            tunnel_idle: second,
-            request: None,
-            ping: second,
-        },
-        outliers: Outliers { enabled: true, gateway_errors: 3, server_errors: 5, base: second, max: 30 * second },
-        retries: 1,
-        slow_start: Duration::ZERO,
-        drain_timeout: 30 * second,
-        dns_ttl: 5 * second,
-        dns: Default::default(),
-        run: None,
         replicas: 0,
-        scale: None,
-        told: None,
-        rollout: RolloutSpec::default(),
-        resolve: None,
-        tls: None,
-        streams: Default::default(),
-        revision: 0,
+        ..ServiceSpec::new(name(service))
     }
 }

@@ -16,8 +16,7 @@ use weir::control::publisher;
 use weir::control::registry::{Handle, Registration};
 use weir::lifecycle::{Trigger, drain};
 use weir::model::{
-    HealthCheck, Instance, InstanceId, InstanceState, Limits, NodeId, Outliers, Policy, PortSpec, Probe, RolloutSpec,
-    ServiceName, ServiceSpec, Source, Timeouts,
+    HealthCheck, Instance, InstanceId, InstanceState, NodeId, Policy, Probe, ServiceName, ServiceSpec, Source,
 };
 use weir::rng::Rng;
 use weir::table::names::Names;
@@ -228,38 +227,7 @@ pub(crate) fn http_check() -> HealthCheck {
 }
 
 pub(crate) fn spec(service: &str, health: Option<HealthCheck>) -> Arc<ServiceSpec> {
-    Arc::new(ServiceSpec {
-        name: name(service),
-        ports: vec![PortSpec::tcp("http")],
-        endpoints: Vec::new(),
-        protocol: Default::default(),
-        policy: Policy::RoundRobin,
-        health,
-        limits: Limits { concurrency: None, queue: 100, queue_timeout: SECOND },
-        timeouts: Timeouts {
-            connect: SECOND,
-            response: SECOND,
-            idle: SECOND,
-            tunnel_idle: SECOND,
-            request: None,
-            ping: SECOND,
-        },
-        outliers: Outliers { enabled: true, gateway_errors: 3, server_errors: 5, base: SECOND, max: 30 * SECOND },
-        retries: 1,
-        slow_start: Duration::ZERO,
-        drain_timeout: 30 * SECOND,
-        dns_ttl: 5 * SECOND,
-        dns: Default::default(),
-        run: None,
-        replicas: 0,
-        scale: None,
-        told: None,
-        rollout: RolloutSpec::default(),
-        resolve: None,
-        tls: None,
-        streams: Default::default(),
-        revision: 0,
-    })
+    Arc::new(ServiceSpec { policy: Policy::RoundRobin, health, replicas: 0, ..ServiceSpec::new(name(service)) })
 }
 
 pub(crate) fn registration(service: &str, port: u16, source: Source) -> Registration {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use weir::lifecycle::{Phase, Trigger};
 use weir::model::{
-    AdmissionSpec, Instance, InstanceId, InstanceState, Limits, ListenerProtocol, ListenerSpec, NodeId, Outliers,
-    Policy, PortSpec, RolloutSpec, RouteSpec, ServiceName, ServiceSpec, Source, Timeouts, TlsSpec, Verdict,
+    AdmissionSpec, Instance, InstanceId, InstanceState, ListenerProtocol, ListenerSpec, NodeId, Outliers, Policy,
+    RouteSpec, ServiceName, ServiceSpec, Source, Timeouts, TlsSpec, Verdict,
 };
 use weir::proxy::{Lent, Options, Parts, Tls, Workers};
 use weir::table::{Change, Changes, Publisher, Snapshot, Table, build, channel, names::Names};
@@ -60,13 +60,7 @@ pub fn service() -> ServiceName {
 
 fn spec() -> ServiceSpec {
     ServiceSpec {
-        name: service(),
-        ports: vec![PortSpec::tcp("http")],
-        endpoints: vec![],
-        protocol: Default::default(),
         policy: Policy::RoundRobin,
-        health: None,
-        limits: Limits { concurrency: None, queue: 100, queue_timeout: Duration::from_secs(5) },
         timeouts: Timeouts {
             connect: Duration::from_secs(2),
             response: Duration::from_secs(10),
@@ -75,27 +69,9 @@ fn spec() -> ServiceSpec {
             request: None,
             ping: Duration::from_secs(10),
         },
-        outliers: Outliers {
-            enabled: false,
-            gateway_errors: 3,
-            server_errors: 5,
-            base: Duration::from_secs(1),
-            max: Duration::from_secs(30),
-        },
-        retries: 1,
-        slow_start: Duration::ZERO,
-        drain_timeout: Duration::from_secs(30),
-        dns_ttl: Duration::from_secs(5),
-        dns: Default::default(),
-        run: None,
+        outliers: Outliers { enabled: false, ..Outliers::default() },
         replicas: 0,
-        scale: None,
-        told: None,
-        rollout: RolloutSpec::default(),
-        resolve: None,
-        tls: None,
-        streams: Default::default(),
-        revision: 0,
+        ..ServiceSpec::new(service())
     }
 }
 
