@@ -1,12 +1,11 @@
 //! Services' own addresses, each test in a network namespace of its own: needs root and `ip`; `tests/run` installs it.
 
 use crate::support::process::{Folder, WEIR};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use crate::support::space::{Running, Space};
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::{AsFd, AsRawFd};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -16,61 +15,18 @@ const SETTLED: Duration = Duration::from_secs(30);
 /// Where Weir answers DNS in each namespace, besides loopback.
 const RESOLVER: &str = "10.77.0.1";
 
-/// A network namespace with nothing but loopback; it lasts as long as this and what runs in it.
-#[derive(Clone)]
-struct Space(Arc<File>);
-
 impl Space {
-    fn new() -> Self {
-        let mut holder = Command::new("unshare")
-            .args(["--net", "sh", "-c", "ip link set lo up && ip addr add $0 dev lo && echo up && exec sleep 600"])
-            .arg(RESOLVER)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("unshare is installed and this runs as root");
-        let mut line = String::new();
-        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line.trim(), "up", "needs root and `ip` (Debian: iproute2)");
-        let file = File::open(format!("/proc/{}/ns/net", holder.id())).unwrap();
-        holder.kill().unwrap();
-        holder.wait().unwrap();
-        Self(Arc::new(file))
-    }
-
     /// Makes another namespace that is led through this one, as containers and virtual machines are.
     fn neighbour(&self) -> Self {
-        let other = Self::new();
-        let place = format!("/proc/{}/fd/{}", std::process::id(), other.0.as_raw_fd());
+        let other = Self::new(&[RESOLVER]);
         let script = "ip link add weir0 type veth peer name weir1 && ip link set weir1 netns $0 \
                       && ip addr add 10.78.0.1/24 dev weir0 && ip link set dev weir0 up";
-        let made = self.run("sh", &["-c", script, &place]);
-        assert!(made.status.success(), "{made:?}");
+        self.link(&other, script);
         let script = "ip addr del $0/32 dev lo && ip addr add 10.78.0.2/24 dev weir1 && ip link set dev weir1 up \
                       && ip route add default via 10.78.0.1";
         let led = other.run("sh", &["-c", script, RESOLVER]);
         assert!(led.status.success(), "{led:?}");
         other
-    }
-
-    /// Does something inside, on a thread of its own; what it starts is inside too.
-    fn inside<T: Send + 'static>(&self, body: impl FnOnce() -> T + Send + 'static) -> T {
-        let file = self.0.clone();
-        let thread = std::thread::spawn(move || {
-            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-            body()
-        });
-        thread.join().unwrap()
-    }
-
-    fn run(&self, program: &str, arguments: &[&str]) -> Output {
-        let mut command = Command::new(program);
-        command.args(arguments).stdin(Stdio::null());
-        self.inside(move || command.output().unwrap())
-    }
-
-    fn said(&self, program: &str, arguments: &[&str]) -> String {
-        let output = self.run(program, arguments);
-        String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
     fn routes(&self) -> String {
@@ -94,7 +50,7 @@ impl Space {
 struct Weir {
     space: Space,
     folder: Folder,
-    child: Child,
+    child: Running,
 }
 
 impl Weir {
@@ -150,28 +106,11 @@ impl Weir {
             std::thread::sleep(Duration::from_millis(50));
         }
     }
-
-    fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
-    }
 }
 
-impl Drop for Weir {
-    fn drop(&mut self) {
-        if self.child.try_wait().unwrap().is_none() {
-            self.signal("TERM");
-            let _ = self.child.wait();
-        }
-    }
-}
-
-fn spawn(space: &Space, folder: &Folder) -> Child {
+fn spawn(space: &Space, folder: &Folder) -> Running {
     let log = File::options().create(true).append(true).open(folder.0.join("log")).unwrap();
-    let mut command = Command::new(WEIR);
-    command.arg("run").arg("--config").arg(folder.0.join("weir.toml")).stdin(Stdio::null());
-    command.stdout(log.try_clone().unwrap()).stderr(log);
-    space.inside(move || command.spawn().unwrap())
+    space.start(WEIR, &["run", "--config", folder.0.join("weir.toml").to_str().unwrap()], log)
 }
 
 fn service(name: &str, port: &str) -> String {
@@ -206,7 +145,7 @@ fn ask(address: SocketAddr) -> Result<String, String> {
 
 /// Clients that resolve once and make a new connection for each request, while every replica is replaced so often.
 fn replaced_under_load(deploys: usize) {
-    let space = Space::new();
+    let space = Space::new(&[RESOLVER]);
     let weir = Weir::start(&space, &services());
     let places = [space.neighbour(), space.clone()];
     assert!(space.routes().starts_with("local 198.18.0.0/16 dev lo"), "{}", space.routes());
@@ -278,13 +217,13 @@ fn who_resolves_once_reaches_a_service_through_20_replacements() {
 
 #[test]
 fn what_a_killed_weir_left_is_taken_up_and_services_have_the_same_addresses() {
-    let space = Space::new();
+    let space = Space::new(&[RESOLVER]);
     let mut weir = Weir::start(&space, &services());
     weir.settled("db", 2);
     let before = space.resolve("db");
-    let children = Command::new("pgrep").args(["-P", &weir.child.id().to_string()]).output().unwrap();
-    weir.signal("KILL");
-    weir.child.wait().unwrap();
+    let children = Command::new("pgrep").args(["-P", &weir.child.0.id().to_string()]).output().unwrap();
+    weir.child.signal("KILL");
+    weir.child.0.wait().unwrap();
     // The process that serves carries on without its keeper: that one too.
     for pid in String::from_utf8(children.stdout).unwrap().lines() {
         assert!(Command::new("kill").args(["-KILL", pid]).status().unwrap().success());
@@ -296,14 +235,14 @@ fn what_a_killed_weir_left_is_taken_up_and_services_have_the_same_addresses() {
     assert_eq!((space.resolve("db"), before.starts_with("198.18.")), (before.clone(), true));
     let address = format!("{before}:5432").parse().unwrap();
     assert_eq!(space.inside(move || ask(address)).unwrap(), "db");
-    weir.signal("TERM");
-    weir.child.wait().unwrap();
+    weir.child.signal("TERM");
+    weir.child.0.wait().unwrap();
     assert_eq!(space.routes(), "");
 }
 
 #[test]
 fn a_service_that_comes_is_served_and_one_that_goes_is_not() {
-    let space = Space::new();
+    let space = Space::new(&[RESOLVER]);
     let weir = Weir::start(&space, &service("db", "serve = 5432"));
     weir.settled("db", 2);
     let more = weir.folder.write("more.toml", &service("cache", "serve = 6379"));
@@ -324,7 +263,7 @@ fn a_service_that_comes_is_served_and_one_that_goes_is_not() {
 
 #[test]
 fn without_the_right_to_route_or_beside_anothers_route_weir_says_so() {
-    let space = Space::new();
+    let space = Space::new(&[RESOLVER]);
     let folder = Folder::new("no-route");
     let text = format!(
         "[store]\npath = \"{}\"\n\n[dns]\nservice_addresses = \"198.18.0.0/16\"\n",

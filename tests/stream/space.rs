@@ -1,74 +1,19 @@
-//! Network namespaces for tests: needs root, `ip`, `nft` and `iptables`.
+//! What tests of capture do in network namespaces: needs root, `ip`, `nft` and `iptables`.
 
 use crate::WAIT;
 use crate::support::process::{Folder, WEIR};
+pub(crate) use crate::support::space::{Running, Space};
 use rustix::process::Uid;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space, set_thread_uid};
+use rustix::thread::set_thread_uid;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
-use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Whom clients run as: not Weir, which is root here.
 const CLIENT: &str = "65534";
 
-/// A network namespace with nothing but loopback and addresses on it.
-#[derive(Clone)]
-pub(crate) struct Space(Arc<File>);
-
 impl Space {
-    pub(crate) fn new(addresses: &[&str]) -> Self {
-        let mut script = "ip link set lo up".to_owned();
-        for address in addresses {
-            script += &format!(" && ip addr add {address} dev lo");
-        }
-        let mut holder = Command::new("unshare")
-            .args(["--net", "sh", "-c", &format!("{script} && echo up && exec sleep 600")])
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("unshare is installed and this runs as root");
-        let mut line = String::new();
-        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line.trim(), "up", "needs root and `ip` (Debian: iproute2)");
-        let file = File::open(format!("/proc/{}/ns/net", holder.id())).unwrap();
-        holder.kill().unwrap();
-        holder.wait().unwrap();
-        Self(Arc::new(file))
-    }
-
-    /// Does something inside, on a thread of its own; what it starts is inside too.
-    pub(crate) fn inside<T: Send + 'static>(&self, body: impl FnOnce() -> T + Send + 'static) -> T {
-        let file = self.0.clone();
-        let thread = std::thread::spawn(move || {
-            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-            body()
-        });
-        thread.join().unwrap()
-    }
-
-    pub(crate) fn run(&self, program: &str, arguments: &[&str]) -> Output {
-        let mut command = Command::new(program);
-        command.args(arguments).stdin(Stdio::null());
-        self.inside(move || {
-            command.output().unwrap_or_else(|error| panic!("{command:?}: {error}; tests/run installs it"))
-        })
-    }
-
-    pub(crate) fn said(&self, program: &str, arguments: &[&str]) -> String {
-        let output = self.run(program, arguments);
-        String::from_utf8_lossy(&output.stdout).trim().to_owned()
-    }
-
-    pub(crate) fn start(&self, program: &str, arguments: &[&str], log: File) -> Running {
-        let mut command = Command::new(program);
-        command.args(arguments).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        Running(self.inside(move || command.spawn().unwrap()))
-    }
-
     /// Asks as a workload does; returns what it got, or nothing.
     pub(crate) fn ask(&self, url: &str) -> String {
         let curl = ["curl", "-s", "--noproxy", "*", "--max-time", "5", url];
@@ -162,35 +107,17 @@ pub(crate) fn until(folder: &Folder, what: &str, condition: impl Fn() -> bool) {
     }
 }
 
-/// A program; ended when dropped.
-pub(crate) struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Killed, Weir's keeper would leave the process that serves behind.
-        let _ = Command::new("kill").arg(self.0.id().to_string()).status();
-        let _ = self.0.wait();
-    }
-}
-
 /// Links two: `one` has the addresses NET.1 and SIX::1 at the device `name`, the other NET.2 and SIX::2 at eth0, and its way out.
 pub(crate) fn pair((one, name): (&Space, &str), other: &Space, (net, six): (&str, &str)) {
     let script = format!(
         "ip link add {name} type veth peer name eth0 netns $0 && ip addr add {net}.1/24 dev {name} && \
          ip -6 addr add {six}::1/64 dev {name} nodad && ip link set {name} up"
     );
-    link(one, other, &script);
+    one.link(other, &script);
     let script = format!(
         "ip addr add {net}.2/24 dev eth0 && ip -6 addr add {six}::2/64 dev eth0 nodad && ip link set eth0 up && \
          ip route add default via {net}.1 && ip -6 route add default via {six}::1"
     );
     let led = other.run("sh", &["-c", &script]);
     assert!(led.status.success(), "{led:?}");
-}
-
-/// Runs a program inside with the namespace of another as its argument `$0`.
-fn link(one: &Space, other: &Space, script: &str) {
-    let place = format!("/proc/{}/fd/{}", std::process::id(), other.0.as_raw_fd());
-    let made = one.run("sh", &["-c", script, &place]);
-    assert!(made.status.success(), "{made:?}");
 }

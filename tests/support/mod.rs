@@ -16,12 +16,14 @@
 
 pub mod backend;
 pub mod direct;
+pub mod example;
 pub mod family;
 pub mod http;
 pub mod ports;
 pub mod process;
 pub mod proxy;
 pub mod secure;
+pub mod space;
 pub mod traffic;
 
 use std::fmt::Debug;

@@ -2,6 +2,7 @@
 
 use crate::engine::{Engine, IMAGE};
 use crate::image;
+use crate::support::example::sees_the_clients_own_address;
 use std::process::Command;
 
 const TOOLS: &str = "weir-tools:1";
@@ -57,22 +58,7 @@ fn two_containers_that_share_their_namespaces_with_weir() {
     installed_again(&engine, "server", &["--user", "0", "--inbound", "15006", "--inbound-mode", "tproxy"]);
     installed_again(&engine, "client", &["--user", "1337"]);
     let shown = run(&engine, "show");
-    // Both servers answer, though one was asked for, and see the client's own address.
-    let (seen, rest) = shown.split_once("== beside the client").unwrap();
-    let mut servers: Vec<&str> = seen.lines().filter(|line| line.starts_with("Instance: ")).collect();
-    assert_eq!(servers.len(), 5, "{shown}");
-    servers.sort_unstable();
-    servers.dedup();
-    assert_eq!(servers.len(), 2, "{shown}");
-    let own = |line: &&str| line.starts_with("Remote: 172.30.88.3:") || line.starts_with("Remote: [fd88::3]:");
-    assert_eq!(seen.lines().filter(own).count(), 5, "{shown}");
-    for line in [
-        "weir_streams_total{service=\"web\"} 4",
-        "weir_streams_total{service=\"web-by-ipv6\"} 1",
-        "weir_streams_total{service=\"(original)\"} 5",
-    ] {
-        assert!(rest.contains(line), "{line}: {shown}");
-    }
+    sees_the_clients_own_address(&shown);
     // What serves can do nothing, or that one thing; who installed the rules is gone.
     let of = |name| privileges(&engine, name);
     assert_eq!(of("weir-example-client-sidecar"), ("1337".into(), "0000000000000000".into()));
