@@ -24,6 +24,7 @@ mod peers;
 #[path = "../support/proxies/process.rs"]
 #[allow(dead_code, reason = "shared; a part is for HTTP")]
 mod process;
+mod relay;
 #[path = "../support/proxies/report.rs"]
 mod report;
 #[path = "../support/proxies/rounds.rs"]
@@ -67,7 +68,7 @@ const SCENARIOS: [Scenario; 6] = [
 ];
 
 /// Who is measured.
-const PEERS: [&str; 3] = ["weir", "nginx", "envoy"];
+const PEERS: [&str; 4] = ["weir", "nginx", "envoy", "relay"];
 /// What is measured.
 const NAMES: [&str; 6] = ["small", "large", "small-many", "large-many", "small-trains", "large-trains"];
 
@@ -95,6 +96,12 @@ struct Options {
     /// Datagrams that each has on the way; default by scenario
     #[arg(long, value_name = "N")]
     window: Option<usize>,
+    /// Be the relay instead, from LISTEN=ENDPOINT
+    #[arg(long, hide = true, requires = "relay_runs")]
+    relay: Option<String>,
+    /// Where the relay can be seen to run
+    #[arg(long, hide = true)]
+    relay_runs: Option<SocketAddr>,
     #[command(flatten)]
     common: Common,
 }
@@ -107,7 +114,11 @@ impl Options {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    options.common.end("proxy_udp", compare(&options))
+    let good = match (&options.relay, options.relay_runs) {
+        (Some(relay), Some(tcp)) => relay::run(relay, tcp).map(|()| true),
+        _ => compare(&options),
+    };
+    options.common.end("proxy_udp", good)
 }
 
 /// The temporary folder of configurations and logs.

@@ -44,6 +44,11 @@ pub(crate) fn start(
     let (name, command) = match name {
         "nginx" => ("nginx", nginx(&folder, (tcp, udp), backend)?),
         "envoy" => ("envoy", envoy(&folder, (tcp, udp), backend)?),
+        "relay" => {
+            let own = std::env::current_exe()?.to_string_lossy().into_owned();
+            let (pair, tcp) = (format!("{udp}={backend}"), tcp.to_string());
+            ("relay", vec![own, "--relay".into(), pair, "--relay-runs".into(), tcp])
+        }
         "weir" => ("weir", weir_command(&folder, (tcp, udp), backend, weir)?),
         other => return Err(io::Error::other(format!("no peer is called {other}"))),
     };
