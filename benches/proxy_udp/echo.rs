@@ -1,6 +1,7 @@
 //! Both ends: an endpoint that sends back what it gets, and clients that keep some datagrams on the way.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use socket2::SockRef;
 use std::cell::Cell;
 use std::error::Error;
 use std::io;
@@ -21,6 +22,8 @@ pub(crate) static TRAINS: AtomicBool = AtomicBool::new(false);
 /// Serves the endpoint on a thread of its own, as long as the program runs; returns its address.
 pub(crate) fn serve() -> io::Result<SocketAddr> {
     let socket = UdpSocket::bind("127.0.0.1:0")?;
+    // All that is on the way at once finds room.
+    SockRef::from(&socket).set_recv_buffer_size(1 << 21)?;
     let address = socket.local_addr()?;
     std::thread::spawn(move || {
         let mut batch = Batch::new(TRAIN_ROOM, TRAIN_ROOM);
