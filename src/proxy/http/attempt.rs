@@ -24,10 +24,11 @@ use tokio::io::AsyncWrite;
 
 /// Interim answers (1xx) of one request.
 const MAX_INTERIM: u8 = 16;
-/// After so many octets in one poll other connections get a turn.
-const TURN_BYTES: usize = 32 * 1024;
-/// Octets of one read: with those of a turn about a hundred microseconds of work.
-const PIECE_BYTES: usize = 32 * 1024;
+/// After so many octets in one poll other connections get a turn: after each full piece.
+const TURN_BYTES: usize = 16 * 1024;
+/// Octets of one read: a head and a body of 16 KiB come at once. Beside pieces of 32 KiB, up to two in a turn, a third of the turns
+/// are longer than 200 microseconds, and bulk is no slower: what is copied stays in the near cache.
+const PIECE_BYTES: usize = 20 * 1024;
 /// How an attempt ended well.
 #[derive(Debug)]
 pub(crate) enum Outcome {
