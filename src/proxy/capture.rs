@@ -9,6 +9,7 @@ use crate::net::Stream;
 use crate::net::preface::detect::{MAX_BYTES, Protocol, detect};
 use crate::net::preface::proxy::Header;
 use crate::net::preface::{Peeked, peek};
+use crate::proxy::connect::is_here;
 use crate::proxy::connection;
 use crate::proxy::entry::Entry;
 use crate::proxy::network::contains;
@@ -95,10 +96,13 @@ async fn detected(open: Open, worker: Rc<Worker>, socket: TcpStream, arrival: Ar
     tokio::task::spawn_local(connection::serve(open, worker, Stream::from(socket), (arrival, false), entry));
 }
 
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
 /// Returns where a connection was going.
 fn original(socket: &TcpStream, capture: &CaptureSpec, spec: &ListenerSpec) -> Result<SocketAddr, &'static str> {
     let local = socket.local_addr().map_err(|_| "client_gone")?;
-    let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
     let local = canonical(local);
     let to = match capture.mode {
         CaptureMode::Tproxy => local,
@@ -118,9 +122,11 @@ fn original(socket: &TcpStream, capture: &CaptureSpec, spec: &ListenerSpec) -> R
 
 /// Decides where a connection goes.
 fn lead(worker: &Worker, socket: &TcpStream, to: SocketAddr, capture: &CaptureSpec) -> Result<Target, &'static str> {
-    // What comes from where Weir itself connects from, to where it connects to, is Weir's own.
+    // What comes from where Weir itself connects from, to where it connects to, is Weir's own; another machine's may have the port.
     let now_ms = worker.timers.now_ms();
-    if socket.peer_addr().is_ok_and(|from| worker.outgoing.is_own(from.port(), to, now_ms)) {
+    let is_own =
+        |from: SocketAddr| worker.outgoing.is_own(from.port(), to, now_ms) && is_here(canonical(from)).unwrap_or(true);
+    if socket.peer_addr().is_ok_and(is_own) {
         return Err("capture_loop");
     }
     let known = match capture.original_only {

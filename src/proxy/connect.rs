@@ -252,7 +252,10 @@ fn bind_as(worker: &Worker, socket: &TcpSocket, client: IpAddr) -> io::Result<()
 }
 
 /// Returns whether an address is this machine's: where a connection to it would be from that address itself.
-fn is_here(to: SocketAddr) -> io::Result<bool> {
+///
+/// # Errors
+/// There is no way to it, or no descriptor or port for a socket.
+pub(crate) fn is_here(to: SocketAddr) -> io::Result<bool> {
     let socket = UdpSocket::bind(any(to))?;
     // Nothing is sent.
     socket.connect(to)?;
@@ -278,10 +281,16 @@ fn watch_host(socket: &TcpStream, quiet_ms: u64) {
 /// Tells what is wrong with the endpoint from what is wrong with this machine, which must eject nobody.
 pub(crate) fn classify(error: &io::Error) -> ProxyError {
     match error.raw_os_error() {
-        // The last two: no port is left.
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL | libc::EADDRINUSE) => {
-            ProxyError::LocalLimit
-        }
+        // The two about addresses: no port is left. EPERM: a policy of this machine.
+        Some(
+            libc::EMFILE
+            | libc::ENFILE
+            | libc::ENOBUFS
+            | libc::ENOMEM
+            | libc::EADDRNOTAVAIL
+            | libc::EADDRINUSE
+            | libc::EPERM,
+        ) => ProxyError::LocalLimit,
         _ => ProxyError::Connect,
     }
 }
@@ -316,7 +325,7 @@ mod tests {
 
     #[test]
     fn no_descriptors_left_is_not_the_endpoint_s_failure() {
-        for code in [libc::EMFILE, libc::EADDRNOTAVAIL, libc::EADDRINUSE] {
+        for code in [libc::EMFILE, libc::EADDRNOTAVAIL, libc::EADDRINUSE, libc::EPERM] {
             let local = classify(&io::Error::from_raw_os_error(code));
             assert_eq!((local, local.failure(), local.status()), (ProxyError::LocalLimit, None, 503));
         }

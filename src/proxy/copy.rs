@@ -5,6 +5,7 @@
 //! on when everything before it was delivered; the other direction goes on.
 
 use crate::net::Stream;
+use crate::proxy::observe::ORIGINAL;
 use crate::proxy::pick::Picked;
 use crate::proxy::pipe::Pipe;
 use crate::proxy::scratch::{HEADROOM, poll_read};
@@ -89,7 +90,7 @@ impl<'a> Watch<'a> {
     /// Returns the watch of a stream to an address of no service: it drains with the worker.
     pub(crate) fn original(worker: &'a Worker, deadline: &'a Deadline) -> Self {
         let place = worker.streams.enter(usize::MAX, u64::MAX, u64::MAX / 4);
-        let counters = worker.shard.service("(original)");
+        let counters = worker.shard.service(ORIGINAL);
         Self { worker, deadline, idle_ms: ORIGINAL_IDLE_MS, until_ms: u64::MAX, counters, place }
     }
 

@@ -3,7 +3,7 @@
 use crate::clock;
 use crate::http1::head::RequestLine;
 use crate::http1::rewrite::Authority;
-use crate::model::{ListenerProtocol, ListenerSpec};
+use crate::model::ListenerSpec;
 use crate::proxy::state::Worker;
 use crate::telemetry::AccessRecord;
 use std::net::{IpAddr, SocketAddr};
@@ -53,6 +53,9 @@ pub(crate) struct Summary<'a> {
     pub(crate) endpoint: Option<SocketAddr>,
 }
 
+/// What streams to an address of no service are told and counted by, where others have their service's name.
+pub(crate) const ORIGINAL: &str = "(original)";
+
 /// How a TCP stream ended.
 #[derive(Debug)]
 pub(crate) struct StreamSummary {
@@ -68,7 +71,12 @@ pub(crate) struct StreamSummary {
 }
 
 /// Writes the access line of a TCP stream; its octets were counted while it ran.
-pub(crate) fn record_stream(worker: &Worker, listener: &ListenerSpec, peer: IpAddr, summary: &StreamSummary) {
+pub(crate) fn record_stream(
+    worker: &Worker,
+    (listener, service): (&ListenerSpec, &str),
+    peer: IpAddr,
+    summary: &StreamSummary,
+) {
     let Some(log) = &worker.access else { return };
     let since = |at: Instant| us(at.saturating_duration_since(summary.started));
     log.record(AccessRecord {
@@ -77,12 +85,7 @@ pub(crate) fn record_stream(worker: &Worker, listener: &ListenerSpec, peer: IpAd
         method: if listener.protocol.is_udp() { "UDP".to_owned() } else { "TCP".to_owned() },
         host: listener.name.to_string(),
         path: String::new(),
-        service: match &listener.protocol {
-            ListenerProtocol::Tcp { service, .. }
-            | ListenerProtocol::Udp { service, .. }
-            | ListenerProtocol::Service { service, .. } => service.to_string(),
-            ListenerProtocol::Http | ListenerProtocol::Captured => String::new(),
-        },
+        service: service.to_owned(),
         endpoint: summary.endpoint,
         status: 0,
         reason: summary.reason,

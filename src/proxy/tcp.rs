@@ -11,9 +11,9 @@ use crate::clock;
 use crate::model::{ListenerProtocol, ListenerSpec, ServiceName};
 use crate::net::Stream;
 use crate::proxy::connect::{Captured, Inside, connect};
-use crate::proxy::copy::{Relay, Watch};
+use crate::proxy::copy::{End, Relay, Watch};
 use crate::proxy::error::{ProxyError, Retry};
-use crate::proxy::observe::{StreamSummary, record_stream};
+use crate::proxy::observe::{ORIGINAL, StreamSummary, record_stream};
 use crate::proxy::pick::{Picked, Refused, Traffic, choose, failed};
 use crate::proxy::preface::{Arrival, seen};
 use crate::proxy::state::{Open, Worker};
@@ -57,6 +57,27 @@ pub(crate) struct Way {
     pub(crate) starttls: bool,
 }
 
+impl Way {
+    /// Returns the service that it leads to, and which of its ports; `None`: to an address of no service.
+    fn named<'a>(&'a self, listener: &'a ListenerSpec) -> Option<(&'a ServiceName, usize)> {
+        match (&self.target, &listener.protocol) {
+            (Target::Rule(rule), _) => listener.admission.sni.get(*rule).map(|rule| (&rule.service, rule.port)),
+            (Target::Listener, ListenerProtocol::Tcp { service, port }) | (Target::Service { service, port }, _) => {
+                Some((service, *port))
+            }
+            _ => None,
+        }
+    }
+
+    /// Returns its name in logs.
+    fn service<'a>(&'a self, listener: &'a ListenerSpec) -> &'a str {
+        match self.target {
+            Target::Original(_) => ORIGINAL,
+            _ => self.named(listener).map_or("", |(name, _)| name.as_str()),
+        }
+    }
+}
+
 /// A connection to an endpoint.
 struct Established {
     stream: Stream,
@@ -97,12 +118,18 @@ pub(crate) fn forward(
                 })
                 .await;
                 let (sent_bytes, received_bytes) = relay.carried();
+                if matches!(end, End::Idle | End::Session) {
+                    worker.shard.refused(end.reason());
+                }
                 let (endpoint, reason) = (Some(address), end.reason());
                 let summary =
                     StreamSummary { started, connected, endpoint, reason, attempts, sent_bytes, received_bytes };
-                record_stream(&worker, &listener, arrival.peer, &summary);
+                record_stream(&worker, (&listener, way.service(&listener)), arrival.peer, &summary);
             }
-            Err((error, attempts)) => refuse(&worker, down, (arrival.peer, &listener), (error, attempts, started)),
+            Err((error, attempts)) => {
+                let place = (&*listener, way.service(&listener));
+                refuse(&worker, down, (arrival.peer, place), (error, attempts, started));
+            }
         }
     }
 }
@@ -111,7 +138,7 @@ pub(crate) fn forward(
 fn refuse(
     worker: &Worker,
     mut down: Stream,
-    (peer, listener): (IpAddr, &ListenerSpec),
+    (peer, place): (IpAddr, (&ListenerSpec, &str)),
     (error, attempts, started): (ProxyError, u8, Instant),
 ) {
     worker.shard.refused(error.reason());
@@ -119,7 +146,7 @@ fn refuse(
     let connected = clock::now();
     let (reason, endpoint) = (error.reason(), None);
     let summary = StreamSummary { started, connected, endpoint, reason, attempts, sent_bytes: 0, received_bytes: 0 };
-    record_stream(worker, listener, peer, &summary);
+    record_stream(worker, place, peer, &summary);
 }
 
 fn idle_ms(worker: &Worker, picked: &Picked) -> u64 {
@@ -245,16 +272,9 @@ impl Unpicked {
 /// Loads the current snapshot and picks; returns the time for the connection with it.
 fn pick(worker: &Worker, (listener, way): (&ListenerSpec, &Way), tried: &Tried) -> Result<(Picked, u64), Unpicked> {
     let none = Unpicked::Error(ProxyError::NoService);
-    let named = match (&way.target, &listener.protocol) {
-        (Target::Rule(rule), _) => listener.admission.sni.get(*rule).map(|rule| (&rule.service, rule.port)),
-        (Target::Listener, ListenerProtocol::Tcp { service, port }) | (Target::Service { service, port }, _) => {
-            Some((service, *port))
-        }
-        _ => None,
-    };
     let mut reader = worker.reader.borrow_mut();
     let snapshot = reader.load();
-    let (service, port) = named.map_or((None, 0), |(name, port)| (snapshot.services.get(name), port));
+    let (service, port) = way.named(listener).map_or((None, 0), |(name, port)| (snapshot.services.get(name), port));
     let service = service.ok_or(none)?;
     let connect_ms = ms(service.spec.timeouts.connect);
     match choose(worker, service, port, tried, Traffic::Stream) {

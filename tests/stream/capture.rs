@@ -8,7 +8,10 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-const LISTENER: &str = "[[listener]]
+const LISTENER: &str = "[log]
+access = true
+
+[[listener]]
 name = \"out\"
 address = \":15001\"
 protocol = \"tcp\"
@@ -44,15 +47,15 @@ name = \"six\"
 address = \"[fd77::3]:5432\"
 ";
 
-struct World {
-    space: Space,
+pub(crate) struct World {
+    pub(crate) space: Space,
     folder: Folder,
     _running: Vec<Running>,
 }
 
 impl World {
     /// Weir as a sidecar that captures, and servers at many addresses.
-    fn start(name: &str) -> Self {
+    pub(crate) fn start(name: &str) -> Self {
         let own: Vec<String> = (1..=9).map(|n| format!("10.77.0.{n}/32")).collect();
         let own6: Vec<String> = (1..=9).map(|n| format!("fd77::{n}/128")).collect();
         let all: Vec<&str> = own.iter().chain(&own6).map(String::as_str).collect();
@@ -79,7 +82,7 @@ impl World {
         world
     }
 
-    fn until(&self, what: &str, condition: impl Fn() -> bool) {
+    pub(crate) fn until(&self, what: &str, condition: impl Fn() -> bool) {
         until(&self.folder, what, condition);
     }
 
@@ -95,6 +98,11 @@ impl World {
 fn is_refused(space: &Space, reason: &str) -> bool {
     let line = format!("weir_refused_total{{reason=\"{reason}\"}} ");
     space.admin("/metrics").lines().any(|l| l.strip_prefix(&line).is_some_and(|count| count != "0"))
+}
+
+/// Whether the log says why a connection was closed.
+fn is_told(folder: &Folder, reason: &str) -> bool {
+    log_of(folder).lines().any(|line| line.contains("connection closed") && line.contains(reason))
 }
 
 fn log_of(folder: &Folder) -> String {
@@ -131,6 +139,16 @@ fn outbound(world: &World) {
     // Straight to the listener: it leads back to it.
     assert_eq!(space.ask("http://10.77.0.1:15001/"), "");
     world.until("a loop", || world.refused("capture_loop"));
+    for (reason, url) in [("capture_denied", "http://10.77.0.9:80/"), ("capture_loop", "http://10.77.0.1:15001/")] {
+        // Of those of one second one is told.
+        world.until(reason, || space.ask(url).is_empty() && is_told(&world.folder, reason));
+    }
+    // The log says which way each went.
+    for (service, endpoint) in [("db", "10.77.0.3:5432"), ("six", "[fd77::3]:5432"), ("(original)", "10.77.0.8:80")] {
+        let told = [format!("\"service\":\"{service}\""), format!("\"endpoint\":\"{endpoint}\"")];
+        let is_told = |line: &str| line.contains("\"TCP\"") && told.iter().all(|word| line.contains(word));
+        world.until(service, || log_of(&world.folder).lines().any(is_told));
+    }
     let metrics = world.admin("/metrics");
     assert!(metrics.contains("weir_streams_total{service=\"(original)\"} 2\n"), "{metrics}");
 }
@@ -166,27 +184,29 @@ fn connections_of_weir_that_come_back_are_closed() {
 /// A client and a server with Weir on the way between them: what is routed through is taken as it is, and the server sees the
 /// client's own address.
 fn through_with(backend: &str) {
-    let (client, weir, server) = (Space::new(&[]), Space::new(&[]), Space::new(&[]));
+    let (client, weir, behind) = (Space::new(&[]), Space::new(&[]), Space::new(&[]));
     pair((&weir, "side1"), &client, ("10.78.1", "fd78:1"));
-    pair((&weir, "side2"), &server, ("10.78.2", "fd78:2"));
+    pair((&weir, "side2"), &behind, ("10.78.2", "fd78:2"));
     let script = "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding";
     // /proc shows the settings of the namespace of who opens them.
     assert!(weir.run("sh", &["-c", script]).status.success());
     let folder = Folder::new(&format!("through-{backend}"));
-    let _servers = ["10.78.2.2:80", "[fd78:2::2]:80"].map(|address| server.whoami(&folder, address));
+    let _servers = ["10.78.2.2:80", "10.78.2.2:81", "[fd78:2::2]:80"].map(|address| behind.whoami(&folder, address));
     let _weir = weir.weir(
         &folder,
         "[[listener]]\nname = \"through\"\naddress = \":15002\"\nprotocol = \"tcp\"\n
 [listener.capture]\nmode = \"tproxy\"\nto = \"original\"\nunknown = \"allow\"\nkeep_source = true\n",
     );
     weir.captured(backend, &["--user", "0", "--through", "15002"], || {
-        for (url, source) in
-            [("http://10.78.2.2/", "Remote: 10.78.1.2:"), ("http://[fd78:2::2]/", "Remote: [fd78:1::2]:")]
-        {
-            let said = client.ask(url);
-            assert!(said.contains(source), "{backend} {url}: {said:?}\n{}", log_of(&folder));
+        for (to, source) in [
+            ("10.78.2.2:80", "Remote: 10.78.1.2:"),
+            ("10.78.2.2:81", "Remote: 10.78.1.2:"),
+            ("[fd78:2::2]:80", "Remote: [fd78:1::2]:"),
+        ] {
+            let said = client.ask(&format!("http://{to}/"));
+            assert!(server(&said) == to && said.contains(source), "{backend} {to}: {said:?}\n{}", log_of(&folder));
         }
-        assert!(weir.admin("/metrics").contains("weir_streams_total{service=\"(original)\"} 2\n"), "not through Weir");
+        assert!(weir.admin("/metrics").contains("weir_streams_total{service=\"(original)\"} 3\n"), "not through Weir");
     });
 }
 
@@ -217,15 +237,13 @@ fn coming_with(backend: &str, mode: &str) {
         ),
     );
     let of = |ours: &str, theirs: &str| format!("Remote: {}:", if kept { theirs } else { ours });
-    let each = [
-        ("http://10.79.1.1/", of("10.79.1.1", "10.79.1.2")),
-        ("http://[fd79:1::1]/", of("[fd79:1::1]", "[fd79:1::2]")),
-    ];
+    let each = [("10.79.1.1:80", of("10.79.1.1", "10.79.1.2")), ("[fd79:1::1]:80", of("[fd79:1::1]", "[fd79:1::2]"))];
     let words = ["--user", "0", "--inbound", "15006", "--inbound-mode", mode, "--exclude", "81"];
     beside.captured(backend, &words, || {
-        for (url, source) in each.iter().cycle().take(10) {
-            let said = client.ask(url);
-            assert!(said.contains(source), "{url}: {said:?} from {source}\n{}\n{}", beside.ruleset(), log_of(&folder));
+        for (to, source) in each.iter().cycle().take(10) {
+            let said = client.ask(&format!("http://{to}/"));
+            let right = server(&said) == *to && said.contains(source);
+            assert!(right, "{to}: {said:?} from {source}\n{}\n{}", beside.ruleset(), log_of(&folder));
         }
         let streams = "weir_streams_total{service=\"(original)\"} 10\n";
         assert!(beside.admin("/metrics").contains(streams), "not through Weir");
@@ -235,6 +253,14 @@ fn coming_with(backend: &str, mode: &str) {
         assert!(beside.ask("http://[fd79:1::2]/").contains("Remote: [fd79:1::1]:"));
         assert!(beside.ask("http://10.79.1.1/").contains("Remote: 10.79.1.1:"), "to itself");
         assert!(beside.admin("/metrics").contains(streams), "through Weir");
+        if !kept {
+            // A client of another machine may have the port that Weir has just taken for the same destination.
+            let said = client.ask("http://10.79.1.1/");
+            let port = said.lines().find_map(|line| line.strip_prefix("Remote: 10.79.1.1:")).unwrap();
+            let words = ["-s", "--noproxy", "*", "--max-time", "5", "--local-port", port, "http://10.79.1.1/"];
+            let said = client.said("curl", &words);
+            assert!(said.contains("Remote: 10.79.1.1:"), "from port {port}: {said:?}\n{}", log_of(&folder));
+        }
         // Straight to the listener.
         assert_eq!(client.ask("http://10.79.1.1:15006/"), "");
         until(&folder, "a loop", || is_refused(&beside, "capture_loop"));

@@ -156,5 +156,6 @@ async fn peers_that_never_read_hold_little_and_are_let_go() {
     assert!(grown < 8 * 1024, "{grown} KiB more");
     let none = async || (metric(&weir, "weir_streams_open{service=\"bulk\"}").await == 0).then_some(());
     eventually("all are let go", WAIT, none).await;
+    refused(&weir, "idle_timeout", 50).await;
     is_served(told).await;
 }

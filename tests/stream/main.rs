@@ -26,6 +26,7 @@ mod example;
 mod hostile;
 mod names;
 mod postgres;
+mod rules;
 mod sni;
 mod space;
 mod zero;
