@@ -11,14 +11,16 @@ use crate::balance::{Tried, rendezvous};
 use crate::clock;
 use crate::lifecycle::{Phase, Signal};
 use crate::model::{ListenerProtocol, UdpSpec};
+use crate::proxy::arriving::arriving;
 use crate::proxy::connect::classify;
 use crate::proxy::entry::Entry;
 use crate::proxy::error::ProxyError;
-use crate::proxy::flow::{Asked, Flow, Key, Shared, connected, is_too_long, number};
+use crate::proxy::flow::{Asked, Flow, Key, Shared, connected, is_lost, is_too_long, number};
 use crate::proxy::held::{Held, Waiting};
 use crate::proxy::memory::Pressure;
 use crate::proxy::observe::record_stream;
 use crate::proxy::pick::{Picked, Refused, failed, hashed};
+use crate::proxy::shortage::for_flows;
 use crate::proxy::state::Worker;
 use crate::proxy::wait::{Absent, pass_on, woken};
 use crate::sys::datagram::{BATCH, Batch, Peer, receive_merged, send_merged};
@@ -125,6 +127,11 @@ impl Flows {
             let flow = match opened {
                 Ok(flow) => flow,
                 Err(Unopened::Absent(absent)) => return self.hold(rest, (key, peer), spec, absent),
+                Err(Unopened::Failed(serial)) if tried.len() + 1 < TRIES => {
+                    tried.push(serial);
+                    continue;
+                }
+                Err(Unopened::Failed(_)) => return self.drop_of(key, "endpoints_exhausted", rest.len()),
                 Err(Unopened::Refused(reason)) => return self.drop_of(key, reason, rest.len()),
             };
             match send_merged(flow.upstream.get_ref(), rest, None, &flow.merges.0) {
@@ -135,8 +142,8 @@ impl Flows {
                     flow.came(done, spec);
                     rest = left;
                 }
-                // The kernel's buffer is full: what does not fit is lost, as it would be on the way.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                // This machine does not take it: it is lost, as it would be on the way, and the endpoint is well.
+                Err(error) if is_lost(&error) => {
                     return self.drop_of(key, "udp_send", rest.len());
                 }
                 Err(error) if is_too_long(&error) => {
@@ -219,13 +226,22 @@ impl Flows {
         let reason = if flow.place.is_due(now_ms) {
             flow.cut();
             "drain_deadline"
-        } else if flow.picked.permit.stats().is_some_and(|stats| stats.is_ejected(now_ms)) {
+        } else if flow.picked.permit.stats().is_some_and(|stats| stats.is_ejected(now_ms))
+            && !self.fails_open(flow, now_ms)
+        {
             "connect_failed"
         } else {
             return false;
         };
         self.end(flow, reason);
         true
+    }
+
+    /// Returns whether none of the endpoints of a flow's service is usable, so that all are: then nothing is won by moving.
+    fn fails_open(&self, flow: &Flow, now_ms: u64) -> bool {
+        let mut reader = self.shared.worker.reader.borrow_mut();
+        let service = reader.load().services.at(flow.picked.key.slot);
+        service.is_some_and(|service| service.fails_open(now_ms))
     }
 
     /// Looks at the flows again where the table has changed: the verdict on an endpoint moves its flows.
@@ -238,7 +254,6 @@ impl Flows {
         let mut bad = HashMap::<u64, ()>::new();
         let ListenerProtocol::Udp { service, .. } = &self.shared.entry.spec().protocol else { return };
         if let Some(service) = snapshot.services.get(service) {
-            // Where none is usable all are used: then nothing is won by moving.
             let now_ms = self.shared.worker.timers.now_ms();
             if !service.fails_open(now_ms) {
                 bad.extend(service.candidates.iter().filter(|c| !c.healthy).map(|c| (c.stats.serial(), ())));
@@ -257,7 +272,9 @@ impl Flows {
         if open >= spec.flows_per_client {
             return Err("udp_flows_per_client");
         }
-        if self.flows.borrow().len() + self.held.len() >= self.most(spec) && !self.make_room() {
+        let worker = &self.shared.worker;
+        let is_full = self.flows.borrow().len() + self.held.len() >= self.most(spec);
+        if (is_full || worker.flows.get() >= for_flows(self.workers)) && !self.make_room() {
             return Err("udp_flows");
         }
         if self.shared.worker.memory.pressure(clock::now_ms) >= Pressure::Shed {
@@ -273,11 +290,15 @@ impl Flows {
         let upstream = connected(picked.address).map_err(|error| {
             let error = classify(&error);
             failed(&self.shared.worker, picked.key, error);
-            Unopened::Refused(error.reason())
+            match error {
+                ProxyError::LocalLimit => Unopened::Refused(error.reason()),
+                _ => Unopened::Failed(picked.key.serial),
+            }
         })?;
         let id = self.next.replace(self.next.get() + 1);
         let flow = Rc::new(Flow::new(&self.shared.worker, (key, id), *peer, upstream, picked));
         self.flows.borrow_mut().insert(key, flow.clone());
+        self.shared.worker.flows.set(self.shared.worker.flows.get() + 1);
         *self.clients.borrow_mut().entry(key.client.ip()).or_default() += 1;
         self.young.borrow_mut().push_back((key, id));
         let carried = Carried { flows: self.clone(), flow: flow.clone() };
@@ -338,6 +359,7 @@ impl Flows {
             return;
         }
         flows.remove(&flow.key);
+        self.shared.worker.flows.set(self.shared.worker.flows.get() - 1);
         self.one_less(flow.key.client.ip());
         let mut young = self.young.borrow_mut();
         // What is left of flows that ended otherwise.
@@ -369,6 +391,8 @@ impl Flows {
 enum Unopened {
     /// The service has no replica yet.
     Absent(Absent),
+    /// There is no way to the endpoint with this serial.
+    Failed(u64),
     Refused(&'static str),
 }
 
@@ -423,7 +447,9 @@ impl Drop for Carried {
         let Self { flows, flow } = self;
         flows.forget(flow);
         let Shared { worker, entry, .. } = &flows.shared;
-        record_stream(worker, &entry.spec(), flow.key.client.ip(), &flow.ended());
+        let (spec, summary) = (entry.spec(), flow.ended());
+        let ListenerProtocol::Udp { service, .. } = &spec.protocol else { return };
+        record_stream(worker, (&spec, service.as_str()), flow.key.client.ip(), &summary);
     }
 }
 
@@ -442,21 +468,11 @@ pub(crate) async fn serve(worker: Rc<Worker>, socket: AsyncFd<UdpSocket>, entry:
     // process had before.
     let _ = receive_merged(socket.get_ref());
     let flows = Rc::new(Flows::new(worker.clone(), entry.clone(), socket));
-    loop {
-        let ready = tokio::select! {
-            biased;
-            () = signal.reached(Phase::Draining) => break,
-            () = entry.removed() => break,
-            ready = flows.shared.socket.readable() => ready,
-        };
-        let Ok(mut ready) = ready else { break };
-        match flows.receive() {
-            // Others get their turn between two batches.
-            Ok(true) => tokio::task::yield_now().await,
-            // What comes from now on makes the socket ready again.
-            Ok(false) => ready.clear_ready(),
-            Err(error) => tracing::debug!(%error, listener = %entry.name, "failed to receive datagrams"),
-        }
+    tokio::select! {
+        biased;
+        () = signal.reached(Phase::Draining) => {}
+        () = entry.removed() => {}
+        () = arriving(&flows.shared.socket, &entry.name, || flows.receive()) => {}
     }
     tokio::time::sleep(worker.options.timeouts.drain_idle).await;
     flows.clear();

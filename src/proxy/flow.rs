@@ -240,6 +240,13 @@ pub(crate) fn is_too_long(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EMSGSIZE)
 }
 
+/// It is this machine that does not take a datagram now: a buffer is full, or the kernel's table of connections, or a rule of a
+/// firewall drops it.
+pub(crate) fn is_lost(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+        || matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM | libc::EPERM))
+}
+
 /// Returns a number for an address, the same everywhere.
 pub(crate) fn number(address: SocketAddr) -> u64 {
     let bits = match address.ip().to_canonical() {

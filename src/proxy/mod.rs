@@ -9,6 +9,7 @@
 mod accept;
 mod admission;
 mod apart;
+mod arriving;
 mod capture;
 mod connect;
 mod connection;

@@ -70,6 +70,13 @@ fn limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
+/// Returns how many flows of datagrams one of so many workers may have: half of the process's descriptors are for everything else,
+/// as anybody can make flows in any number of names.
+pub(crate) fn for_flows(workers: usize) -> usize {
+    let half = usize::try_from(limit() / 2).unwrap_or(usize::MAX);
+    half.div_ceil(workers.max(1))
+}
+
 fn left_of(limit: u64) -> u64 {
     (limit / SHARE).clamp(*LEFT.start(), *LEFT.end())
 }

@@ -80,6 +80,8 @@ pub(crate) struct Worker {
     /// What requests are served in and is free now; of types that only the protocol engine knows.
     spares: [RefCell<Vec<Box<dyn Any>>>; 2],
     pub(crate) open: Cell<usize>,
+    /// Flows of datagrams of all its listeners.
+    pub(crate) flows: Cell<usize>,
     pub(crate) spread: Arc<Spread>,
     /// Counts the connections of listeners that bound them.
     pub(crate) admissions: Admissions,
@@ -137,6 +139,7 @@ impl Worker {
             buffers: RefCell::default(),
             spares: Default::default(),
             open: Cell::new(0),
+            flows: Cell::new(0),
             spread: shared.spread.clone(),
             admissions: shared.admissions.clone(),
             outgoing: shared.outgoing.clone(),

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use weir::sys::datagram::{Batch, Peer, receive_merged, send_merged};
 
 /// A server that answers each datagram with its own letter and the datagram. Nobody is there when it is aborted.
-async fn echo(letter: u8) -> (SocketAddr, JoinHandle<()>) {
+pub(crate) async fn echo(letter: u8) -> (SocketAddr, JoinHandle<()>) {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = socket.local_addr().unwrap();
     let serving = tokio::spawn(async move {
@@ -28,7 +28,12 @@ async fn echo(letter: u8) -> (SocketAddr, JoinHandle<()>) {
 }
 
 /// Weir in front of endpoints; `listener` and `service` are added to those sections.
-async fn front(name: &str, address: SocketAddr, endpoints: &[SocketAddr], (listener, service): (&str, &str)) -> Weir {
+pub(crate) async fn front(
+    name: &str,
+    address: SocketAddr,
+    endpoints: &[SocketAddr],
+    (listener, service): (&str, &str),
+) -> Weir {
     let mut toml = format!(
         "[[listener]]\nname = \"game\"\naddress = \"{address}\"\nprotocol = \"udp\"\nservice = \"game\"\n{listener}\n\
          [[service]]\nname = \"game\"\n{service}\n[[service.port]]\nname = \"game\"\nprotocol = \"udp\"\n"
@@ -42,7 +47,7 @@ async fn front(name: &str, address: SocketAddr, endpoints: &[SocketAddr], (liste
 }
 
 /// A client with a port of its own.
-async fn client(address: SocketAddr) -> UdpSocket {
+pub(crate) async fn client(address: SocketAddr) -> UdpSocket {
     let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     client.connect(address).await.unwrap();
     client
@@ -52,7 +57,7 @@ async fn client(address: SocketAddr) -> UdpSocket {
 const AGAIN: Duration = Duration::from_secs(3);
 
 /// Sends a text until it is answered, as clients of UDP do; returns the letter of who answered, and how often it was sent.
-async fn ask(client: &UdpSocket, text: &[u8]) -> (u8, u32) {
+pub(crate) async fn ask(client: &UdpSocket, text: &[u8]) -> (u8, u32) {
     let mut buffer = vec![0; 65536];
     for sent in 1..100 {
         client.send(text).await.unwrap();

@@ -29,6 +29,7 @@ mod postgres;
 mod rules;
 mod sni;
 mod space;
+mod unwell;
 mod zero;
 
 use std::time::Duration;
