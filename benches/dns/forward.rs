@@ -7,9 +7,9 @@
 
 use crate::client::{Load, Mode, Run, dnsperf};
 use crate::forwarders::{self, Setting};
-use crate::process::Peer;
-use crate::report::{Cell, quantile};
-use crate::rounds::{self, Meter, Method};
+use crate::proxies::process::Peer;
+use crate::proxies::report::{Cell, quantile};
+use crate::proxies::rounds::{self, Meter, Method};
 use crate::upstream::{self, Asked, EXPIRING, Relay};
 use crate::{print, report_bound};
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};

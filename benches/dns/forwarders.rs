@@ -1,6 +1,6 @@
 //! Those that forward: Weir, unbound and dnsmasq, each with one thread, the same room for answers and the same upstream.
 
-use crate::process::{Peer, program};
+use crate::proxies::process::{Peer, program};
 use crate::servers::free_for_both;
 use std::fs;
 use std::io;

@@ -10,42 +10,22 @@
 //! `cargo bench --bench dns -- [options]`; see `benches/README.md` for the method and `--help` for the options.
 
 mod client;
-#[path = "../support/proxies/common.rs"]
-mod common;
-#[path = "../support/proxies/cpu.rs"]
-#[allow(dead_code, reason = "shared; a part is for other benches")]
-mod cpu;
 mod forward;
 mod forwarders;
-#[path = "../support/proxies/load.rs"]
-#[allow(dead_code, reason = "shared; a part is for other benches")]
-mod load;
-#[path = "../support/proxies/memory.rs"]
-#[allow(dead_code, reason = "shared; a part is for other benches")]
-mod memory;
-#[path = "../support/proxies/message.rs"]
-#[allow(dead_code, reason = "shared; a part is for other benches")]
-mod message;
-#[path = "../support/proxies/process.rs"]
-#[allow(dead_code, reason = "shared; a part is for other benches")]
-mod process;
-#[path = "../support/proxies/report.rs"]
-#[allow(dead_code, reason = "shared; a part is for other benches")]
-mod report;
-#[path = "../support/proxies/rounds.rs"]
-#[allow(dead_code, reason = "shared; a part is for other benches")]
-mod rounds;
+#[path = "../support/proxies/mod.rs"]
+mod proxies;
 mod servers;
 mod upstream;
 mod zone;
 
 use clap::Parser;
 use client::{Load, Mode, Run, dnsperf, verify};
-use common::Common;
 use hickory_proto::rr::RecordType;
-use process::Peer;
-use report::{Cell, Cells, quantile};
-use rounds::{Meter, Method};
+use proxies::common::{Common, Folder};
+use proxies::process::Peer;
+use proxies::report::{Cell, Cells, quantile};
+use proxies::rounds::{Meter, Method, Quiet};
+use proxies::{process, rounds};
 use servers::Setting;
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -97,15 +77,6 @@ struct Options {
     /// Scenarios, parted by commas
     #[arg(long, value_delimiter = ',', default_values = NAMES, value_parser = NAMES)]
     scenarios: Vec<String>,
-    /// Quiet rounds for each peer and scenario; at most three times as many are run
-    #[arg(long, value_name = "N", default_value_t = 8)]
-    rounds: usize,
-    /// Seconds of one measured stretch
-    #[arg(long, value_name = "S", default_value_t = 1.0)]
-    seconds: f64,
-    /// Drop a round with more than so many percent of other load on either CPU
-    #[arg(long, value_name = "P", default_value_t = 5.0)]
-    max_other: f64,
     /// Services of the small table
     #[arg(long, value_name = "N", default_value_t = 200)]
     services: u32,
@@ -116,13 +87,9 @@ struct Options {
     #[arg(long, hide = true)]
     echo: Option<SocketAddr>,
     #[command(flatten)]
+    quiet: Quiet<8, 1000>,
+    #[command(flatten)]
     common: Common,
-}
-
-impl Options {
-    fn method(&self) -> Method {
-        Method { rounds: self.rounds, seconds: self.seconds, max_other: self.max_other / 100.0, cpus: [0, 1] }
-    }
 }
 
 fn main() -> ExitCode {
@@ -137,17 +104,16 @@ fn main() -> ExitCode {
 fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
     let names: Vec<&str> = options.peers.iter().map(String::as_str).collect();
     process::install(&[names.as_slice(), forward::needs(&options.scenarios), &["dnsperf"]].concat())?;
-    weir::sys::thread::pin(options.method().cpus[1])?;
-    let folder = Folder(std::env::temp_dir().join(format!("weir-dns-{}", std::process::id())));
-    std::fs::create_dir_all(&folder.0)?;
+    weir::sys::thread::pin(options.quiet.method().cpus[1])?;
+    let folder = Folder::new("dns")?;
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
     std::fs::write(folder.0.join("certificate.pem"), made.cert.pem())?;
     std::fs::write(folder.0.join("key.pem"), made.signing_key.serialize_pem())?;
     println!(
         "CPU {} runs one server at a time with one thread for questions, CPU {} dnsperf; cost: CPU time of the server's processes \
          per query, lower quartile of the quiet rounds; * marks a dropped round",
-        options.method().cpus[0],
-        options.method().cpus[1]
+        options.quiet.method().cpus[0],
+        options.quiet.method().cpus[1]
     );
     let mut good = true;
     let small = ["udp", "tcp", "dot", "p99"];
@@ -167,7 +133,7 @@ fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
             peers,
             folder: &folder,
             weir: &options.common.weir,
-            method: options.method(),
+            method: options.quiet.method(),
         })?;
     }
     Ok(good)
@@ -197,7 +163,7 @@ fn with_table(
     let (certificate, key) = (parent.join("certificate.pem"), parent.join("key.pem"));
     let setting = Setting {
         folder,
-        cpu: options.method().cpus[0],
+        cpu: options.quiet.method().cpus[0],
         weir: &options.common.weir,
         services: &services,
         zone: &zone,
@@ -222,10 +188,10 @@ fn with_table(
     let mut good = true;
     for wanted in options.scenarios.iter().map(String::as_str).filter(|name| possible.contains(name)) {
         good &= match wanted {
-            "p99" => bench.tail(&options.method())?,
+            "p99" => bench.tail(&options.quiet.method())?,
             _ => {
                 let scenario = SCENARIOS.iter().find(|s| s.name == wanted).ok_or(format!("no scenario {wanted}"))?;
-                bench.run(scenario, &options.method())?
+                bench.run(scenario, &options.quiet.method())?
             }
         };
     }
@@ -393,13 +359,4 @@ fn report_bound(what: &str, figure: f64, most: f64) -> bool {
     };
     println!("  {what} = {figure:.3}, wanted at most {most}: {verdict}");
     figure <= most
-}
-
-/// A temporary folder, removed at the end.
-struct Folder(PathBuf);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }

@@ -1,6 +1,6 @@
 //! The servers: an echo as the floor, Weir, Knot, gdnsd and NSD, each with one thread for questions on one CPU.
 
-use crate::process::{Peer, free_address, program};
+use crate::proxies::process::{Peer, free_address, program};
 use crate::zone::ZONE;
 use std::fs;
 use std::io;

@@ -1,6 +1,6 @@
 //! What forwarders ask: a real unbound with made-up names, and before it a relay that counts, takes its time and falls silent.
 
-use crate::process::{Peer, free_address, program};
+use crate::proxies::process::{Peer, free_address, program};
 use hickory_proto::rr::RecordType;
 use std::collections::VecDeque;
 use std::error::Error;

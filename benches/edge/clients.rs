@@ -2,7 +2,7 @@
 //!
 //! They run on the load's CPU while the calling thread serves the backend.
 
-use crate::load::{Load, Stretch};
+use crate::proxies::load::{Load, Stretch};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use std::error::Error;
@@ -28,7 +28,7 @@ fn serve_while<T: Send + 'static>(
 ) -> Result<T, Box<dyn Error>> {
     let worker = thread::spawn(|| {
         let result = work();
-        crate::cpu::thread_ends();
+        crate::proxies::cpu::thread_ends();
         result
     });
     while !worker.is_finished() {
@@ -103,7 +103,7 @@ fn exchange(target: SocketAddr, config: &Arc<ClientConfig>, close: bool) -> io::
     let mut stream = StreamOwned::new(session, socket);
     let connection = if close { "Connection: close\r\n" } else { "" };
     write!(stream, "GET / HTTP/1.1\r\nHost: {NAME}\r\n{connection}\r\n")?;
-    let mut answer = crate::message::Answer::default();
+    let mut answer = crate::proxies::message::Answer::default();
     let mut buffer = [0u8; 4096];
     loop {
         match stream.read(&mut buffer)? {

@@ -10,41 +10,22 @@
 //! `cargo bench --bench edge -- [options]`; see `benches/README.md` for the method and `--help` for the options.
 
 mod clients;
-#[path = "../support/proxies/common.rs"]
-mod common;
-#[path = "../support/proxies/cpu.rs"]
-mod cpu;
 mod foreign;
-#[path = "../support/proxies/load.rs"]
-#[allow(dead_code, reason = "shared; a part is for other benches")]
-mod load;
-#[path = "../support/proxies/memory.rs"]
-#[allow(dead_code, reason = "shared; a part is for other benches")]
-mod memory;
-#[path = "../support/proxies/message.rs"]
-#[allow(dead_code, reason = "shared; a part is for other benches")]
-mod message;
 mod peers;
-#[path = "../support/proxies/process.rs"]
-#[allow(dead_code, reason = "shared; a part is for other benches")]
-mod process;
-#[path = "../support/proxies/report.rs"]
-mod report;
-#[path = "../support/proxies/rounds.rs"]
-#[allow(dead_code, reason = "shared; a part is for other benches")]
-mod rounds;
+#[path = "../support/proxies/mod.rs"]
+mod proxies;
 mod steady;
 
 use clap::Parser;
-use common::Common;
-use load::{Load, Shape, Stretch};
-use message::Kind;
 use peers::Setting;
-use process::Peer;
-use report::Cell;
-use rounds::{Meter, Method};
+use proxies::common::{Common, Folder};
+use proxies::load::{Load, Shape, Stretch};
+use proxies::message::Kind;
+use proxies::process::Peer;
+use proxies::report::Cell;
+use proxies::rounds::{Meter, Method, Quiet};
+use proxies::{cpu, memory, process, pypi, report, rounds};
 use std::error::Error;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -103,26 +84,13 @@ struct Options {
     /// Scenarios, parted by commas
     #[arg(long, value_delimiter = ',', default_values = NAMES, value_parser = NAMES)]
     scenarios: Vec<String>,
-    /// Quiet rounds for each peer and scenario; at most three times as many are run
-    #[arg(long, value_name = "N", default_value_t = 10)]
-    rounds: usize,
-    /// Seconds of one measured stretch
-    #[arg(long, value_name = "S", default_value_t = 0.5)]
-    seconds: f64,
-    /// Drop a round with more than so many percent of other load on either CPU
-    #[arg(long, value_name = "P", default_value_t = 5.0)]
-    max_other: f64,
     /// Idle connections of `memory`
     #[arg(long, value_name = "N", default_value_t = 5000)]
     idle: usize,
     #[command(flatten)]
+    quiet: Quiet<10, 500>,
+    #[command(flatten)]
     common: Common,
-}
-
-impl Options {
-    fn method(&self) -> Method {
-        Method { rounds: self.rounds, seconds: self.seconds, max_other: self.max_other / 100.0, cpus: [0, 1] }
-    }
 }
 
 fn main() -> ExitCode {
@@ -134,11 +102,10 @@ fn main() -> ExitCode {
 fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
     let names: Vec<&str> = options.peers.iter().map(String::as_str).collect();
     process::install(&[names.as_slice(), &["h2load"]].concat())?;
-    foreign::install(&names)?;
+    pypi::install(&names)?;
     memory::raise_descriptors(40_000)?;
-    weir::sys::thread::pin(options.method().cpus[1])?;
-    let folder = Folder(std::env::temp_dir().join(format!("weir-edge-{}", std::process::id())));
-    std::fs::create_dir_all(&folder.0)?;
+    weir::sys::thread::pin(options.quiet.method().cpus[1])?;
+    let folder = Folder::new("edge")?;
     let (certificate, key) = (folder.0.join("certificate.pem"), folder.0.join("key.pem"));
     let made = rcgen::generate_simple_self_signed([clients::NAME.to_owned()])?;
     std::fs::write(&certificate, made.cert.pem())?;
@@ -147,7 +114,7 @@ fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
     let endpoints = load.endpoints()?;
     let setting = Setting {
         folder: &folder.0,
-        cpu: options.method().cpus[0],
+        cpu: options.quiet.method().cpus[0],
         endpoints: &endpoints,
         weir: &options.common.weir,
         certificate: &certificate,
@@ -166,21 +133,21 @@ fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
     println!(
         "CPU {} runs one proxy at a time with one worker, CPU {} backend and load; cost: CPU time of the peer's processes per \
          request, lower quartile of the quiet rounds; * marks a dropped round",
-        options.method().cpus[0],
-        options.method().cpus[1]
+        options.quiet.method().cpus[0],
+        options.quiet.method().cpus[1]
     );
     let running: Vec<&Peer> = running.iter().collect();
     let weir = running.iter().find(|peer| peer.name == "weir");
     for wanted in options.scenarios.iter().map(String::as_str) {
         good &= match (wanted, weir) {
             ("memory", _) | ("change" | "turn", None) => true,
-            ("p99", _) => steady::tail(&mut load, &running, &options.method())?,
-            ("p99-one", _) => steady::single(&mut load, &running, &options.method())?,
-            ("change", Some(weir)) => steady::changes(&mut load, weir, &setting, &options.method())?,
-            ("turn", Some(weir)) => steady::turns(&mut load, weir, &setting, &options.method())?,
+            ("p99", _) => steady::tail(&mut load, &running, &options.quiet.method())?,
+            ("p99-one", _) => steady::single(&mut load, &running, &options.quiet.method())?,
+            ("change", Some(weir)) => steady::changes(&mut load, weir, &setting, &options.quiet.method())?,
+            ("turn", Some(weir)) => steady::turns(&mut load, weir, &setting, &options.quiet.method())?,
             _ => {
                 let scenario = SCENARIOS.iter().find(|s| s.name == wanted).ok_or(format!("no scenario {wanted}"))?;
-                run(scenario, &running, (&mut load, &setting), &options.method())?
+                run(scenario, &running, (&mut load, &setting), &options.quiet.method())?
             }
         };
     }
@@ -285,15 +252,6 @@ fn idle_connections(options: &Options, load: &mut Load, setting: &Setting<'_>) -
         }
     }
     Ok(good)
-}
-
-/// The temporary folder of configurations and logs.
-struct Folder(PathBuf);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 /// Requests through the peer until all are answered; their heads must carry the forwarding fields, with and without TLS.

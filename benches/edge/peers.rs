@@ -4,7 +4,7 @@
 //! the same forwarding fields, the same certificate (ECDSA P-256), TLS 1.3 without resumption, HTTP/2 and HTTP/1.1 by ALPN.
 
 use crate::foreign;
-use crate::process::{Peer, free_address, program};
+use crate::proxies::process::{Peer, free_address, program};
 use std::fs;
 use std::io;
 use std::net::SocketAddr;

@@ -1,13 +1,13 @@
 //! What stays steady: latency at saturation, cost and errors while endpoints change, the worker's turns under a mix.
 
 use crate::clients;
-use crate::load::{Load, Shape};
-use crate::message::{self, Kind};
 use crate::peers::{self, Setting};
-use crate::process::Peer;
-use crate::report::quantile;
+use crate::proxies::load::{Load, Shape};
+use crate::proxies::message::{self, Kind};
+use crate::proxies::process::Peer;
+use crate::proxies::report::quantile;
+use crate::proxies::rounds::{Meter, Method};
 use crate::report_bound;
-use crate::rounds::{Meter, Method};
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::io::{self, Read, Write};
@@ -239,7 +239,7 @@ fn work(
                 done.fetch_add(1, Ordering::SeqCst);
             }
         }
-        crate::cpu::thread_ends();
+        crate::proxies::cpu::thread_ends();
     })
 }
 

@@ -9,25 +9,15 @@
 //!
 //! `cargo bench --bench footprint -- [options]`; see `benches/README.md` for the method and `--help` for the options.
 
-#[path = "../support/proxies/common.rs"]
-mod common;
-#[path = "../support/proxies/cpu.rs"]
-#[allow(dead_code, reason = "shared; a part is for comparisons")]
-mod cpu;
-#[path = "../support/proxies/load.rs"]
-#[allow(dead_code, reason = "shared; a part is for comparisons")]
-mod load;
-#[path = "../support/proxies/memory.rs"]
-mod memory;
-#[path = "../support/proxies/message.rs"]
-#[allow(dead_code, reason = "shared; a part is for comparisons")]
-mod message;
 mod parts;
+#[path = "../support/proxies/mod.rs"]
+mod proxies;
 mod sidecar;
 mod weir;
 
 use clap::Parser;
-use common::Common;
+use proxies::common::Common;
+use proxies::memory;
 use std::error::Error;
 use std::process::ExitCode;
 

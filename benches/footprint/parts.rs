@@ -1,10 +1,11 @@
 //! The parts: each starts Weir, measures, and prints figures with their bounds.
 
-use crate::load::{Load, Shape as LoadShape};
-use crate::memory::{proportional_kib, resident_kib};
-use crate::message::Kind;
+use crate::proxies::cpu;
+use crate::proxies::load::{Load, Shape as LoadShape};
+use crate::proxies::memory::{proportional_kib, resident_kib};
+use crate::proxies::message::Kind;
 use crate::weir::{Shape, Weir};
-use crate::{Options, cpu, figure};
+use crate::{Options, figure};
 use std::error::Error;
 use std::fs;
 use std::net::SocketAddr;

@@ -1,7 +1,8 @@
 //! A sidecar beside a Weir with two replicas: memory after it has carried requests, and CPU while nothing happens.
 
-use crate::memory::{proportional_kib, resident_kib};
-use crate::{Options, cpu, figure};
+use crate::proxies::cpu;
+use crate::proxies::memory::{proportional_kib, resident_kib};
+use crate::{Options, figure};
 use std::error::Error;
 use std::fs;
 use std::io::{self, Read, Write};

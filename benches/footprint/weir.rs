@@ -1,6 +1,6 @@
 //! Weir as a process in front of static endpoints.
 
-use crate::cpu;
+use crate::proxies::cpu;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -9,36 +9,20 @@
 //!
 //! `cargo bench --bench proxy_http -- [options]`; see `benches/README.md` for the method and `--help` for the options.
 
-#[path = "../support/proxies/common.rs"]
-mod common;
-#[path = "../support/proxies/cpu.rs"]
-mod cpu;
-#[path = "../support/proxies/load.rs"]
-#[allow(dead_code, reason = "shared; a part is for idle connections")]
-mod load;
-#[path = "../support/proxies/message.rs"]
-#[allow(dead_code, reason = "shared; a part is for other benches")]
-mod message;
 mod peers;
-#[path = "../support/proxies/process.rs"]
-mod process;
-#[path = "../support/proxies/relay.rs"]
-mod relay;
-#[path = "../support/proxies/report.rs"]
-mod report;
-#[path = "../support/proxies/rounds.rs"]
-mod rounds;
+#[path = "../support/proxies/mod.rs"]
+mod proxies;
 
 use clap::Parser;
-use common::Common;
-use load::{Load, Shape};
-use message::Kind;
 use peers::Setting;
-use process::Peer;
-use report::Cells;
-use rounds::{Method, rounds};
+use proxies::common::{Common, Folder};
+use proxies::load::{Load, Shape};
+use proxies::message::Kind;
+use proxies::process::Peer;
+use proxies::report::Cells;
+use proxies::rounds::{Method, rounds};
+use proxies::{process, relay, report, rounds};
 use std::error::Error;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Who is measured.
@@ -121,8 +105,7 @@ fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
     let names: Vec<&str> = options.peers.iter().map(String::as_str).collect();
     process::install(&names)?;
     weir::sys::thread::pin(options.load_cpu)?;
-    let folder = Folder(std::env::temp_dir().join(format!("weir-proxy-http-{}", std::process::id())));
-    std::fs::create_dir_all(&folder.0)?;
+    let folder = Folder::new("proxy-http")?;
     let mut load = Load::open(2)?;
     let endpoints = load.endpoints()?;
     let setting = Setting {
@@ -174,15 +157,6 @@ fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
         }
     }
     Ok(good)
-}
-
-/// The temporary folder of configurations and logs.
-struct Folder(PathBuf);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 /// Requests through the peer until all are answered; their head must carry the forwarding fields.

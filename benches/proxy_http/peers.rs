@@ -4,7 +4,7 @@
 //! same fields added to each request: `X-Forwarded-For`, `-Proto`, `-Host`, `X-Request-Id` and `Via`. Each peer listens
 //! twice: one endpoint behind the first address, two behind the second.
 
-use crate::process::{Peer, free_address, program};
+use crate::proxies::process::{Peer, free_address, program};
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
@@ -28,7 +28,7 @@ pub(crate) fn start(name: &str, setting: &Setting<'_>) -> io::Result<Peer> {
     let (name, closes, command) = match name {
         "nginx" => ("nginx", true, nginx(&folder, listen, setting)?),
         "haproxy" => ("haproxy", true, haproxy(&folder, listen, setting)?),
-        "relay" => ("relay", false, crate::relay::command(listen.into_iter().zip(groups(setting)))?),
+        "relay" => ("relay", false, crate::proxies::relay::command(listen.into_iter().zip(groups(setting)))?),
         "weir" => ("weir", true, weir_command(&folder, listen, setting)?),
         other => return Err(io::Error::other(format!("no peer is called {other}"))),
     };

@@ -10,42 +10,22 @@
 //! `cargo bench --bench proxy_tcp -- [options]`; see `benches/README.md` for the method and `--help` for the options.
 
 mod bulk;
-#[path = "../support/proxies/common.rs"]
-mod common;
-#[path = "../support/proxies/cpu.rs"]
-mod cpu;
-#[path = "../support/proxies/load.rs"]
-#[allow(dead_code, reason = "shared; a part is for HTTP")]
-mod load;
-#[path = "../support/proxies/memory.rs"]
-#[allow(dead_code, reason = "shared; a part is for processes that share pages")]
-mod memory;
-#[path = "../support/proxies/message.rs"]
-#[allow(dead_code, reason = "shared; a part is for HTTP")]
-mod message;
 mod peers;
-#[path = "../support/proxies/process.rs"]
-#[allow(dead_code, reason = "shared; a part is for HTTP")]
-mod process;
-#[path = "../support/proxies/relay.rs"]
-mod relay;
-#[path = "../support/proxies/report.rs"]
-mod report;
-#[path = "../support/proxies/rounds.rs"]
-mod rounds;
+#[path = "../support/proxies/mod.rs"]
+mod proxies;
 
 use bulk::Bulk;
 use clap::Parser;
-use common::Common;
-use load::{Load, Shape};
-use message::Kind;
 use peers::Setting;
-use process::Peer;
-use report::Cell;
-use rounds::{Meter, Method};
+use proxies::common::{Common, Folder};
+use proxies::load::{Load, Shape};
+use proxies::message::Kind;
+use proxies::process::Peer;
+use proxies::report::Cell;
+use proxies::rounds::{Meter, Method, Quiet};
+use proxies::{cpu, memory, process, relay, report, rounds};
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 use weir::clock;
@@ -64,15 +44,6 @@ struct Options {
     /// Scenarios, parted by commas
     #[arg(long, value_delimiter = ',', default_values = NAMES, value_parser = NAMES)]
     scenarios: Vec<String>,
-    /// Quiet rounds for each peer and scenario; at most three times as many are run
-    #[arg(long, value_name = "N", default_value_t = 8)]
-    rounds: usize,
-    /// Seconds of one measured stretch
-    #[arg(long, value_name = "S", default_value_t = 0.5)]
-    seconds: f64,
-    /// Drop a round with more than so many percent of other load on either CPU
-    #[arg(long, value_name = "P", default_value_t = 5.0)]
-    max_other: f64,
     /// Octets of one bulk answer on one connection, shared by the eight of `bulk8`
     #[arg(long, value_name = "N", default_value_t = 1 << 30)]
     bytes: u64,
@@ -83,13 +54,9 @@ struct Options {
     #[arg(long, hide = true, num_args = 1..)]
     relay: Vec<String>,
     #[command(flatten)]
+    quiet: Quiet<8, 500>,
+    #[command(flatten)]
     common: Common,
-}
-
-impl Options {
-    fn method(&self) -> Method {
-        Method { rounds: self.rounds, seconds: self.seconds, max_other: self.max_other / 100.0, cpus: [0, 1] }
-    }
 }
 
 fn main() -> ExitCode {
@@ -98,25 +65,15 @@ fn main() -> ExitCode {
     options.common.end("proxy_tcp", good)
 }
 
-/// The temporary folder of configurations and logs.
-struct Folder(PathBuf);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
 /// Runs every scenario; false when there were errors or a bound was missed.
 fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
     let names: Vec<&str> = options.peers.iter().map(String::as_str).collect();
     process::install(&names)?;
     // Each idle connection takes two descriptors here and two in the peer.
     let descriptors = memory::raise_descriptors(2 * options.idle as u64 + 200)? as usize;
-    let method = options.method();
+    let method = options.quiet.method();
     weir::sys::thread::pin(method.cpus[1])?;
-    let folder = Folder(std::env::temp_dir().join(format!("weir-proxy-tcp-{}", std::process::id())));
-    std::fs::create_dir_all(&folder.0)?;
+    let folder = Folder::new("proxy-tcp")?;
     let (mut load, mut bulk) = (Load::open(1)?, Bulk::open()?);
     let backends = [load.endpoints()?[0], bulk.address()?];
     let setting = Setting { folder: &folder.0, cpu: method.cpus[0], backends, weir: &options.common.weir };

@@ -1,7 +1,7 @@
 //! The proxies that are compared, as TCP proxies: one worker on one CPU, long idle timeouts, no log. The first address
 //! of each leads to the round-trip backend, the second to the bulk and idle backend.
 
-use crate::process::{NGINX_STREAM, Peer, free_address, program};
+use crate::proxies::process::{NGINX_STREAM, Peer, free_address, program};
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -39,7 +39,7 @@ pub(crate) fn start(name: &str, setting: &Setting<'_>) -> io::Result<Peer> {
         "weir" => ("weir", weir(&folder, Some(listen), setting)?),
         "relay" => {
             let backends = setting.backends.iter().map(std::slice::from_ref);
-            ("relay", crate::relay::command(listen.into_iter().zip(backends))?)
+            ("relay", crate::proxies::relay::command(listen.into_iter().zip(backends))?)
         }
         "own" => ("own", weir(&folder, None, setting)?),
         other => return Err(io::Error::other(format!("no peer is called {other}"))),

@@ -9,38 +9,22 @@
 //!
 //! `cargo bench --bench proxy_udp -- [options]`; see `benches/README.md` for the method and `--help` for the options.
 
-#[path = "../support/proxies/common.rs"]
-mod common;
-#[path = "../support/proxies/cpu.rs"]
-mod cpu;
 mod echo;
-#[path = "../support/proxies/load.rs"]
-#[allow(dead_code, reason = "shared; a part is for TCP")]
-mod load;
-#[path = "../support/proxies/message.rs"]
-#[allow(dead_code, reason = "shared; a part is for HTTP")]
-mod message;
 mod peers;
-#[path = "../support/proxies/process.rs"]
-#[allow(dead_code, reason = "shared; a part is for HTTP")]
-mod process;
+#[path = "../support/proxies/mod.rs"]
+mod proxies;
 mod relay;
-#[path = "../support/proxies/report.rs"]
-mod report;
-#[path = "../support/proxies/rounds.rs"]
-#[allow(dead_code, reason = "shared; a part is for TCP")]
-mod rounds;
 
 use clap::Parser;
-use common::Common;
 use echo::Clients;
-use process::Peer;
-use report::Cell;
-use rounds::{Meter, Method};
+use proxies::common::{Common, Folder};
+use proxies::process::Peer;
+use proxies::report::Cell;
+use proxies::rounds::{Meter, Method, Quiet};
+use proxies::{process, pypi, report, rounds};
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -81,15 +65,6 @@ struct Options {
     /// Scenarios, parted by commas
     #[arg(long, value_delimiter = ',', default_values = NAMES, value_parser = NAMES)]
     scenarios: Vec<String>,
-    /// Quiet rounds for each peer and scenario; at most three times as many are run
-    #[arg(long, value_name = "N", default_value_t = 8)]
-    rounds: usize,
-    /// Seconds of one measured stretch
-    #[arg(long, value_name = "S", default_value_t = 0.5)]
-    seconds: f64,
-    /// Drop a round with more than so many percent of other load on either CPU
-    #[arg(long, value_name = "P", default_value_t = 5.0)]
-    max_other: f64,
     /// Client sockets; default by scenario
     #[arg(long, value_name = "N")]
     flows: Option<usize>,
@@ -103,13 +78,9 @@ struct Options {
     #[arg(long, hide = true)]
     relay_runs: Option<SocketAddr>,
     #[command(flatten)]
+    quiet: Quiet<8, 500>,
+    #[command(flatten)]
     common: Common,
-}
-
-impl Options {
-    fn method(&self) -> Method {
-        Method { rounds: self.rounds, seconds: self.seconds, max_other: self.max_other / 100.0, cpus: [0, 1] }
-    }
 }
 
 fn main() -> ExitCode {
@@ -121,24 +92,14 @@ fn main() -> ExitCode {
     options.common.end("proxy_udp", good)
 }
 
-/// The temporary folder of configurations and logs.
-struct Folder(PathBuf);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
 /// Runs every scenario; false when datagrams came back wrong, or a bound was missed.
 fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
     let names: Vec<&str> = options.peers.iter().map(String::as_str).collect();
     process::install(&names)?;
-    peers::install(&names)?;
-    let method = options.method();
+    pypi::install(&names)?;
+    let method = options.quiet.method();
     weir::sys::thread::pin(method.cpus[1])?;
-    let folder = Folder(std::env::temp_dir().join(format!("weir-proxy-udp-{}", std::process::id())));
-    std::fs::create_dir_all(&folder.0)?;
+    let folder = Folder::new("proxy-udp")?;
     let backend = echo::serve()?;
     let mut running: Vec<(Peer, SocketAddr)> = Vec::new();
     for name in names {

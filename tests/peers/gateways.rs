@@ -4,6 +4,7 @@ use crate::course::{Course, Origin};
 use crate::foreign;
 use crate::peers::Setting;
 use crate::program::{Keys, WAIT, World};
+use crate::pypi;
 use crate::support::eventually;
 use crate::support::process::{Folder, free_address};
 use std::net::SocketAddr;
@@ -54,7 +55,7 @@ impl Gateway {
 }
 
 async fn in_front_and_behind(name: &str) {
-    foreign::install(&[name]).unwrap();
+    pypi::install(&[name]).unwrap();
     let keys = Keys::new();
     let origin = Origin::start(&keys, "").await;
     let trusted = "trusted_proxies = [\"127.0.0.1/32\"]\n";

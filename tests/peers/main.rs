@@ -27,6 +27,8 @@ mod tunnel;
 
 #[path = "../../benches/edge/foreign.rs"]
 mod foreign;
+#[path = "../../benches/support/proxies/pypi.rs"]
+mod pypi;
 
 mod browser;
 mod course;
@@ -50,4 +52,9 @@ mod peers {
         pub(crate) certificate: &'a Path,
         pub(crate) key: &'a Path,
     }
+}
+
+/// Where `foreign` has what benches share.
+mod proxies {
+    pub(crate) use crate::pypi;
 }

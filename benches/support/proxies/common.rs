@@ -1,6 +1,7 @@
 //! What the programs of this folder have in common on their command lines: options, and how they end.
 
 use std::error::Error;
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -29,5 +30,23 @@ impl Common {
                 ExitCode::from(2)
             }
         }
+    }
+}
+
+/// A temporary folder of configurations and logs, removed at the end.
+pub(crate) struct Folder(pub(crate) PathBuf);
+
+impl Folder {
+    /// Makes one for a program of this name.
+    pub(crate) fn new(name: &str) -> io::Result<Self> {
+        let folder = std::env::temp_dir().join(format!("weir-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder)?;
+        Ok(Self(folder))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
     }
 }

@@ -4,7 +4,7 @@
 //! Edge-triggered: a read that does not fill the buffer has drained the socket, so a request costs two receives and two
 //! sends here. Every answer is checked for its status and its exact length.
 
-use crate::message::{self, Answer, Kind};
+use super::message::{self, Answer, Kind};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 use std::collections::VecDeque;

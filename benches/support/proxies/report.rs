@@ -1,6 +1,6 @@
 //! Cells, quartiles, ratios, and how they are printed.
 
-use crate::load::Stretch;
+use super::load::Stretch;
 use std::collections::BTreeMap;
 
 /// One peer in one round of one scenario.

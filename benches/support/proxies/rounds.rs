@@ -1,9 +1,9 @@
 //! Rounds: every peer runs, one at a time is loaded, in another order each time, until enough rounds were quiet.
 
-use crate::cpu;
-use crate::load::{Load, Shape, Stretch};
-use crate::process::Peer;
-use crate::report::{Cell, Cells};
+use super::cpu;
+use super::load::{Load, Shape, Stretch};
+use super::process::Peer;
+use super::report::{Cell, Cells};
 use std::error::Error;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -20,6 +20,27 @@ pub(crate) struct Method {
     pub(crate) max_other: f64,
     /// CPU of the proxies, CPU of backend and load.
     pub(crate) cpus: [usize; 2],
+}
+
+/// Options of how rounds are run: the default number of rounds and the default stretch in milliseconds are each program's own.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Quiet<const ROUNDS: usize, const MILLIS: u32> {
+    /// Quiet rounds for each peer and scenario; at most three times as many are run
+    #[arg(long, value_name = "N", default_value_t = ROUNDS)]
+    rounds: usize,
+    /// Seconds of one measured stretch
+    #[arg(long, value_name = "S", default_value_t = f64::from(MILLIS) / 1000.0)]
+    seconds: f64,
+    /// Drop a round with more than so many percent of other load on either CPU
+    #[arg(long, value_name = "P", default_value_t = 5.0)]
+    max_other: f64,
+}
+
+impl<const ROUNDS: usize, const MILLIS: u32> Quiet<ROUNDS, MILLIS> {
+    /// Returns how rounds are run, with the proxies on the first CPU and backend and load on the second.
+    pub(crate) fn method(&self) -> Method {
+        Method { rounds: self.rounds, seconds: self.seconds, max_other: self.max_other / 100.0, cpus: [0, 1] }
+    }
 }
 
 /// Runs rounds of one shape over the peers; `listener` is which of a peer's two.
