@@ -27,6 +27,16 @@ fn load_text(text: &str) -> Result<Loaded, ConfigError> {
     load(&Source::Text { name: "text", text }, &environment(), &Flags::default())
 }
 
+/// Turns the lines of every section that begins with `#[name]` into ones that count.
+fn with_sections(text: &str) -> String {
+    let mut inside = false;
+    let line = |line: &'_ str| {
+        inside = if line.starts_with("#[") { true } else { inside && !line.is_empty() };
+        line.strip_prefix('#').filter(|rest| inside && !rest.starts_with(' ')).unwrap_or(line).to_owned()
+    };
+    text.lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
 /// Turns every line such as `#name = "node-1"` into one that counts.
 fn uncommented(text: &str) -> String {
     let key = |line: &str| {
@@ -62,7 +72,8 @@ fn each_invalid_file_is_refused_with_the_message_beside_it() {
 
 #[test]
 fn the_example_shows_the_default_of_every_key() {
-    let loaded = load_file(Path::new("config/example.toml")).unwrap();
+    let example = with_sections(EXAMPLE);
+    let loaded = load_text(&example).unwrap();
     let state = PathBuf::from("/var/lib/weir");
     let acme = Some(control::AcmeOptions::default());
     let sources = loaded.control.sources.clone();
@@ -92,7 +103,7 @@ fn the_example_shows_the_default_of_every_key() {
     assert_eq!(loaded.log, telemetry::LogOptions::default());
 
     // A definition with only what is required, filled with defaults, is the one in the example.
-    let written: File = toml::from_str(EXAMPLE).unwrap();
+    let written: File = toml::from_str(&example).unwrap();
     let shown = &written.services[0];
     let bare = spec::Service {
         name: shown.name.clone(),
@@ -110,8 +121,14 @@ fn the_example_shows_the_default_of_every_key() {
 }
 
 #[test]
+fn the_example_can_be_used_as_it_is_and_names_no_file_that_a_machine_has_not() {
+    let output = Command::new(env!("CARGO_BIN_EXE_weir")).args(["check", "config/example.toml"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
 fn the_example_shows_every_key_that_the_schema_knows() {
-    let text = uncommented(EXAMPLE);
+    let text = uncommented(&with_sections(EXAMPLE));
     let loaded = load_text(&text);
     assert!(loaded.is_ok(), "{}", loaded.unwrap_err());
     let root = schema();
@@ -124,7 +141,7 @@ fn the_example_shows_every_key_that_the_schema_knows() {
 #[test]
 fn the_documentation_of_each_key_names_the_default_that_the_example_shows() {
     let root = schema();
-    let document = toml::from_str::<toml::Table>(EXAMPLE).unwrap();
+    let document = toml::from_str::<toml::Table>(&with_sections(EXAMPLE)).unwrap();
     let mut compared = 0;
     defaults(&root, root.as_value(), &toml::Value::Table(document), "", &mut compared);
     assert!(compared > 50, "only {compared} defaults compared");
