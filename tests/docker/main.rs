@@ -9,8 +9,8 @@
 )]
 //! Weir on real containers: each test has a Docker Engine of its own, which goes with it.
 //!
-//! Needs root, `dockerd`, `docker` and a C compiler; `tests/run` installs them. Images are made FROM nothing: the static
-//! Weir, built once for all tests (`image.rs`), and a small program for what Weir does not do.
+//! Needs root, `dockerd`, `docker`, `docker-compose` and a C compiler; `tests/run` installs them. Images are made FROM
+//! nothing: the static Weir, built once for all tests (`image.rs`), and a small program for what Weir does not do.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -21,6 +21,7 @@ mod image;
 mod on_docker {
     mod address;
     mod capture;
+    mod compose;
     mod engine_faults;
     mod faults;
     mod health;
