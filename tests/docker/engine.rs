@@ -4,7 +4,7 @@ use crate::image;
 use crate::support::process::Folder;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The image with both programs; it runs Weir.
@@ -17,13 +17,43 @@ const BRIDGE_HARDWARE: &str = "02:42:ac:1e:4e:01";
 /// The machine's address on it.
 const BRIDGE_ADDRESS: &str = "172.30.78.1/24";
 
-/// One engine; tests take turns, because engines would give away the same networks.
+/// Engines that may run at a time; each has networks of its own to give away.
+const ENGINES: usize = 3;
+static TAKEN: Mutex<[bool; ENGINES]> = Mutex::new([false; ENGINES]);
+static FREED: Condvar = Condvar::new();
+
+/// Which of them an engine is.
+struct Turn(usize);
+
+impl Turn {
+    fn wait() -> Self {
+        let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(free) = taken.iter().position(|taken| !taken) {
+                taken[free] = true;
+                return Self(free);
+            }
+            taken = FREED.wait(taken).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        TAKEN.lock().unwrap_or_else(PoisonError::into_inner)[self.0] = false;
+        FREED.notify_one();
+    }
+}
+
+/// One engine.
 pub(crate) struct Engine {
     folder: Folder,
     daemon: Option<Child>,
     live_restore: bool,
     bridge: &'static str,
-    _turn: MutexGuard<'static, ()>,
+    // Given back last, after the engine has ended.
+    turn: Turn,
+    _bridged: Option<MutexGuard<'static, ()>>,
 }
 
 impl Engine {
@@ -43,7 +73,11 @@ impl Engine {
 
     /// As [`Engine::start`]; with a default network, on a bridge of its own.
     pub(crate) fn bridged() -> Self {
+        // There is one such bridge. Before an engine is taken: whoever waits holds none.
+        static BRIDGED: Mutex<()> = Mutex::new(());
+        let bridged = BRIDGED.lock().unwrap_or_else(PoisonError::into_inner);
         let mut engine = Self::absent();
+        engine._bridged = Some(bridged);
         engine.bridge = BRIDGE;
         let ip = |words: &str| Command::new("ip").args(words.split(' ')).status().unwrap().success();
         assert!(
@@ -58,9 +92,8 @@ impl Engine {
 
     /// Takes the turn and the places; starts nothing.
     pub(crate) fn absent() -> Self {
-        static TURN: Mutex<()> = Mutex::new(());
-        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        Self { folder: Folder::new("docker"), daemon: None, live_restore: false, bridge: "none", _turn }
+        let turn = Turn::wait();
+        Self { folder: Folder::new("docker"), daemon: None, live_restore: false, bridge: "none", turn, _bridged: None }
     }
 
     fn place(&self, name: &str) -> PathBuf {
@@ -78,6 +111,7 @@ impl Engine {
         let mut command = Command::new("dockerd");
         command
             .arg(format!("--bridge={}", self.bridge))
+            .arg(format!("--default-address-pool=base=172.20.{}.0/20,size=24", 16 * self.turn.0))
             .args(["--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"])
             .args(["--host", &self.host(), "--data-root"])
             .arg(self.place("data"))

@@ -22,6 +22,8 @@ command = ["${WEIR}", "whoami", "--listen", "127.0.0.1:${PORT}", "--delay", "50m
 type = "http"
 path = "/health"
 interval = "1s"
+[service.rollout]
+min_healthy = "1s"
 [service.scale]
 max = 12
 [service.limits]
@@ -56,7 +58,7 @@ async fn orders(weir: &Weir) -> Vec<(u64, u64)> {
 /// Makes a step of load; returns the traffic and when it began.
 async fn step(weir: &Weir, rate: f64) -> (Traffic, Traffic, u64) {
     let base = traffic(weir, 20.0, 0);
-    eventually("the base load is served", Duration::from_secs(60), || async { (base.passed() >= 200).then_some(()) })
+    eventually("the base load is served", Duration::from_secs(60), || async { (base.passed() >= 100).then_some(()) })
         .await;
     let at = unix_ms();
     let more = traffic(weir, rate, 1 << 40);

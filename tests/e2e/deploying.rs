@@ -1,7 +1,7 @@
 //! Deploys under load: those that work, those that do not and are rolled back, rollback by hand. No request fails.
 
 use crate::support::process::{Finished, Weir};
-use crate::web::{FULL, SETTLED, SHORT, Scale, World, alone};
+use crate::web::{FULL, SETTLED, SHORT, Scale, World, alone, beside};
 use serde_json::json;
 
 /// Runs and never listens.
@@ -84,7 +84,7 @@ async fn twenty_good_and_ten_bad_deploys_fail_no_request() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wrong_deploys_say_what_is_wrong_and_change_nothing() {
-    let _alone = alone().await;
+    let _beside = beside().await;
     let weir = Weir::start("wrong-deploys", &crate::web::services(1, "/dev/null")).await;
     let before = weir.settled("web", 1, SETTLED).await;
     let file =
@@ -115,7 +115,7 @@ async fn wrong_deploys_say_what_is_wrong_and_change_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn definitions_of_a_file_are_taken_up_all_or_none() {
-    let _alone = alone().await;
+    let _beside = beside().await;
     let weir = Weir::start("deploy-file", &crate::web::services(1, "/dev/null")).await;
     weir.settled("web", 1, SETTLED).await;
     let web = json!({"name": "web", "run": {"command": ["sleep", "9"]}, "port": [{"name": "other"}]});
@@ -137,7 +137,7 @@ async fn definitions_of_a_file_are_taken_up_all_or_none() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_newest_deploy_wins_and_a_restart_keeps_what_counts() {
-    let _alone = alone().await;
+    let _beside = beside().await;
     let journal = "/dev/null";
     let mut weir = Weir::start("newest", &crate::web::services(2, journal)).await;
     weir.settled("web", 2, SETTLED).await;

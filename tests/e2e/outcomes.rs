@@ -3,7 +3,7 @@
 use crate::support::eventually;
 use crate::support::process::Weir;
 use crate::support::traffic::{Kind, Plan, Traffic};
-use crate::web::{SETTLED, alone, services};
+use crate::web::{SETTLED, alone, beside, services};
 
 /// Runs and never listens.
 const DEAF: &str = "sleep 1000";
@@ -50,9 +50,9 @@ async fn a_failed_deploy_that_pauses_says_so_and_what_worked_serves() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_fails_while_it_is_watched_undoes_the_deploy() {
-    let _alone = alone().await;
+    let _beside = beside().await;
     let weir = start("watched", "progress_deadline = \"20s\"\nmonitor = \"5s\"\n").await;
-    let command = "${WEIR} whoami --listen 127.0.0.1:${PORT} --crash-after 3s";
+    let command = "${WEIR} whoami --listen 127.0.0.1:${PORT} --crash-after 4s";
     let failed = weir.cli(&["deploy", "web", "--command", command, "--wait", "--timeout", "2m"]).await;
     assert_eq!(failed.code, 7, "{failed:?}\n{}", weir.log());
     assert!(failed.out.contains("all 1 replicas are replaced and watched"), "{failed:?}");

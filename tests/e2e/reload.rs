@@ -3,7 +3,7 @@
 use crate::support;
 use crate::support::http::Raw;
 use crate::support::process::{Finished, Weir, free_address};
-use crate::web::{FULL, SETTLED, SHORT, Scale, World, alone, service, services};
+use crate::web::{FULL, SETTLED, SHORT, Scale, World, alone, beside, service, services};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
@@ -198,7 +198,7 @@ async fn a_storm_of_a_thousand_changes_in_ten_seconds_keeps_the_last_good_one() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_used_is_refused_once_with_its_place_and_the_last_good_one_is_served() {
-    let _alone = alone().await;
+    let _beside = beside().await;
     let weir = Weir::start("bad", &services(1, "/dev/null")).await;
     weir.settled("web", 1, SETTLED).await;
     let file = File::of(&weir);
@@ -267,7 +267,7 @@ async fn what_cannot_be_used_is_refused_once_with_its_place_and_the_last_good_on
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn listeners_and_workers_change_with_the_file_as_a_whole_or_not_at_all() {
-    let _alone = alone().await;
+    let _beside = beside().await;
     let weir = Weir::start("listeners", &services(1, "/dev/null")).await;
     weir.settled("web", 1, SETTLED).await;
     let file = File::of(&weir);
@@ -339,7 +339,7 @@ async fn status_of_slow(address: SocketAddr) -> u16 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sighup_reload_and_diff_do_what_a_user_expects() {
-    let _alone = alone().await;
+    let _beside = beside().await;
     let weir = Weir::start("diff", &services(1, "/dev/null")).await;
     let file = File::of(&weir);
     assert_eq!(succeeded(weir.cli(&["diff"]).await), "nothing would change\n");
@@ -379,7 +379,7 @@ async fn sighup_reload_and_diff_do_what_a_user_expects() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_undoes_a_deploy_only_where_it_was_edited() {
-    let _alone = alone().await;
+    let _beside = beside().await;
     let weir = Weir::start("owner", &services(1, "/dev/null")).await;
     weir.settled("web", 1, SETTLED).await;
     let file = File::of(&weir);

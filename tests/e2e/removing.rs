@@ -4,7 +4,7 @@ use crate::support::http::Raw;
 use crate::support::process::Weir;
 use crate::support::traffic::{Plan, Traffic};
 use crate::support::{eventually, within};
-use crate::web::{SETTLED, alone, none_failed, service, services};
+use crate::web::{SETTLED, alone, beside, none_failed, service, services};
 use serde_json::json;
 
 /// A service with one registered endpoint, beside `web`.
@@ -97,7 +97,7 @@ async fn a_drain_is_waited_for_until_nothing_is_in_flight() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_store_is_checked_when_no_weir_has_it() {
-    let _alone = alone().await;
+    let _beside = beside().await;
     let mut weir = Weir::start("store-check", &services(1, "/dev/null")).await;
     weir.settled("web", 1, SETTLED).await;
     let state = weir.folder.0.join("state");

@@ -3,7 +3,7 @@
 use crate::support::eventually;
 use crate::support::http::get;
 use crate::support::process::Weir;
-use crate::web::{SETTLED, alone, services};
+use crate::web::{SETTLED, beside, services};
 use std::fs;
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ async fn the_rest_works(weir: &Weir) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_exits_at_once_is_quarantined_and_says_why() {
-    let _alone = alone().await;
+    let _beside = beside().await;
     let weir = Weir::start("exits", &with_sick(r#"["sh", "-c", "echo no database >&2; exit 3"]"#, "/health")).await;
     let line = event(&weir, &["replica_exited", "sick", "exited with status 3"]).await;
     let id = line.split_whitespace().find(|word| word.starts_with("sick-")).unwrap().to_owned();
@@ -56,7 +56,7 @@ async fn a_replica_that_exits_at_once_is_quarantined_and_says_why() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_program_that_does_not_exist_is_named() {
-    let _alone = alone().await;
+    let _beside = beside().await;
     let weir = Weir::start("missing", &with_sick(r#"["/no/such/program"]"#, "/health")).await;
     event(&weir, &["failed to start: cannot run /no/such/program: no such file"]).await;
     event(&weir, &["replica_quarantined", "/no/such/program"]).await;
@@ -65,7 +65,7 @@ async fn a_program_that_does_not_exist_is_named() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_never_passes_its_check_gets_no_traffic_and_is_replaced() {
-    let _alone = alone().await;
+    let _beside = beside().await;
     let whoami = r#"["${WEIR}", "whoami", "--listen", "127.0.0.1:${PORT}"]"#;
     let weir = Weir::start("unhealthy", &with_sick(whoami, "/status/500")).await;
     eventually("`weir ps` says why", LIMIT, || async {
@@ -82,7 +82,7 @@ async fn a_replica_that_never_passes_its_check_gets_no_traffic_and_is_replaced()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_replica_outlives_a_killed_weir() {
-    let _alone = alone().await;
+    let _beside = beside().await;
     let mut weir = Weir::start("killed", &services(3, "/dev/null")).await;
     let ready = weir.settled("web", 3, SETTLED).await;
     let pids: Vec<u64> = ready.iter().map(|instance| instance["pid"].as_u64().unwrap()).collect();

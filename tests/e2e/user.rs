@@ -2,7 +2,7 @@
 
 use crate::support::http::get;
 use crate::support::process::Weir;
-use crate::web::{SETTLED, alone, services};
+use crate::web::{SETTLED, beside, services};
 use std::collections::BTreeSet;
 use tokio::process::Command;
 
@@ -22,7 +22,7 @@ async fn dig(weir: &Weir, arguments: &[&str]) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn curl_dig_ps_and_scale_show_the_same_replicas() {
-    let _alone = alone().await;
+    let _beside = beside().await;
     let weir = Weir::start("user", &services(3, "/dev/null")).await;
     let ready = weir.settled("web", 3, SETTLED).await;
     let ids: BTreeSet<String> = ready.iter().map(|i| i["id"].as_str().unwrap().to_owned()).collect();

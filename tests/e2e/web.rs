@@ -6,12 +6,18 @@ use crate::support::traffic::{Kind, Plan, Report, Traffic};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, MutexGuard, Semaphore, SemaphorePermit};
 
 /// Scenarios with traffic run one after another: two of them at once on two CPUs would make each other late.
 pub(crate) async fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::const_new(());
     ALONE.lock().await
+}
+
+/// Scenarios that mostly wait and measure nothing run beside each other and beside one that is alone; this bounds how many.
+pub(crate) async fn beside() -> SemaphorePermit<'static> {
+    static BESIDE: Semaphore = Semaphore::const_new(2);
+    BESIDE.acquire().await.unwrap()
 }
 
 /// How much of a scenario is run.

@@ -4,7 +4,7 @@
 use crate::support::http::{Raw, get};
 use crate::support::process::{Weir, free_address};
 use crate::support::{eventually, within};
-use crate::web::{SETTLED, alone};
+use crate::web::{SETTLED, alone, beside};
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -140,7 +140,7 @@ async fn burst(weir: &Weir, raw: SocketAddr) -> (Vec<u16>, Duration) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_service_has_no_replica_and_a_burst_is_held_and_answered() {
-    let _alone = alone().await;
+    let _beside = beside().await;
     let (weir, raw) = start("zero", (WHOAMI, 1), "zero_after = \"2s\"\nstabilization_window = \"1s\"\n", 1000).await;
     // It begins with one, which proves that it works.
     weir.settled("web", 1, SETTLED).await;

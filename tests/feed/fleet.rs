@@ -2,7 +2,7 @@
 
 use crate::support;
 use crate::support::process::{Weir, kill};
-use crate::world::{Load, SETTLED, alone, deploy, follows, has, service, subscriber, table};
+use crate::world::{Load, SETTLED, alone, beside, deploy, follows, has, service, subscriber, table};
 use std::time::{Duration, Instant};
 
 async fn deploys_fail_no_request_at_any(deploys: usize, rate: f64) {
@@ -54,7 +54,7 @@ async fn a_hundred_deploys_fail_no_request_at_any_of_three() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_that_hangs_is_named_and_waited_for_three_seconds() {
-    let _alone = alone().await;
+    let _beside = beside().await;
     let origin = Weir::start("hang-origin", &service(1)).await;
     origin.settled("web", 1, SETTLED).await;
     let (good, stuck) = (follows("good", &origin).await, follows("stuck", &origin).await);
@@ -93,7 +93,7 @@ async fn a_follower_that_hangs_is_named_and_waited_for_three_seconds() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_that_is_cut_off_serves_on_also_after_its_restart_and_converges() {
-    let _alone = alone().await;
+    let _beside = beside().await;
     let mut origin = Weir::start_keeping("cut-origin", &service(2)).await;
     origin.settled("web", 2, SETTLED).await;
     let mut edge = follows("cut-edge", &origin).await;
@@ -130,7 +130,7 @@ async fn a_follower_that_is_cut_off_serves_on_also_after_its_restart_and_converg
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_that_restarts_beside_an_unchanged_scheduler_uses_and_acknowledges_what_it_kept() {
-    let _alone = alone().await;
+    let _beside = beside().await;
     let origin = Weir::start("same-origin", &service(1)).await;
     origin.settled("web", 1, SETTLED).await;
     let mut edge = follows("same-edge", &origin).await;

@@ -4,7 +4,7 @@ use crate::support;
 use crate::support::http::{Raw, get};
 use crate::support::process::{Weir, kill};
 use crate::support::traffic::{Plan, Traffic};
-use crate::world::{SETTLED, alone, follows, has, subscriber, subscription, table};
+use crate::world::{SETTLED, alone, beside, follows, has, subscriber, subscription, table};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
@@ -39,7 +39,7 @@ async fn carried(origin: &Weir, name: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn load_at_a_follower_alone_scales_the_service_up_and_down() {
-    let _alone = alone().await;
+    let _beside = beside().await;
     let scale = "min = 1\nmax = 4\npolicy = \"concurrency\"\ntarget = 2\n\
         stabilization_window = \"2s\"\nmax_stabilization_window = \"2s\"\n";
     let origin = Weir::start("load-origin", &scaled(1, scale)).await;

@@ -3,7 +3,7 @@
 use crate::support;
 use crate::support::http::Raw;
 use crate::support::process::{Folder, Weir, free_address};
-use crate::world::{SETTLED, alone, has, service, table};
+use crate::world::{SETTLED, beside, has, service, table};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -11,7 +11,7 @@ const TOKEN: &str = "0123456789abcdef-token";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn other_machines_need_the_token_and_tls_and_get_no_more_than_the_table() {
-    let _alone = alone().await;
+    let _beside = beside().await;
     let folder = Folder::new("feed-tokens");
     let token = folder.write("token", &format!("{TOKEN}\n"));
     let wrong = folder.write("wrong", "0123456789abcdef-other\n");

@@ -3,7 +3,7 @@
 use crate::support;
 use crate::support::http::Raw;
 use crate::support::process::{Folder, WEIR, Weir, free_address, kill};
-use crate::world::{SETTLED, alone, has, subscriber, table};
+use crate::world::{SETTLED, alone, beside, has, subscriber, table};
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
@@ -181,7 +181,7 @@ async fn a_workload_is_registered_while_it_answers_and_drained_at_the_end() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_program_starts_when_its_upstreams_are_there_and_its_signals_and_code_are_the_sidecars() {
-    let _alone = alone().await;
+    let _beside = beside().await;
     let origin = Weir::start("exec-origin", "").await;
     let port = free_address();
     let upstream = format!("db={port}");

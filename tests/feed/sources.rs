@@ -4,7 +4,7 @@ use crate::support;
 use crate::support::direct::resolver;
 use crate::support::http::Raw;
 use crate::support::process::{Folder, Weir};
-use crate::world::{SETTLED, alone, follower, has, service, table};
+use crate::world::{SETTLED, alone, beside, follower, has, service, table};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -81,7 +81,7 @@ async fn moves(first: &mut Weir, edge: &Weir, replica: &serde_json::Value) -> Du
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_of_a_table_is_a_source_and_a_bad_one_changes_nothing() {
-    let _alone = alone().await;
+    let _beside = beside().await;
     let origin = Weir::start("file-origin", &service(2)).await;
     origin.settled("web", 2, SETTLED).await;
     let folder = Folder::new("table-file");

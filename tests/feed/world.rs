@@ -6,7 +6,7 @@ use crate::support::process::Weir;
 use crate::support::traffic::{Plan, Report, Traffic};
 use serde_json::Value;
 use std::time::Duration;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, MutexGuard, Semaphore, SemaphorePermit};
 
 /// What settles takes.
 pub(crate) const SETTLED: Duration = Duration::from_secs(60);
@@ -15,6 +15,12 @@ pub(crate) const SETTLED: Duration = Duration::from_secs(60);
 pub(crate) async fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::const_new(());
     ALONE.lock().await
+}
+
+/// Scenarios with little traffic or none run beside each other and beside one that is alone; this bounds how many.
+pub(crate) async fn beside() -> SemaphorePermit<'static> {
+    static BESIDE: Semaphore = Semaphore::const_new(2);
+    BESIDE.acquire().await.unwrap()
 }
 
 /// A service of `weir whoami` with a route.
