@@ -4,8 +4,8 @@
 //! other workers, a restart and another Weir find the same one; it has a socket of its own that is connected to it, which
 //! tells answers and ICMP errors of flows apart. A flow ends when nothing comes for the idle time, when its endpoint refuses
 //! (then the next datagram goes to another), when that one's verdict is bad, and at its drain deadline. Bounded in all and for each
-//! client: where there are too many, those whose client sent but one datagram make room. Datagrams move in batches. While a
-//! service that Weir runs has no replica, a client's first datagrams wait for one (`held.rs`).
+//! client: where there are too many, those whose client sent but one datagram make room, then those that are silent for long.
+//! Datagrams move in batches. While a service that Weir runs has no replica, a client's first datagrams wait for one (`held.rs`).
 
 use crate::balance::{Tried, rendezvous};
 use crate::clock;
@@ -15,13 +15,14 @@ use crate::proxy::arriving::arriving;
 use crate::proxy::connect::classify;
 use crate::proxy::entry::Entry;
 use crate::proxy::error::ProxyError;
-use crate::proxy::flow::{Asked, Flow, Key, Shared, connected, is_lost, is_too_long, number};
+use crate::proxy::flow::{Asked, Flow, Key, Shared, connected, is_lost, is_too_long, key, number};
 use crate::proxy::held::{Held, Waiting};
 use crate::proxy::memory::Pressure;
 use crate::proxy::observe::record_stream;
 use crate::proxy::pick::{Picked, Refused, failed, hashed};
 use crate::proxy::shortage::for_flows;
 use crate::proxy::state::Worker;
+use crate::proxy::timer::ms;
 use crate::proxy::wait::{Absent, pass_on, woken};
 use crate::sys::datagram::{BATCH, Batch, Peer, receive_merged, send_merged};
 use foldhash::{HashMap, HashMapExt};
@@ -29,7 +30,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, UdpSocket};
 use std::rc::Rc;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
@@ -38,6 +39,11 @@ use tokio::sync::oneshot;
 const DATAGRAM_BYTES: usize = 1 << 16;
 /// Endpoints that are tried for one datagram.
 const TRIES: usize = 3;
+/// Where there is no room, those make some that are silent for this part of the idle time: a flood from many names sends each but
+/// some datagrams at once.
+const SILENT_SHARE: u64 = 6;
+/// All flows are looked at for that, so not more often.
+const LOOK_EVERY_MS: u64 = 500;
 
 /// One UDP listener on one worker.
 struct Flows {
@@ -51,6 +57,8 @@ struct Flows {
     next: Cell<u64>,
     /// The table that the flows were looked at with last.
     generation: Cell<u64>,
+    /// When silent flows were looked for last.
+    looked_ms: Cell<u64>,
     /// How many share the bound of flows.
     workers: usize,
 }
@@ -74,6 +82,7 @@ impl Flows {
             young: RefCell::default(),
             next: Cell::new(1),
             generation: Cell::new(0),
+            looked_ms: Cell::new(0),
             workers,
         }
     }
@@ -273,8 +282,8 @@ impl Flows {
             return Err("udp_flows_per_client");
         }
         let worker = &self.shared.worker;
-        let is_full = self.flows.borrow().len() + self.held.len() >= self.most(spec);
-        if (is_full || worker.flows.get() >= for_flows(self.workers)) && !self.make_room() {
+        let is_full = self.flows.borrow().len() + self.held.len() >= (spec.flows as usize).div_ceil(self.workers);
+        if (is_full || worker.flows.get() >= for_flows(self.workers)) && !self.make_room(spec) {
             return Err("udp_flows");
         }
         if self.shared.worker.memory.pressure(clock::now_ms) >= Pressure::Shed {
@@ -309,15 +318,10 @@ impl Flows {
         Ok(flow)
     }
 
-    /// Returns how many flows this worker may have: its share.
-    fn most(&self, spec: &UdpSpec) -> usize {
-        (spec.flows as usize).div_ceil(self.workers)
-    }
-
-    /// Ends the oldest flow whose client sent but one datagram; false: there is none.
-    fn make_room(&self) -> bool {
+    /// Ends the oldest flow whose client sent but one datagram, or else all that are silent for long; false: there is none.
+    fn make_room(&self, spec: &UdpSpec) -> bool {
         loop {
-            let Some((key, id)) = self.young.borrow_mut().pop_front() else { return false };
+            let Some((key, id)) = self.young.borrow_mut().pop_front() else { return self.end_silent(spec) };
             let flow = self.flows.borrow().get(&key).filter(|flow| flow.id == id && !flow.goes_on()).cloned();
             if let Some(flow) = flow {
                 self.drop_of(key, "udp_flows", 1);
@@ -325,6 +329,22 @@ impl Flows {
                 return true;
             }
         }
+    }
+
+    fn end_silent(&self, spec: &UdpSpec) -> bool {
+        let now_ms = self.shared.worker.timers.now_ms();
+        if now_ms < self.looked_ms.get() + LOOK_EVERY_MS {
+            return false;
+        }
+        self.looked_ms.set(now_ms);
+        let least_ms = ms(spec.idle) / SILENT_SHARE;
+        let silent = |flow: &&Rc<Flow>| flow.silent_ms() >= least_ms;
+        let over: Vec<Rc<Flow>> = self.flows.borrow().values().filter(silent).cloned().collect();
+        for flow in &over {
+            self.drop_of(flow.key, "udp_flows", 1);
+            self.end(flow, "udp_flows");
+        }
+        !over.is_empty()
     }
 
     fn pick(&self, key: Key, tried: &Tried) -> Result<Picked, Unopened> {
@@ -476,11 +496,4 @@ pub(crate) async fn serve(worker: Rc<Worker>, socket: AsyncFd<UdpSocket>, entry:
     }
     tokio::time::sleep(worker.options.timeouts.drain_idle).await;
     flows.clear();
-}
-
-/// Returns the flow that a received datagram belongs to.
-fn key(batch: &Batch, index: usize) -> Option<Key> {
-    let (_, peer) = batch.received(index)?;
-    let client = peer.address()?;
-    Some(Key { client: SocketAddr::new(client.ip().to_canonical(), client.port()), local: peer.local() })
 }

@@ -136,6 +136,11 @@ impl Flow {
         self.came.get() > 1
     }
 
+    /// Returns for how long nothing has come of either side.
+    pub(crate) fn silent_ms(&self) -> u64 {
+        self.idle_ms.get().saturating_sub(self.deadline.left_ms())
+    }
+
     /// Counts what was passed on to the endpoint.
     pub(crate) fn came(&self, datagrams: &[&[u8]], spec: &UdpSpec) {
         let octets = datagrams.iter().map(|datagram| datagram.len() as u64).sum();
@@ -245,6 +250,13 @@ pub(crate) fn is_too_long(error: &io::Error) -> bool {
 pub(crate) fn is_lost(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock
         || matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM | libc::EPERM))
+}
+
+/// Returns the flow that a received datagram belongs to.
+pub(crate) fn key(batch: &Batch, index: usize) -> Option<Key> {
+    let (_, peer) = batch.received(index)?;
+    let client = peer.address()?;
+    Some(Key { client: SocketAddr::new(client.ip().to_canonical(), client.port()), local: peer.local() })
 }
 
 /// Returns a number for an address, the same everywhere.

@@ -100,6 +100,11 @@ impl Deadline {
         self.timer.at_ms.set(at_ms.max(1));
     }
 
+    /// Returns the time until then, by the coarse time.
+    pub(crate) fn left_ms(&self) -> u64 {
+        self.timer.at_ms.get().saturating_sub(self.timers.now_ms())
+    }
+
     /// Returns whether the deadline passed; registers the task for the sweep when it did not.
     pub(crate) fn poll_expired(&self, cx: &Context<'_>) -> bool {
         let at = self.timer.at_ms.get();

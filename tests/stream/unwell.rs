@@ -152,6 +152,70 @@ async fn a_flood_of_datagrams_leaves_descriptors_for_everybody_else() {
     assert_eq!(ask(&client(SocketAddr::from(([127, 0, 0, 1], udp.port()))).await, b"new").await.0, b'x');
 }
 
+/// A server that answers with the port that it was asked from: whose flow it was.
+async fn port_teller() -> SocketAddr {
+    let socket = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let Ok((_, from)) = socket.recv_from(&mut [0; 64]).await else { continue };
+            let _ = socket.send_to(from.port().to_string().as_bytes(), from).await;
+        }
+    });
+    address
+}
+
+/// Sends until there is an answer; returns it and how often that was.
+async fn tell(client: &tokio::net::UdpSocket) -> (String, u32) {
+    let mut octets = [0; 64];
+    for sent in 1..60 {
+        client.send(b"who?").await.unwrap();
+        if let Ok(received) = tokio::time::timeout(Duration::from_secs(1), client.recv(&mut octets)).await {
+            return (String::from_utf8_lossy(&octets[..received.unwrap()]).into_owned(), sent);
+        }
+    }
+    panic!("no answer");
+}
+
+#[tokio::test]
+async fn a_flood_of_sources_that_send_again_keeps_nobody_out_for_long() {
+    let (address, server) = (free_address(), port_teller().await);
+    let weir = Weir::start(
+        "unwell-again",
+        &format!(
+            "[[listener]]\nname = \"game\"\naddress = \"0.0.0.0:{}\"\nprotocol = \"udp\"\nservice = \"game\"\n
+[listener.udp]\nflows = 100\nidle = \"18s\"\n
+[[service]]\nname = \"game\"\n[[service.port]]\nname = \"game\"\nprotocol = \"udp\"\n[[service.endpoint]]\naddress = \"{server}\"\n",
+            address.port()
+        ),
+    )
+    .await;
+    weir.settled("game", 1, WAIT).await;
+    let to = SocketAddr::from(([127, 0, 0, 1], address.port()));
+    let regular = client(to).await;
+    let flow = tell(&regular).await.0;
+    for source in 0..300u32 {
+        let socket = UdpSocket::bind((Ipv4Addr::from(0x7F03_0000 + source), 0)).unwrap();
+        for _ in 0..3 {
+            socket.send_to(b"spoofed", to).unwrap();
+        }
+    }
+    refused(&weir, "udp_flows", 1).await;
+    // None of them sent but one datagram; they are silent for a sixth of the idle time after three seconds.
+    let begin = Instant::now();
+    let fresh = client(to).await;
+    let (mut sent, mut said) = (0, None);
+    while said.is_none() {
+        assert_eq!(tell(&regular).await.0, flow, "who goes on keeps his flow");
+        fresh.send(b"who?").await.unwrap();
+        sent += 1;
+        said = tokio::time::timeout(Duration::from_millis(500), fresh.recv(&mut [0; 64])).await.ok();
+    }
+    println!("served after {:?}, {sent} datagrams", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+    assert_eq!(tell(&regular).await.0, flow);
+}
+
 /// A server as games are, a process of its own, that says who it is.
 fn game(name: &str, address: SocketAddr) -> Child {
     let mut command = Command::new(WEIR);

@@ -17,6 +17,7 @@ use crate::cli::output;
 use anyhow::{Context, Result, bail};
 use args::{Backend, Capture, What};
 use program::Failure;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 pub(super) use args::RulesArgs;
@@ -62,7 +63,7 @@ fn remove_other(other: Backend) -> Result<()> {
         // Who never had the program, or not what it needs, has no rules by it.
         Ok(false) | Err(Failure::Missing(_)) => Ok(()),
         Err(error) => {
-            eprintln!("not looked for rules of {}: {error}", other.name());
+            let _ = writeln!(io::stderr(), "not looked for rules of {}: {error}", other.name());
             Ok(())
         }
     }

@@ -3,8 +3,8 @@
 use super::args::MARK;
 use super::program::{Failure, run, script, uses_ipv6};
 
-/// How `ip` shows the mark.
-const SHOWN: &str = "fwmark 0x57 ";
+/// How `ip` shows the rule.
+const SHOWN: &str = "fwmark 0x57 lookup 87";
 /// Rules that are taken away for one family at most: who installed with an older Weir may have more than one.
 const MANY: usize = 16;
 
