@@ -194,6 +194,7 @@ async fn a_flood_of_sources_that_send_again_keeps_nobody_out_for_long() {
     let to = SocketAddr::from(([127, 0, 0, 1], address.port()));
     let regular = client(to).await;
     let flow = tell(&regular).await.0;
+    assert_eq!(tell(&regular).await.0, flow);
     for source in 0..300u32 {
         let socket = UdpSocket::bind((Ipv4Addr::from(0x7F03_0000 + source), 0)).unwrap();
         for _ in 0..3 {
