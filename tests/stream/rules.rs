@@ -74,6 +74,12 @@ fn one_kind_of_rules_takes_the_place_of_the_other() {
         only.push(space.ruleset());
         space.rules(&["remove", "--backend", backend]);
         assert_eq!(space.ruleset(), none);
+        // What is printed does the same.
+        let script = space.said(WEIR, &[&["sidecar", "rules", "print", "--backend", backend], COMING].concat());
+        let done = space.run("sh", &["-ec", &script]);
+        assert!(done.status.success(), "{done:?}\n{script}");
+        assert_eq!(&space.ruleset(), only.last().unwrap(), "{script}");
+        space.rules(&["remove"]);
     }
     for round in 0..4 {
         // The routes are the same for both.
