@@ -89,20 +89,15 @@ pub(crate) fn service(name: &str, policy: Policy) -> ServiceSpec {
 /// Returns a ready instance; `number` makes its id and address.
 pub(crate) fn instance(service: &ServiceName, number: u32) -> Instance {
     Instance {
-        id: InstanceId::parse(&format!("{}-{number}", service.name())).unwrap(),
-        service: service.clone(),
-        source: Source::Api,
-        node: NodeId::parse("local").unwrap(),
-        address: IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + number)),
-        ports: vec![8080],
-        weight: 1,
-        traits: None,
         state: InstanceState::Ready,
         verdict: Verdict::Healthy,
-        reason: "bench".into(),
-        workload: None,
-        revision: 1,
-        created_ms: 1,
-        ready_ms: 1,
+        ..Instance::new(
+            InstanceId::parse(&format!("{}-{number}", service.name())).unwrap(),
+            service.clone(),
+            Source::Api,
+            NodeId::parse("local").unwrap(),
+            IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + number)),
+            vec![8080],
+        )
     }
 }

@@ -209,28 +209,14 @@ mod tests {
     use crate::control::registry::fixture::{check, spec};
     use crate::model::{
         HealthCheck, Instance, InstanceId, InstanceState, NodeId, PortSpec, Probe, Protocol, ServiceName, Source,
-        Verdict,
     };
     use std::time::Duration;
 
     fn instance(state: InstanceState, source: Source) -> Instance {
-        Instance {
-            id: InstanceId::parse("a").unwrap(),
-            service: ServiceName::parse("web").unwrap(),
-            source,
-            node: NodeId::parse("here").unwrap(),
-            address: "127.0.0.1".parse().unwrap(),
-            ports: vec![8000, 9000],
-            weight: 1,
-            traits: None,
-            state,
-            verdict: Verdict::Unknown,
-            reason: "".into(),
-            workload: None,
-            revision: 1,
-            created_ms: 1,
-            ready_ms: 0,
-        }
+        let (id, service) = (InstanceId::parse("a").unwrap(), ServiceName::parse("web").unwrap());
+        let node = NodeId::parse("here").unwrap();
+        let plain = Instance::new(id, service, source, node, "127.0.0.1".parse().unwrap(), vec![8000, 9000]);
+        Instance { state, ..plain }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::control::registry::{Contribution, Handle, Registration, RegistryError
 use crate::control::resolve::{Known, Resolving};
 use crate::control::scheduler;
 use crate::model::{
-    InstanceId, ListenerSpec, NodeId, ResolveSpec, RouteSpec, ServiceName, ServiceSpec, Source, StaticEndpoint,
+    InstanceId, ListenerSpec, NodeId, ResolveSpec, RouteSpec, ServiceName, ServiceSpec, StaticEndpoint,
 };
 use crate::table::Table;
 use std::collections::{BTreeMap, HashMap};
@@ -154,7 +154,7 @@ fn difference(before: Option<&Definitions>, after: &Definitions, node: &NodeId) 
         for endpoint in &spec.endpoints {
             let id = endpoint_id(&spec.name, endpoint);
             if listed_before.get(&id) != Some(&endpoint) {
-                contribution.register.push(registration(&spec.name, id, endpoint, node));
+                contribution.register.push(Registration::listed(&spec.name, id, endpoint, node));
             }
         }
     }
@@ -169,22 +169,6 @@ fn listed(spec: &ServiceSpec) -> BTreeMap<InstanceId, &StaticEndpoint> {
 fn endpoint_id(service: &ServiceName, endpoint: &StaticEndpoint) -> InstanceId {
     let place = format!("{}/{} {} {:?}", service.namespace(), service.name(), endpoint.address, endpoint.ports);
     InstanceId::random(service, xxh3_64(place.as_bytes()))
-}
-
-fn registration(service: &ServiceName, id: InstanceId, endpoint: &StaticEndpoint, node: &NodeId) -> Registration {
-    Registration {
-        id: Some(id),
-        service: service.clone(),
-        source: Source::File,
-        address: endpoint.address,
-        ports: endpoint.ports.clone(),
-        weight: endpoint.weight,
-        traits: endpoint.traits.clone(),
-        workload: None,
-        revision: 0,
-        lease: None,
-        node: node.clone(),
-    }
 }
 
 #[cfg(test)]

@@ -205,23 +205,10 @@ mod tests {
     use std::sync::Arc;
 
     fn instance(id: &str, state: InstanceState, verdict: Verdict) -> Instance {
-        Instance {
-            id: InstanceId::parse(id).unwrap(),
-            service: ServiceName::parse("web").unwrap(),
-            source: Source::File,
-            node: NodeId::parse("here").unwrap(),
-            address: "127.0.0.1".parse().unwrap(),
-            ports: vec![8000, 0],
-            weight: 7,
-            traits: None,
-            state,
-            verdict,
-            reason: "".into(),
-            workload: None,
-            revision: 1,
-            created_ms: 1,
-            ready_ms: 1,
-        }
+        let (id, service) = (InstanceId::parse(id).unwrap(), ServiceName::parse("web").unwrap());
+        let node = NodeId::parse("here").unwrap();
+        let address = "127.0.0.1".parse().unwrap();
+        Instance { weight: 7, state, verdict, ..Instance::new(id, service, Source::File, node, address, vec![8000, 0]) }
     }
 
     fn encode(gauges: Gauges) -> String {

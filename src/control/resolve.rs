@@ -8,7 +8,7 @@ use crate::clock;
 use crate::control::events::{EventKind, Events};
 use crate::control::leaving::Leaving;
 use crate::control::registry::{Contribution, Registration};
-use crate::model::{InstanceId, NodeId, ResolveKind, ResolveSpec, ServiceName, Source, StaticEndpoint};
+use crate::model::{InstanceId, NodeId, ResolveKind, ResolveSpec, ServiceName, StaticEndpoint};
 use crate::rng::Rng;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
@@ -111,7 +111,7 @@ impl Resolving {
             register: after
                 .iter()
                 .filter(|(id, endpoint)| before.get(id) != Some(endpoint))
-                .map(|(id, endpoint)| self.registration(id, endpoint))
+                .map(|(id, endpoint)| Registration::listed(&self.service, id.clone(), endpoint, &self.node))
                 .collect(),
             ..Contribution::default()
         };
@@ -122,22 +122,6 @@ impl Resolving {
         }
         self.leaving.restore(back).await;
         self.leaving.see_off(contribution.withdraw, Vec::new());
-    }
-
-    fn registration(&self, id: &InstanceId, endpoint: &StaticEndpoint) -> Registration {
-        Registration {
-            id: Some(id.clone()),
-            service: self.service.clone(),
-            source: Source::File,
-            address: endpoint.address,
-            ports: endpoint.ports.clone(),
-            weight: endpoint.weight,
-            traits: endpoint.traits.clone(),
-            workload: None,
-            revision: 0,
-            lease: None,
-            node: self.node.clone(),
-        }
     }
 }
 

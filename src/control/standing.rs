@@ -158,21 +158,16 @@ mod tests {
 
     fn instance(name: &str, source: Source, state: InstanceState, verdict: Verdict) -> Arc<Instance> {
         Arc::new(Instance {
-            id: id(name),
-            service: ServiceName::parse("web").unwrap(),
-            source,
-            node: NodeId::parse("here").unwrap(),
-            address: "127.0.0.1".parse().unwrap(),
-            ports: vec![1],
-            weight: 1,
-            traits: None,
             state,
             verdict,
-            reason: "".into(),
-            workload: None,
-            revision: 0,
-            created_ms: 0,
-            ready_ms: 0,
+            ..Instance::new(
+                id(name),
+                ServiceName::parse("web").unwrap(),
+                source,
+                NodeId::parse("here").unwrap(),
+                "127.0.0.1".parse().unwrap(),
+                vec![1],
+            )
         })
     }
 

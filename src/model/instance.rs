@@ -84,3 +84,33 @@ pub struct Instance {
     /// When it last became ready, same scale; 0 before.
     pub ready_ms: u64,
 }
+
+impl Instance {
+    /// Returns one that has just come: starting, of weight 1, neither checked nor run by the scheduler.
+    pub fn new(
+        id: InstanceId,
+        service: ServiceName,
+        source: Source,
+        node: NodeId,
+        address: IpAddr,
+        ports: Vec<u16>,
+    ) -> Self {
+        Self {
+            id,
+            service,
+            source,
+            node,
+            address,
+            ports,
+            weight: 1,
+            traits: None,
+            state: InstanceState::Starting,
+            verdict: Verdict::Unknown,
+            reason: "".into(),
+            workload: None,
+            revision: 0,
+            created_ms: 0,
+            ready_ms: 0,
+        }
+    }
+}

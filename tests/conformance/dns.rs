@@ -88,21 +88,17 @@ pub(crate) fn spec(name: &str, ports: &[&str]) -> ServiceSpec {
 /// Returns a ready instance.
 pub(crate) fn instance(service: &str, id: &str, address: &str, ports: &[u16]) -> Instance {
     Instance {
-        id: InstanceId::parse(id).unwrap(),
-        service: ServiceName::parse(service).unwrap(),
-        source: Source::File,
-        node: NodeId::parse("local").unwrap(),
-        address: address.parse().unwrap(),
-        ports: ports.to_vec(),
         weight: 10,
-        traits: None,
         state: InstanceState::Ready,
         verdict: Verdict::Healthy,
-        reason: "".into(),
-        workload: None,
-        revision: 1,
-        created_ms: 1,
-        ready_ms: 1,
+        ..Instance::new(
+            InstanceId::parse(id).unwrap(),
+            ServiceName::parse(service).unwrap(),
+            Source::File,
+            NodeId::parse("local").unwrap(),
+            address.parse().unwrap(),
+            ports.to_vec(),
+        )
     }
 }
 

@@ -97,21 +97,16 @@ fn dns_responder() {
     let written = weir::spec::Service { name: Some("web".to_owned()), ..Default::default() };
     let spec = written.to_model().unwrap();
     let instance = Instance {
-        id: InstanceId::parse("web-1").unwrap(),
-        service: spec.name.clone(),
-        source: Source::Api,
-        node: NodeId::parse("local").unwrap(),
-        address: [10, 0, 0, 1].into(),
-        ports: vec![80],
-        weight: 1,
-        traits: None,
         state: InstanceState::Ready,
         verdict: Verdict::Healthy,
-        reason: "fuzz".into(),
-        workload: None,
-        revision: 1,
-        created_ms: 1,
-        ready_ms: 1,
+        ..Instance::new(
+            InstanceId::parse("web-1").unwrap(),
+            spec.name.clone(),
+            Source::Api,
+            NodeId::parse("local").unwrap(),
+            [10, 0, 0, 1].into(),
+            vec![80],
+        )
     };
     let set = Change::Set { spec: Arc::new(spec), instances: vec![instance] };
     publisher.publish(build(&publisher.current(), Changes { services: vec![set], ..Changes::default() }));

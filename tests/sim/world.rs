@@ -231,19 +231,8 @@ pub(crate) fn spec(service: &str, health: Option<HealthCheck>) -> Arc<ServiceSpe
 }
 
 pub(crate) fn registration(service: &str, port: u16, source: Source) -> Registration {
-    Registration {
-        id: None,
-        service: name(service),
-        source,
-        address: SocketAddr::from(([127, 0, 0, 1], port)).ip(),
-        ports: vec![port],
-        weight: 1,
-        traits: None,
-        workload: None,
-        revision: 1,
-        lease: None,
-        node: NodeId::parse("sim").unwrap(),
-    }
+    let (node, address) = (NodeId::parse("sim").unwrap(), SocketAddr::from(([127, 0, 0, 1], port)).ip());
+    Registration { revision: 1, ..Registration::new(name(service), source, node, address, vec![port]) }
 }
 
 /// Waits (in virtual time) until `holds`, at most `limit`; returns how long it took.

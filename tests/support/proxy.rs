@@ -79,22 +79,17 @@ fn instances(endpoints: &[SocketAddr]) -> Vec<Instance> {
     endpoints
         .iter()
         .map(|address| Instance {
-            // By its port: an endpoint that stays keeps its id when others come and go.
-            id: InstanceId::parse(&format!("web-{}", address.port())).unwrap(),
-            service: service(),
-            source: Source::File,
-            node: NodeId::parse("n").unwrap(),
-            address: address.ip(),
-            ports: vec![address.port()],
-            weight: 1,
-            traits: None,
             state: InstanceState::Ready,
             verdict: Verdict::Healthy,
-            reason: "".into(),
-            workload: None,
-            revision: 1,
-            created_ms: 1,
-            ready_ms: 1,
+            ..Instance::new(
+                // By its port: an endpoint that stays keeps its id when others come and go.
+                InstanceId::parse(&format!("web-{}", address.port())).unwrap(),
+                service(),
+                Source::File,
+                NodeId::parse("n").unwrap(),
+                address.ip(),
+                vec![address.port()],
+            )
         })
         .collect()
 }

@@ -69,18 +69,12 @@ fn amend(change: &mut Contribution, before: &FedEndpoint, now: &FedEndpoint, of:
 }
 
 fn adopted(service: &ServiceName, endpoint: &FedEndpoint, node: &NodeId) -> Adopted {
+    let (address, ports) = (endpoint.address, endpoint.ports.clone());
     let registration = Registration {
         id: Some(endpoint.id.clone()),
-        service: service.clone(),
-        source: Source::Feed,
-        address: endpoint.address,
-        ports: endpoint.ports.clone(),
         weight: endpoint.weight,
         traits: endpoint.traits.clone(),
-        workload: None,
-        revision: 0,
-        lease: None,
-        node: node.clone(),
+        ..Registration::new(service.clone(), Source::Feed, node.clone(), address, ports)
     };
     Adopted { registration, ready: true, drained: endpoint.draining }
 }

@@ -197,21 +197,16 @@ impl World {
     /// Publishes `web` with one withdrawn endpoint `a`.
     fn publish(&mut self) -> u64 {
         let web = Instance {
-            id: InstanceId::parse("a").unwrap(),
-            service: ServiceName::parse("web").unwrap(),
-            source: Source::Scheduler,
-            node: NodeId::parse("n").unwrap(),
-            address: "127.0.0.1".parse().unwrap(),
-            ports: vec![1, 0],
-            weight: 1,
-            traits: None,
             state: InstanceState::Draining,
             verdict: Verdict::Healthy,
-            reason: "".into(),
-            workload: None,
-            revision: 0,
-            created_ms: 0,
-            ready_ms: 0,
+            ..Instance::new(
+                InstanceId::parse("a").unwrap(),
+                ServiceName::parse("web").unwrap(),
+                Source::Scheduler,
+                NodeId::parse("n").unwrap(),
+                "127.0.0.1".parse().unwrap(),
+                vec![1, 0],
+            )
         };
         let services = vec![Change::Set { spec: Arc::new(spec("web", None)), instances: vec![web] }];
         self.publisher.publish(build(&self.publisher.current(), Changes { services, ..Changes::default() }))

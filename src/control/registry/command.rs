@@ -3,8 +3,8 @@
 use crate::control::events::EventKind;
 use crate::control::store::StoreError;
 use crate::model::{
-    Instance, InstanceId, ListenerSpec, NodeId, RouteSpec, ServiceName, ServiceSpec, Source, Traits, Transition,
-    Verdict, Workload,
+    Instance, InstanceId, ListenerSpec, NodeId, RouteSpec, ServiceName, ServiceSpec, Source, StaticEndpoint, Traits,
+    Transition, Verdict, Workload,
 };
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -35,6 +35,34 @@ pub struct Registration {
     pub lease: Option<Duration>,
     /// The machine that runs it.
     pub node: NodeId,
+}
+
+impl Registration {
+    /// Returns one of weight 1, whose id is made up, and that lives until told.
+    pub fn new(service: ServiceName, source: Source, node: NodeId, address: IpAddr, ports: Vec<u16>) -> Self {
+        Self {
+            id: None,
+            service,
+            source,
+            address,
+            ports,
+            weight: 1,
+            traits: None,
+            workload: None,
+            revision: 0,
+            lease: None,
+            node,
+        }
+    }
+
+    /// Returns that of an endpoint that the configuration lists, or that DNS names for it.
+    pub fn listed(service: &ServiceName, id: InstanceId, endpoint: &StaticEndpoint, node: &NodeId) -> Self {
+        let ports = endpoint.ports.clone();
+        let weight = endpoint.weight;
+        let traits = endpoint.traits.clone();
+        let plain = Self::new(service.clone(), Source::File, node.clone(), endpoint.address, ports);
+        Self { id: Some(id), weight, traits, ..plain }
+    }
 }
 
 /// An instance that an earlier Weir knew and that is still there, or that another Weir's table lists.

@@ -53,22 +53,17 @@ impl Entry {
     ) -> Self {
         let is_ready = first == InstanceState::Ready;
         let reason = if is_ready { "registered; nothing to check" } else { "waits for its first passed check" };
+        let Registration { service, source, node, address, ports, .. } = registration;
         let instance = Instance {
-            id,
-            service: registration.service,
-            source: registration.source,
-            node: registration.node,
-            address: registration.address,
-            ports: registration.ports,
             weight: registration.weight,
             traits: registration.traits,
             state: first,
-            verdict: Verdict::Unknown,
             reason: reason.into(),
             workload: registration.workload,
             revision: registration.revision,
             created_ms: now_ms,
             ready_ms: if is_ready { now_ms } else { 0 },
+            ..Instance::new(id, service, source, node, address, ports)
         };
         let lease = lease.map(|length| Lease::renewed(length, now_ms));
         Self { instance: Arc::new(instance), lease, departure: None, drained_from: None, mark: Mark::default() }

@@ -37,17 +37,7 @@ pub(crate) fn spec(service: &str, health: Option<HealthCheck>) -> ServiceSpec {
 }
 
 pub(crate) fn registration(service: &str, instance: &str, source: Source) -> Registration {
-    Registration {
-        id: Some(id(instance)),
-        service: name(service),
-        source,
-        address: "127.0.0.1".parse().unwrap(),
-        ports: vec![8000],
-        weight: 1,
-        traits: None,
-        workload: None,
-        revision: 1,
-        lease: None,
-        node: NodeId::parse("here").unwrap(),
-    }
+    let (node, address) = (NodeId::parse("here").unwrap(), "127.0.0.1".parse().unwrap());
+    let plain = Registration::new(name(service), source, node, address, vec![8000]);
+    Registration { id: Some(id(instance)), revision: 1, ..plain }
 }

@@ -114,16 +114,9 @@ pub fn registrations(contents: &Contents, kept: &[Kept], node: &NodeId) -> Vec<A
         let Running { id, service, revision, started, .. } = running.clone();
         let registration = Registration {
             id: Some(id),
-            service,
-            source: Source::Scheduler,
-            address: started.address,
-            ports: started.ports,
-            weight: 1,
-            traits: None,
             workload: Some(started.workload),
             revision,
-            lease: None,
-            node: node.clone(),
+            ..Registration::new(service, Source::Scheduler, node.clone(), started.address, started.ports)
         };
         // Its drain is the scheduler's: the replacement comes first.
         Adopted { registration, ready: *ready, drained: false }

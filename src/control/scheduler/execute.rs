@@ -90,18 +90,12 @@ impl Tools {
         if let Some(record) = complete(intent, &started, birth) {
             self.note(vec![Change::PutReplica(id.clone(), record)]).await;
         }
+        let node = self.node.clone();
         let registration = Registration {
             id: Some(id.clone()),
-            service: service.clone(),
-            source: Source::Scheduler,
-            address: started.address,
-            ports: started.ports,
-            weight: 1,
-            traits: None,
             workload: Some(started.workload),
             revision,
-            lease: None,
-            node: self.node.clone(),
+            ..Registration::new(service.clone(), Source::Scheduler, node, started.address, started.ports)
         };
         match self.registry.register(registration).await {
             Ok(_) => Done::Started(service, id),
