@@ -18,7 +18,7 @@ const BRIDGE_HARDWARE: &str = "02:42:ac:1e:4e:01";
 const BRIDGE_ADDRESS: &str = "172.30.78.1/24";
 
 /// Engines that may run at a time; each has networks of its own to give away.
-const ENGINES: usize = 3;
+const ENGINES: usize = 4;
 static TAKEN: Mutex<[bool; ENGINES]> = Mutex::new([false; ENGINES]);
 static FREED: Condvar = Condvar::new();
 

@@ -1,7 +1,7 @@
 //! Deploys under load: those that work, those that do not and are rolled back, rollback by hand. No request fails.
 
 use crate::support::process::{Finished, Weir};
-use crate::web::{FULL, SETTLED, SHORT, Scale, World, alone, beside};
+use crate::web::{FULL, SETTLED, SHORT, Scale, World, beside, loaded};
 use serde_json::json;
 
 /// Runs and never listens.
@@ -27,7 +27,7 @@ async fn is_rolled_back(weir: &Weir, finished: &Finished, cause: &[&str]) {
 }
 
 async fn deploys_fail_no_request(scale: Scale, good: usize, bad: usize) {
-    let _alone = alone().await;
+    let _loaded = loaded().await;
     let world = World::start("deploying", scale).await;
     for release in 1..=good {
         let before = world.weir.settled("web", 3, SETTLED).await;

@@ -1,10 +1,10 @@
 //! Replicas are killed under load; clients do not notice, the scheduler repairs.
 
 use crate::support::process::kill;
-use crate::web::{FULL, SETTLED, SHORT, Scale, World, alone, only_begun_answers_failed};
+use crate::web::{FULL, SETTLED, SHORT, Scale, World, loaded, only_begun_answers_failed};
 
 async fn killed_replicas_fail_no_request(scale: Scale) {
-    let _alone = alone().await;
+    let _loaded = loaded().await;
     let world = World::start("failover", scale).await;
     for _ in 0..scale.events {
         let (victim, pid) = world.victim(scale.in_flight).await;

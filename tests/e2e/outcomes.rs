@@ -3,7 +3,7 @@
 use crate::support::eventually;
 use crate::support::process::Weir;
 use crate::support::traffic::{Kind, Plan, Traffic};
-use crate::web::{SETTLED, alone, beside, services};
+use crate::web::{SETTLED, beside, loaded, services};
 
 /// Runs and never listens.
 const DEAF: &str = "sleep 1000";
@@ -24,7 +24,7 @@ async fn start(name: &str, rollout: &str) -> Weir {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_deploy_that_pauses_says_so_and_what_worked_serves() {
-    let _alone = alone().await;
+    let _loaded = loaded().await;
     let weir = start("pauses", "progress_deadline = \"3s\"\non_failure = \"pause\"\n").await;
     let before = weir.settled("web", 1, SETTLED).await;
     let traffic = Traffic::start(Plan { rate: 200.0, keepalive: 8, fresh: 4, ..Plan::new(weir.http) });

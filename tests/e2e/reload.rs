@@ -3,7 +3,7 @@
 use crate::support;
 use crate::support::http::Raw;
 use crate::support::process::{Finished, Weir, free_address};
-use crate::web::{FULL, SETTLED, SHORT, Scale, World, alone, beside, service, services};
+use crate::web::{FULL, SETTLED, SHORT, Scale, World, beside, loaded, service, services};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
@@ -82,7 +82,7 @@ fn succeeded(finished: Finished) -> String {
 
 /// 10 changes of routes or limits and 10 of another service.
 async fn reloads_fail_no_request_and_restart_nothing(scale: Scale) {
-    let _alone = alone().await;
+    let _loaded = loaded().await;
     let world = World::start("reload", scale).await;
     let file = File::of(&world.weir);
     let before = pids(&world.weir.ready_instances("web").await);
@@ -114,7 +114,7 @@ async fn reloads_fail_no_request_and_restart_nothing(scale: Scale) {
 
 /// Many changes in a short time; between good texts bad ones, and texts that say the same.
 async fn a_storm_keeps_the_last_good_one(changes: u32, over: Duration) {
-    let _alone = alone().await;
+    let _loaded = loaded().await;
     let world = World::start("storm", SHORT).await;
     let weir = &world.weir;
     let file = File::of(weir);
@@ -298,7 +298,7 @@ async fn listeners_and_workers_change_with_the_file_as_a_whole_or_not_at_all() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_removed_service_finishes_its_requests() {
-    let _alone = alone().await;
+    let _loaded = loaded().await;
     let old = format!(
         "[[route]]\nname = \"old\"\npath = \"/delay\"\nservice = \"old\"\n\n{}",
         service("old", 2, "/dev/null")

@@ -4,7 +4,7 @@ use crate::support::http::Raw;
 use crate::support::process::Weir;
 use crate::support::traffic::{Plan, Traffic};
 use crate::support::{eventually, within};
-use crate::web::{SETTLED, alone, beside, none_failed, service, services};
+use crate::web::{SETTLED, beside, loaded, none_failed, service, services};
 use serde_json::json;
 
 /// A service with one registered endpoint, beside `web`.
@@ -17,7 +17,7 @@ fn with_external() -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_made_over_the_api_is_removed_and_others_are_refused() {
-    let _alone = alone().await;
+    let _loaded = loaded().await;
     let mut weir = Weir::start("removing", &services(1, "/dev/null")).await;
     weir.settled("web", 1, SETTLED).await;
     let file = weir.folder.write("fresh.toml", &service("fresh", 2, "/dev/null")).display().to_string();
@@ -55,7 +55,7 @@ async fn a_service_made_over_the_api_is_removed_and_others_are_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_is_waited_for_until_nothing_is_in_flight() {
-    let _alone = alone().await;
+    let _loaded = loaded().await;
     let weir = Weir::start("drain-wait", &with_external()).await;
     let web = weir.settled("web", 1, SETTLED).await.remove(0);
     let port = web["ports"][0].as_u64().unwrap();

@@ -1,11 +1,11 @@
 //! Scaling and draining under load; also seen by a client that finds replicas by DNS and connects to them itself.
 
 use crate::support::direct::Direct;
-use crate::web::{FULL, SETTLED, SHORT, Scale, World, alone, none_failed};
+use crate::web::{FULL, SETTLED, SHORT, Scale, World, loaded, none_failed};
 use std::time::Duration;
 
 async fn scaling_fails_no_request(scale: Scale) {
-    let _alone = alone().await;
+    let _loaded = loaded().await;
     let world = World::start("scaling", scale).await;
     let direct = Direct::start(world.weir.dns, "_http._tcp.web.default.weir.internal.", Duration::from_millis(10));
     for _ in 0..scale.events {
@@ -26,7 +26,7 @@ async fn scaling_fails_no_request(scale: Scale) {
 }
 
 async fn draining_fails_no_request(scale: Scale) {
-    let _alone = alone().await;
+    let _loaded = loaded().await;
     let world = World::start("drain", scale).await;
     for _ in 0..scale.events {
         let (victim, _) = world.victim(scale.in_flight).await;

@@ -2,11 +2,11 @@
 
 use crate::support;
 use crate::support::traffic::Kind;
-use crate::web::{FULL, SHORT, Scale, World, alone};
+use crate::web::{FULL, SHORT, Scale, World, loaded};
 use std::time::Duration;
 
 async fn sigterm_answers_what_was_read(scale: Scale) {
-    let _alone = alone().await;
+    let _loaded = loaded().await;
     let mut world = World::start("sigterm", scale).await;
     world.victim(scale.in_flight).await;
     world.weir.signal("TERM").await;

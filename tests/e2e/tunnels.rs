@@ -3,7 +3,7 @@
 use crate::support;
 use crate::support::http::Raw;
 use crate::support::process::{Weir, free_address};
-use crate::web::{SETTLED, alone, service};
+use crate::web::{SETTLED, loaded, service};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -109,7 +109,7 @@ async fn reload(weir: &Weir, base: &str, turn: usize) {
 }
 
 async fn streams_survive(what: Turn, turns: usize, length: u64, pace: u64) {
-    let _alone = alone().await;
+    let _loaded = loaded().await;
     let route = "[[route]]\nname = \"web\"\nservice = \"web\"\n\n";
     let toml = format!("{route}{}{}", service("web", 2, "/dev/null"), service("other", 1, "/dev/null"));
     let weir = Weir::start("tunnels", &toml).await;

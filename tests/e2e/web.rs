@@ -6,15 +6,22 @@ use crate::support::traffic::{Kind, Plan, Report, Traffic};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
-use tokio::sync::{Mutex, MutexGuard, Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// Scenarios with traffic run one after another: two of them at once on two CPUs would make each other late.
-pub(crate) async fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::const_new(());
-    ALONE.lock().await
+/// Who has traffic, or waits for none of others.
+static TRAFFIC: Semaphore = Semaphore::const_new(2);
+
+/// Scenarios that measure how long something takes run while no other has traffic.
+pub(crate) async fn alone() -> SemaphorePermit<'static> {
+    TRAFFIC.acquire_many(2).await.unwrap()
 }
 
-/// Scenarios that mostly wait and measure nothing run beside each other and beside one that is alone; this bounds how many.
+/// Scenarios with traffic mostly wait: two at a time.
+pub(crate) async fn loaded() -> SemaphorePermit<'static> {
+    TRAFFIC.acquire().await.unwrap()
+}
+
+/// Scenarios that mostly wait and measure nothing run beside each other and beside all others; this bounds how many.
 pub(crate) async fn beside() -> SemaphorePermit<'static> {
     static BESIDE: Semaphore = Semaphore::const_new(2);
     BESIDE.acquire().await.unwrap()

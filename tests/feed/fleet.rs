@@ -2,11 +2,11 @@
 
 use crate::support;
 use crate::support::process::{Weir, kill};
-use crate::world::{Load, SETTLED, alone, beside, deploy, follows, has, service, subscriber, table};
+use crate::world::{Load, SETTLED, beside, deploy, follows, has, loaded, service, subscriber, table};
 use std::time::{Duration, Instant};
 
 async fn deploys_fail_no_request_at_any(deploys: usize, rate: f64) {
-    let _alone = alone().await;
+    let _loaded = loaded().await;
     let origin = Weir::start("fleet-origin", &service(2)).await;
     origin.settled("web", 2, SETTLED).await;
     let edges = [follows("edge-1", &origin).await, follows("edge-2", &origin).await];

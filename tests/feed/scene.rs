@@ -6,7 +6,7 @@ use crate::support;
 use crate::support::direct::resolver;
 use crate::support::process::{Weir, free_address, kill};
 use crate::support::traffic::{Plan, Traffic};
-use crate::world::{SETTLED, alone, deploy, follower, has, service, subscriber, table};
+use crate::world::{SETTLED, deploy, follower, has, loaded, service, subscriber, table};
 use hickory_proto::rr::RecordType;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -154,7 +154,7 @@ async fn none_failed(load: Vec<(&'static str, Traffic)>, what: &str) -> u64 {
 }
 
 async fn the_scene(deploys: usize, rate: f64, cut: Duration) {
-    let _alone = alone().await;
+    let _loaded = loaded().await;
     let scene = Scene::new().await;
     let load = scene.load(rate);
     passes(&load, 50).await;

@@ -3,7 +3,7 @@
 use crate::support;
 use crate::support::http::Raw;
 use crate::support::process::{Folder, WEIR, Weir, free_address, kill};
-use crate::world::{SETTLED, alone, beside, has, subscriber, table};
+use crate::world::{SETTLED, beside, has, loaded, subscriber, table};
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
@@ -95,7 +95,7 @@ fn database(replicas: usize) -> String {
 }
 
 async fn replacements_fail_no_new_connection(replacements: usize) {
-    let _alone = alone().await;
+    let _loaded = loaded().await;
     let origin = Weir::start("legacy-origin", &database(1)).await;
     origin.settled("db", 1, SETTLED).await;
     let port = free_address();
@@ -142,7 +142,7 @@ async fn a_program_with_a_port_in_its_code_survives_twenty_replacements() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_workload_is_registered_while_it_answers_and_drained_at_the_end() {
-    let _alone = alone().await;
+    let _loaded = loaded().await;
     let origin = Weir::start(
         "beside-origin",
         "[[service]]\nname = \"web\"\ndns_ttl = \"0s\"\n\n[[route]]\nname = \"web\"\nservice = \"web\"\n",

@@ -6,18 +6,25 @@ use crate::support::process::Weir;
 use crate::support::traffic::{Plan, Report, Traffic};
 use serde_json::Value;
 use std::time::Duration;
-use tokio::sync::{Mutex, MutexGuard, Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// What settles takes.
 pub(crate) const SETTLED: Duration = Duration::from_secs(60);
 
-/// Scenarios with traffic run one after another.
-pub(crate) async fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::const_new(());
-    ALONE.lock().await
+/// Who has traffic, or waits for none of others.
+static TRAFFIC: Semaphore = Semaphore::const_new(2);
+
+/// Scenarios that measure how long something takes run while no other has traffic.
+pub(crate) async fn alone() -> SemaphorePermit<'static> {
+    TRAFFIC.acquire_many(2).await.unwrap()
 }
 
-/// Scenarios with little traffic or none run beside each other and beside one that is alone; this bounds how many.
+/// Scenarios with traffic mostly wait: two at a time.
+pub(crate) async fn loaded() -> SemaphorePermit<'static> {
+    TRAFFIC.acquire().await.unwrap()
+}
+
+/// Scenarios with little traffic or none run beside each other and beside all others; this bounds how many.
 pub(crate) async fn beside() -> SemaphorePermit<'static> {
     static BESIDE: Semaphore = Semaphore::const_new(2);
     BESIDE.acquire().await.unwrap()
