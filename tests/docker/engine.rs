@@ -18,7 +18,7 @@ const BRIDGE_HARDWARE: &str = "02:42:ac:1e:4e:01";
 const BRIDGE_ADDRESS: &str = "172.30.78.1/24";
 
 /// Engines that may run at a time; each has networks of its own to give away.
-const ENGINES: usize = 4;
+const ENGINES: usize = 3;
 static TAKEN: Mutex<[bool; ENGINES]> = Mutex::new([false; ENGINES]);
 static FREED: Condvar = Condvar::new();
 
@@ -53,7 +53,7 @@ pub(crate) struct Engine {
     bridge: &'static str,
     // Given back last, after the engine has ended.
     turn: Turn,
-    _bridged: Option<MutexGuard<'static, ()>>,
+    _addresses: Option<MutexGuard<'static, ()>>,
 }
 
 impl Engine {
@@ -71,13 +71,25 @@ impl Engine {
         engine
     }
 
-    /// As [`Engine::start`]; with a default network, on a bridge of its own.
+    /// As [`Engine::start`], for a Weir that gives services addresses: one at a time has that range of the machine's.
+    pub(crate) fn addressed() -> Self {
+        let addresses = Self::addresses();
+        let mut engine = Self::start();
+        engine._addresses = Some(addresses);
+        engine
+    }
+
+    /// Before an engine is taken: whoever waits holds none.
+    fn addresses() -> MutexGuard<'static, ()> {
+        static ADDRESSES: Mutex<()> = Mutex::new(());
+        ADDRESSES.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As [`Engine::addressed`]; with a default network, on a bridge of its own.
     pub(crate) fn bridged() -> Self {
-        // There is one such bridge. Before an engine is taken: whoever waits holds none.
-        static BRIDGED: Mutex<()> = Mutex::new(());
-        let bridged = BRIDGED.lock().unwrap_or_else(PoisonError::into_inner);
+        let addresses = Self::addresses();
         let mut engine = Self::absent();
-        engine._bridged = Some(bridged);
+        engine._addresses = Some(addresses);
         engine.bridge = BRIDGE;
         let ip = |words: &str| Command::new("ip").args(words.split(' ')).status().unwrap().success();
         assert!(
@@ -93,7 +105,14 @@ impl Engine {
     /// Takes the turn and the places; starts nothing.
     pub(crate) fn absent() -> Self {
         let turn = Turn::wait();
-        Self { folder: Folder::new("docker"), daemon: None, live_restore: false, bridge: "none", turn, _bridged: None }
+        Self {
+            folder: Folder::new("docker"),
+            daemon: None,
+            live_restore: false,
+            bridge: "none",
+            turn,
+            _addresses: None,
+        }
     }
 
     fn place(&self, name: &str) -> PathBuf {

@@ -2,8 +2,10 @@
 
 use crate::engine::Engine;
 use crate::support;
-use crate::support::process::Weir;
+use crate::support::process::{WEIR, Weir};
 use crate::world::{SETTLED, containers, get, ids, odd, preface, service, start};
+use std::process::Stdio;
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replicas_run_as_containers_are_served_scaled_and_removed() {
@@ -49,13 +51,15 @@ async fn logs_are_followed_and_stop_with_the_container() {
     let engine = Engine::start();
     let weir = start(&engine, "logs", 1).await;
     let id = ids(&weir.ready_instances("web").await).remove(0);
-    let follow = tokio::spawn({
-        let (address, id) = (weir.admin.to_string(), id.clone());
-        async move { support::process::weir(&["--addr", &address, "logs", "--follow", &id]).await }
-    });
+    let mut follow = tokio::process::Command::new(WEIR);
+    follow.args(["--addr", &weir.admin.to_string(), "logs", "--follow", &id]).stdout(Stdio::piped());
+    let mut follow = follow.spawn().unwrap();
+    let mut lines = BufReader::new(follow.stdout.take().unwrap()).lines();
+    let first = support::within("a line of the log", SETTLED, lines.next_line()).await.unwrap();
+    assert!(first.as_ref().is_some_and(|line| line.contains("listening on")), "{first:?}");
     assert_eq!(weir.cli(&["scale", "web", "0"]).await.code, 0);
-    let followed = support::within("the end of the log", SETTLED, follow).await.unwrap();
-    assert!(followed.out.contains("listening on"), "{followed:?}");
+    let ended = support::within("the end of the log", SETTLED, follow.wait()).await.unwrap();
+    assert!(ended.success(), "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

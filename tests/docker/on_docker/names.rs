@@ -400,7 +400,7 @@ async fn containers_that_resolve_once_reach_services_through_20_replacements() {
 /// Networks that come are listened on, and those that go are not any more; who holds the port is named.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gateways_are_followed_and_who_holds_the_port_is_named() {
-    let engine = Engine::start();
+    let engine = Engine::addressed();
     let weir = start(&engine, resolver("127.0.0.1:0", THROUGH_WEIR), &web()).await;
     engine.docker(&["network", "create", "--subnet", "172.30.77.0/24", "later"]);
     crate::world::logged(&weir, "answering DNS for containers address=172.30.77.1:53").await;
