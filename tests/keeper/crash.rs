@@ -4,7 +4,7 @@ use crate::support::family::{self, children};
 use crate::support::http::Raw;
 use crate::support::process::Weir;
 use crate::support::traffic::{Kind, Plan, Report, Traffic};
-use crate::{Whoami, alone, support};
+use crate::{Whoami, alone, loaded, support};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -101,7 +101,7 @@ async fn twenty_crashes_refuse_no_connection() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_its_keeper_a_process_serves_on_and_ends_when_asked() {
-    let _alone = alone().await;
+    let _loaded = loaded().await;
     let backend = Whoami::start().await;
     let mut weir = Weir::start("orphan", &services(backend.address)).await;
     support::eventually("the endpoint is ready", LIMIT, || async { answers(weir.http).await.then_some(()) }).await;
@@ -127,7 +127,7 @@ async fn without_its_keeper_a_process_serves_on_and_ends_when_asked() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_both_were_killed_another_takes_over() {
-    let _alone = alone().await;
+    let _loaded = loaded().await;
     let backend = Whoami::start().await;
     let mut weir = Weir::start("both", &services(backend.address)).await;
     weir.kill();
@@ -141,7 +141,7 @@ async fn after_both_were_killed_another_takes_over() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_ends_as_one_whoever_is_asked_and_two_signals_at_once_are_one() {
-    let _alone = alone().await;
+    let _loaded = loaded().await;
     let backend = Whoami::start().await;
     for both in [false, true] {
         let mut weir = Weir::start("ends", &services(backend.address)).await;
@@ -168,7 +168,7 @@ async fn it_ends_as_one_whoever_is_asked_and_two_signals_at_once_are_one() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_keeper_reaps_what_others_left() {
-    let _alone = alone().await;
+    let _loaded = loaded().await;
     let backend = Whoami::start().await;
     let service = "[[service]]\nname = \"forks\"\nreplicas = 1\n[service.run]\n\
                    command = [\"/bin/sh\", \"-c\", \"(sleep 0.3 &) ; exec sleep 60\"]\n";

@@ -5,7 +5,7 @@ use crate::support::family;
 use crate::support::http::Raw;
 use crate::support::process::{Weir, weir as weir_cli};
 use crate::support::traffic::{Kind, Plan, Traffic};
-use crate::{Whoami, alone, passes, support};
+use crate::{Whoami, loaded, passes, support};
 use std::fs;
 use std::time::Duration;
 
@@ -61,7 +61,7 @@ async fn falls_back(weir: &Weir, old: u32, says: &[&str]) -> serde_json::Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_while_the_file_is_bad_refuses_nothing_and_changes_nothing() {
-    let _alone = alone().await;
+    let _loaded = loaded().await;
     let backend = Whoami::start().await;
     let (weir, good) = serving("bad-crash", &backend).await;
     // What was taken up last counts, not what it started with.
@@ -109,7 +109,7 @@ async fn a_crash_while_the_file_is_bad_refuses_nothing_and_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_start_of_everything_with_a_bad_file_serves_the_last_good_one() {
-    let _alone = alone().await;
+    let _loaded = loaded().await;
     let backend = Whoami::start().await;
     let (mut weir, good) = serving("bad-start", &backend).await;
     let file = weir.folder.0.join("weir.toml");
@@ -142,7 +142,7 @@ async fn weir_run(file: &str) -> support::process::Finished {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_good_text_that_cannot_be_taken_up_does_not_end_a_process_that_is_started_again() {
-    let _alone = alone().await;
+    let _loaded = loaded().await;
     let backend = Whoami::start().await;
     let (weir, good) = serving("unbound-crash", &backend).await;
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

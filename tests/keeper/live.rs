@@ -4,7 +4,7 @@ use crate::support::http::Raw;
 use crate::support::process::free_address;
 use crate::support::proxy::Proxy;
 use crate::support::traffic::{Kind, Plan, Traffic};
-use crate::{Whoami, alone, passes, support};
+use crate::{Whoami, loaded, passes, support};
 use std::net::SocketAddr;
 use std::time::Duration;
 use weir::app::{AtEnd, Live, RunOptions, Sockets};
@@ -66,7 +66,7 @@ impl World {
 }
 
 async fn workers_and_listeners_change(rate: f64, between: u64, rounds: usize) {
-    let _alone = alone().await;
+    let _loaded = loaded().await;
     let world = World::start().await;
     let traffic = Traffic::start(Plan { rate, ..Plan::new(world.listener.address) });
     passes(&traffic, between).await;
@@ -110,7 +110,7 @@ async fn ten_rounds_of_worker_counts_and_listeners_fail_no_request() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_of_a_removed_listener_end_with_their_next_response_and_others_stay() {
-    let _alone = alone().await;
+    let _loaded = loaded().await;
     let world = World::start().await;
     let second = listener("two", free_address());
     world.live.set_listeners(&world.with(&second)).await.unwrap();
@@ -137,7 +137,7 @@ async fn connections_of_a_removed_listener_end_with_their_next_response_and_othe
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_taken_address_changes_nothing() {
-    let _alone = alone().await;
+    let _loaded = loaded().await;
     let world = World::start().await;
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let (free, taken) = (listener("two", free_address()), listener("three", taken.local_addr().unwrap()));

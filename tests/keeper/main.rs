@@ -21,12 +21,18 @@ mod renew;
 mod upgrade;
 
 use support::process::WEIR;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// Scenarios with traffic run one after another: two of them at once on two CPUs would make each other late.
-pub(crate) async fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::const_new(());
-    ALONE.lock().await
+static TRAFFIC: Semaphore = Semaphore::const_new(2);
+
+/// Scenarios that measure how long something takes run while no other has traffic.
+pub(crate) async fn alone() -> SemaphorePermit<'static> {
+    TRAFFIC.acquire_many(2).await.unwrap()
+}
+
+/// Scenarios with traffic mostly wait: two at a time.
+pub(crate) async fn loaded() -> SemaphorePermit<'static> {
+    TRAFFIC.acquire().await.unwrap()
 }
 
 /// Waits until so many more requests have passed.

@@ -4,7 +4,7 @@ use crate::support::family;
 use crate::support::http::Raw;
 use crate::support::process::{Weir, free_address};
 use crate::support::traffic::{Plan, Traffic};
-use crate::{alone, passes, support};
+use crate::{loaded, passes, support};
 use std::fs;
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ async fn renewed(weir: &Weir, old: u32, cause: &str) -> u32 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sections_that_needed_a_restart_are_taken_up_and_no_request_fails() {
-    let _alone = alone().await;
+    let _loaded = loaded().await;
     let weir = Weir::start_keeping("renew", WEB).await;
     let before = weir.settled("web", 1, LIMIT).await.remove(0);
     let pid = before["pid"].as_u64().unwrap();

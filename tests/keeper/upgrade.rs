@@ -5,7 +5,7 @@ use crate::support::family;
 use crate::support::http::Raw;
 use crate::support::process::{WEIR, Weir};
 use crate::support::traffic::{Plan, Traffic};
-use crate::{Whoami, alone, passes, support};
+use crate::{Whoami, alone, loaded, passes, support};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -45,7 +45,7 @@ async fn echoes(raw: &mut Raw) {
 }
 
 async fn upgrades_fail_no_request(upgrades: usize, rate: f64) {
-    let _alone = alone().await;
+    let _loaded = loaded().await;
     let mut weir = Weir::start_keeping("upgrade", WEB).await;
     let before = weir.settled("web", 2, LIMIT).await;
     let traffic = Traffic::start(Plan { rate, ..Plan::new(weir.http) });
@@ -99,7 +99,7 @@ async fn twenty_upgrades_fail_no_request() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_binary_that_does_not_serve_is_given_up_and_the_old_one_serves_on() {
-    let _alone = alone().await;
+    let _loaded = loaded().await;
     let backend = Whoami::start().await;
     let weir = Weir::start_keeping("bad-upgrade", &services(backend.address)).await;
     support::eventually("the endpoint is ready", LIMIT, || async {
@@ -131,7 +131,7 @@ async fn a_binary_that_does_not_serve_is_given_up_and_the_old_one_serves_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sigusr2_starts_the_binary_on_disk() {
-    let _alone = alone().await;
+    let _loaded = loaded().await;
     let backend = Whoami::start().await;
     let weir = Weir::start_keeping("usr2", &services(backend.address)).await;
     let serving = weir.serving();
@@ -145,7 +145,7 @@ async fn sigusr2_starts_the_binary_on_disk() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upgrade_is_refused_where_replicas_end_with_their_process() {
-    let _alone = alone().await;
+    let _loaded = loaded().await;
     let backend = Whoami::start().await;
     let weir = Weir::start("stops", &services(backend.address)).await;
     let serving = weir.serving();
