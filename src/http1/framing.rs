@@ -150,6 +150,30 @@ impl Body {
         self.passed
     }
 
+    /// Returns how many octets are left where they pass as they are: all there may be where the connection's end ends them. `None`:
+    /// chunked.
+    pub fn left(&self) -> Option<u64> {
+        match self.state {
+            State::Done => Some(0),
+            State::Length(left) => Some(left),
+            State::Close => Some(u64::MAX),
+            _ => None,
+        }
+    }
+
+    /// Counts octets that passed elsewhere; at most so many as are [`left`](Self::left).
+    pub fn pass(&mut self, octets: u64) {
+        match self.state {
+            State::Length(left) => {
+                let used = octets.min(left);
+                self.passed += used;
+                self.state = if used == left { State::Done } else { State::Length(left - used) };
+            }
+            State::Close => self.passed += octets,
+            _ => {}
+        }
+    }
+
     /// Takes the octets of `input` that belong to the body and returns their number.
     ///
     /// # Errors
@@ -158,14 +182,12 @@ impl Body {
         match self.state {
             State::Done => Ok(0),
             State::Close => {
-                self.passed += input.len() as u64;
+                self.pass(input.len() as u64);
                 Ok(input.len())
             }
             State::Length(left) => {
                 let used = usize::try_from(left).unwrap_or(usize::MAX).min(input.len());
-                self.passed += used as u64;
-                let left = left - used as u64;
-                self.state = if left == 0 { State::Done } else { State::Length(left) };
+                self.pass(used as u64);
                 Ok(used)
             }
             _ => self.chunked(input, None),

@@ -7,7 +7,7 @@
 use crate::net::Stream;
 use crate::proxy::observe::ORIGINAL;
 use crate::proxy::pick::Picked;
-use crate::proxy::pipe::Pipe;
+use crate::proxy::pipe::{PIPE_BYTES, Pipe};
 use crate::proxy::scratch::{HEADROOM, poll_read};
 use crate::proxy::state::Worker;
 use crate::proxy::streams::Place;
@@ -355,7 +355,7 @@ impl Direction {
         };
         let moved = match drains {
             true => to.try_io(Interest::WRITABLE, || pipe.drain_to(to)),
-            false => from.try_io(Interest::READABLE, || pipe.fill_from(from)),
+            false => from.try_io(Interest::READABLE, || pipe.fill_from(from, PIPE_BYTES)),
         };
         match (moved, drains) {
             (Ok(0), true) => return Err(()),

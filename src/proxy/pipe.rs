@@ -15,7 +15,7 @@ const MAX_PIPES: usize = 64;
 /// Of these so many are kept when nobody uses them.
 const MAX_WAITING: usize = 16;
 /// Size of a pipe, and the most that one splice moves: 1 MiB halves the CPU per octet of 64 KiB (measured 2026-11-22).
-const PIPE_BYTES: usize = 1024 * 1024;
+pub(crate) const PIPE_BYTES: usize = 1024 * 1024;
 /// Less than this is not worth two calls for what one receive and one send do.
 const MIN_PIPE_BYTES: usize = 128 * 1024;
 
@@ -78,13 +78,13 @@ impl Pipe {
         self.fill
     }
 
-    /// Moves octets from a socket into the empty pipe; 0: the socket has ended.
+    /// Moves at most so many octets from a socket into the empty pipe; 0: the socket has ended.
     ///
     /// # Errors
     /// `WouldBlock` when the socket has none now, and whatever broke it.
-    pub(crate) fn fill_from(&mut self, socket: impl AsFd) -> io::Result<usize> {
+    pub(crate) fn fill_from(&mut self, socket: impl AsFd, most: usize) -> io::Result<usize> {
         let Some(ends) = &self.ends else { return Err(io::ErrorKind::NotConnected.into()) };
-        let moved = moved(|flags| splice(&socket, None, &ends.write, None, PIPE_BYTES, flags))?;
+        let moved = moved(|flags| splice(&socket, None, &ends.write, None, most.min(PIPE_BYTES), flags))?;
         self.fill += moved;
         Ok(moved)
     }
@@ -122,7 +122,7 @@ impl Drop for Pipe {
 
 #[cfg(test)]
 mod tests {
-    use super::{MAX_PIPES, MAX_WAITING, Pipes};
+    use super::{MAX_PIPES, MAX_WAITING, PIPE_BYTES, Pipes};
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
     use std::rc::Rc;
@@ -133,7 +133,7 @@ mod tests {
         let ((mut a, b), (c, mut d)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
         a.write_all(b"hello").unwrap();
         let mut pipe = pipes.take().unwrap();
-        assert_eq!((pipe.fill_from(&b).unwrap(), pipe.fill()), (5, 5));
+        assert_eq!((pipe.fill_from(&b, PIPE_BYTES).unwrap(), pipe.fill()), (5, 5));
         assert_eq!((pipe.drain_to(&c).unwrap(), pipe.fill()), (5, 0));
         let mut read = [0; 5];
         d.read_exact(&mut read).unwrap();
@@ -142,7 +142,7 @@ mod tests {
         assert_eq!(pipes.open(), 1);
         let mut pipe = pipes.take().unwrap();
         a.write_all(b"left").unwrap();
-        pipe.fill_from(&b).unwrap();
+        pipe.fill_from(&b, PIPE_BYTES).unwrap();
         drop(pipe);
         assert_eq!(pipes.open(), 0, "what is not empty is closed");
     }

@@ -2,7 +2,7 @@
 
 use crate::support::backend::{self, Backend, Step, answering, send};
 use crate::support::eventually;
-use crate::support::http::Raw;
+use crate::support::http::{Broken, Raw};
 use crate::support::proxy::{Proxy, Setup, assert_served};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
@@ -142,6 +142,45 @@ async fn section_6_2_bodies_of_known_length_pass_both_ways_whole() {
         assert_eq!(backend.connections(), 1);
         counts(&proxy, "weir_received_bytes_total{service=\"web\"}", 2 * size as u64).await;
     }
+}
+
+/// An answer of so many octets that says it has `said`, or nothing.
+fn large(size: usize, said: Option<usize>) -> Vec<u8> {
+    let length = said.map(|said| format!("Content-Length: {said}\r\n")).unwrap_or_default();
+    [format!("HTTP/1.1 200 OK\r\n{length}\r\n").as_bytes(), &pattern(size)].concat()
+}
+
+#[tokio::test]
+async fn section_6_3_a_large_body_ends_where_its_length_or_the_connection_says_and_nowhere_else() {
+    const SIZE: usize = 5 << 20;
+    let body = pattern(SIZE);
+    // Until the connection ends.
+    let backend = Backend::start(vec![Step::ReadHead, Step::Send(large(SIZE, None)), Step::Close]).await;
+    let proxy = Proxy::over(&[backend.address]);
+    let mut raw = Raw::connect(proxy.address).await.unwrap();
+    raw.send(GET).await;
+    let all = raw.rest().await;
+    assert!(all.ends_with(&body) && !all.ends_with(&[b"x", &body[..]].concat()), "{} octets", all.len());
+    // Sooner than was said: it must not look whole, and nothing else is answered after it.
+    let backend = Backend::start(vec![Step::ReadHead, Step::Send(large(SIZE, Some(SIZE + 1))), Step::Close]).await;
+    let proxy = Proxy::over(&[backend.address]);
+    let mut raw = Raw::connect(proxy.address).await.unwrap();
+    raw.send(GET).await;
+    let cut = raw.try_answer(false).await;
+    assert!(matches!(cut, Err(Broken::InsideAnswer(..))), "{:?}", cut.map(|answer| answer.body.len()));
+    // What follows belongs to nobody, and the next answer comes by another connection.
+    let more = [large(SIZE, Some(SIZE)), large(3, Some(3))].concat();
+    let backend = Backend::start(vec![Step::ReadHead, Step::Send(more), Step::Repeat]).await;
+    let proxy = Proxy::over(&[backend.address]);
+    let mut raw = Raw::connect(proxy.address).await.unwrap();
+    for connections in 1..3 {
+        assert!(raw.exchange(GET).await.body == body);
+        assert_eq!(backend.connections(), connections);
+    }
+    // Heads are counted too.
+    let (line, least) = ("weir_sent_bytes_total{service=\"web\"}", 2 * SIZE as u64);
+    let counted = async || (least..least + 2000).contains(&proxy.metric(line)).then_some(());
+    eventually(line, LIMIT, counted).await;
 }
 
 #[tokio::test]

@@ -168,3 +168,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn octets_that_pass_elsewhere_count_as_those_that_are_seen() {
+    let mut body = Body::new(Framing::Length(10));
+    assert_eq!((body.left(), body.advance(b"abc")), (Some(10), Ok(3)));
+    body.pass(6);
+    assert_eq!((body.left(), body.passed(), body.is_done()), (Some(1), 9, false));
+    assert_eq!((body.advance(b"xy"), body.left(), body.is_done()), (Ok(1), Some(0), true));
+    let mut body = Body::new(Framing::Close);
+    body.pass(7);
+    assert_eq!((body.left(), body.passed(), body.is_done()), (Some(u64::MAX), 7, false));
+    assert_eq!(Body::new(Framing::Chunked).left(), None);
+}

@@ -14,6 +14,7 @@ use crate::proxy::http::Downstream;
 use crate::proxy::http::request::Request;
 use crate::proxy::http::response::Response;
 use crate::proxy::patience::Patience;
+use crate::proxy::pipe::Pipe;
 use crate::proxy::scratch::{HEADROOM, Scratch, poll_read};
 use crate::proxy::state::Worker;
 use std::io;
@@ -66,6 +67,9 @@ pub(crate) struct Attempt<'a> {
     /// What the client has not taken yet.
     pub(super) out: Vec<u8>,
     pub(super) out_at: usize,
+    /// Full reads in a row, and what large bodies pass through while it holds something.
+    pub(super) full_reads: u8,
+    pub(super) pipe: Option<Pipe>,
     /// A layer towards the client holds what the client has not taken yet.
     pub(super) held_back: bool,
     /// Whether a gateway error is given to the client; else it is an error, and another endpoint is tried.
@@ -82,7 +86,7 @@ pub(crate) struct Attempt<'a> {
 }
 
 /// What a step did.
-enum Step {
+pub(super) enum Step {
     Idle,
     Moved(usize),
     Ended(Outcome),
@@ -108,6 +112,8 @@ impl<'a> Attempt<'a> {
             partial: Vec::new(),
             out: Vec::new(),
             out_at: 0,
+            full_reads: 0,
+            pipe: None,
             held_back: false,
             pass_gateway_errors,
             switched: None,
@@ -235,8 +241,11 @@ impl<'a> Attempt<'a> {
         if self.holds_back(cx)? {
             return Ok(if moved > 0 { Step::Moved(moved) } else { Step::Idle });
         }
-        if let Some(outcome) = self.ended() {
+        if let Some(outcome) = self.ended().filter(|_| !self.fills_pipe()) {
             return Ok(Step::Ended(outcome));
+        }
+        if let Some(step) = self.poll_bulk(cx)? {
+            return Ok(step);
         }
         let worker = self.worker;
         worker.with_scratch(|scratch| self.receive(scratch, cx))
@@ -286,6 +295,7 @@ impl<'a> Attempt<'a> {
                 }
             },
         };
+        self.was_read(n == most);
         self.relay(scratch, (start, end), cx)?;
         let passed_on = self.out.is_empty() && !self.holds_back(cx)?;
         match self.ended().filter(|_| passed_on) {
@@ -295,7 +305,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// The endpoint's stream ended, in order or by an error.
-    fn lost(&mut self, error: Option<io::Error>) -> Result<Step, ProxyError> {
+    pub(super) fn lost(&mut self, error: Option<io::Error>) -> Result<Step, ProxyError> {
         let malformed = error.as_ref().is_some_and(|error| error.kind() == io::ErrorKind::InvalidData);
         match &mut self.response {
             None => Err(match self.up.unserved() {

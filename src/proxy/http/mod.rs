@@ -5,6 +5,7 @@
 //! carries tunnels; [`grpc`] is what calls ask for.
 
 mod attempt;
+mod bulk;
 mod exchange;
 mod grpc;
 pub(crate) mod h1;

@@ -80,7 +80,7 @@ impl Attempt<'_> {
 
     /// Returns whether the client has yet to take something of the answer.
     pub(super) fn waits_for_client(&self) -> bool {
-        self.held_back || self.out_at < self.out.len()
+        self.held_back || self.out_at < self.out.len() || self.fills_pipe()
     }
 
     /// Says who was too slow.
