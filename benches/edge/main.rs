@@ -36,7 +36,7 @@ struct Scenario {
     bounds: &'static [(&'static str, f64)],
 }
 
-const SCENARIOS: [Scenario; 6] = [
+const SCENARIOS: [Scenario; 7] = [
     Scenario {
         name: "tiny",
         title: "HTTP/1.1, 128 B, keepalive, 64 connections",
@@ -51,6 +51,11 @@ const SCENARIOS: [Scenario; 6] = [
         name: "close",
         title: "HTTP/1.1, 128 B, a connection per request",
         bounds: &[("nginx", 0.90), ("haproxy", 0.90)],
+    },
+    Scenario {
+        name: "1m",
+        title: "HTTP/1.1, 1 MiB, keepalive, 8 connections",
+        bounds: &[("nginx", 0.7), ("haproxy", 0.7)],
     },
     Scenario {
         name: "tls",
@@ -72,8 +77,8 @@ const SCENARIOS: [Scenario; 6] = [
 /// Who is measured.
 const PEERS: [&str; 6] = ["weir", "nginx", "haproxy", "envoy", "traefik", "caddy"];
 /// What is measured.
-const NAMES: [&str; 11] =
-    ["tiny", "16k", "close", "tls", "h2", "handshake", "memory", "p99", "p99-one", "change", "turn"];
+const NAMES: [&str; 12] =
+    ["tiny", "16k", "close", "1m", "tls", "h2", "handshake", "memory", "p99", "p99-one", "change", "turn"];
 
 /// Weir beside the others as an edge: CPU per request, memory, latency, turns.
 #[derive(Debug, Parser)]
@@ -211,6 +216,7 @@ fn stretch(
         "tiny" => load.run(plain, shape(Kind::Tiny, false), time)?,
         "16k" => load.run(plain, shape(Kind::Large, false), time)?,
         "close" => load.run(plain, shape(Kind::Tiny, true), time)?,
+        "1m" => load.run(plain, Shape { connections: 8, ..shape(Kind::Bulk, false) }, time)?,
         "tls" => clients::h2load(load, tls, (requests(20_000.0), 64, 1))?,
         "h2" => clients::h2load(load, tls, (requests(40_000.0), 8, 32))?,
         "handshake" => clients::handshakes(load, tls, clients::config(setting.certificate)?, time)?,
