@@ -55,7 +55,7 @@ const SCENARIOS: [Scenario; 7] = [
     Scenario {
         name: "1m",
         title: "HTTP/1.1, 1 MiB, keepalive, 8 connections",
-        bounds: &[("nginx", 0.7), ("haproxy", 0.7)],
+        bounds: &[("nginx", 0.8), ("haproxy", 0.7)],
     },
     Scenario {
         name: "tls",
