@@ -4,18 +4,12 @@ use crate::image;
 use crate::support::process::Folder;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The image with both programs; it runs Weir.
 pub(crate) const IMAGE: &str = "weir-test:1";
 const DEADLINE: Duration = Duration::from_secs(60);
-/// The bridge of the default network, where there is one.
-const BRIDGE: &str = "weir-test0";
-/// Its hardware address: not told one, it takes a container's, and with each that ends another, which neighbours learn late.
-const BRIDGE_HARDWARE: &str = "02:42:ac:1e:4e:01";
-/// The machine's address on it.
-const BRIDGE_ADDRESS: &str = "172.30.78.1/24";
 
 /// Engines that may run at a time; each has networks of its own to give away.
 const ENGINES: usize = 3;
@@ -50,10 +44,9 @@ pub(crate) struct Engine {
     folder: Folder,
     daemon: Option<Child>,
     live_restore: bool,
-    bridge: &'static str,
+    is_bridged: bool,
     // Given back last, after the engine has ended.
     turn: Turn,
-    _addresses: Option<MutexGuard<'static, ()>>,
 }
 
 impl Engine {
@@ -71,48 +64,36 @@ impl Engine {
         engine
     }
 
-    /// As [`Engine::start`], for a Weir that gives services addresses: one at a time has that range of the machine's.
-    pub(crate) fn addressed() -> Self {
-        let addresses = Self::addresses();
-        let mut engine = Self::start();
-        engine._addresses = Some(addresses);
-        engine
-    }
-
-    /// Before an engine is taken: whoever waits holds none.
-    fn addresses() -> MutexGuard<'static, ()> {
-        static ADDRESSES: Mutex<()> = Mutex::new(());
-        ADDRESSES.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// As [`Engine::addressed`]; with a default network, on a bridge of its own.
+    /// As [`Engine::start`]; with a default network, on a bridge of its own.
     pub(crate) fn bridged() -> Self {
-        let addresses = Self::addresses();
         let mut engine = Self::absent();
-        engine._addresses = Some(addresses);
-        engine.bridge = BRIDGE;
+        engine.is_bridged = true;
+        let (bridge, turn) = (engine.bridge(), engine.turn.0);
         let ip = |words: &str| Command::new("ip").args(words.split(' ')).status().unwrap().success();
-        assert!(
-            ip(&format!("link add {BRIDGE} address {BRIDGE_HARDWARE} type bridge")),
-            "needs root and `ip` (Debian: iproute2)"
-        );
-        assert!(ip(&format!("addr add {BRIDGE_ADDRESS} dev {BRIDGE}")) && ip(&format!("link set dev {BRIDGE} up")));
+        // Not told its hardware address, it takes a container's, and with each that ends another, which neighbours learn late.
+        let added = ip(&format!("link add {bridge} address 02:42:ac:1e:4e:{turn:02x} type bridge"));
+        assert!(added, "needs root and `ip` (Debian: iproute2)");
+        let addressed = ip(&format!("addr add 172.30.{}.1/24 dev {bridge}", 80 + turn));
+        assert!(addressed && ip(&format!("link set dev {bridge} up")));
         engine.up();
         engine.import(IMAGE, &[]);
         engine
     }
 
+    /// Returns the bridge of its default network, or that it has none.
+    fn bridge(&self) -> String {
+        if self.is_bridged { format!("weir-test{}", self.turn.0) } else { "none".to_owned() }
+    }
+
+    /// Returns a range of addresses for services that no Weir at another engine has.
+    pub(crate) fn service_addresses(&self) -> String {
+        format!("198.19.{}.0/18", 64 * self.turn.0)
+    }
+
     /// Takes the turn and the places; starts nothing.
     pub(crate) fn absent() -> Self {
         let turn = Turn::wait();
-        Self {
-            folder: Folder::new("docker"),
-            daemon: None,
-            live_restore: false,
-            bridge: "none",
-            turn,
-            _addresses: None,
-        }
+        Self { folder: Folder::new("docker"), daemon: None, live_restore: false, is_bridged: false, turn }
     }
 
     fn place(&self, name: &str) -> PathBuf {
@@ -129,7 +110,7 @@ impl Engine {
         let log = std::fs::File::options().create(true).append(true).open(self.place("log")).unwrap();
         let mut command = Command::new("dockerd");
         command
-            .arg(format!("--bridge={}", self.bridge))
+            .arg(format!("--bridge={}", self.bridge()))
             .arg(format!("--default-address-pool=base=172.20.{}.0/20,size=24", 16 * self.turn.0))
             .args(["--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"])
             .args(["--host", &self.host(), "--data-root"])
@@ -248,8 +229,8 @@ impl Drop for Engine {
             }
         }
         self.down();
-        if self.bridge == BRIDGE {
-            let _ = Command::new("ip").args(["link", "del", BRIDGE]).status();
+        if self.is_bridged {
+            let _ = Command::new("ip").args(["link", "del", &self.bridge()]).status();
         }
         // The engine leaves its network namespaces mounted.
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();

@@ -235,11 +235,12 @@ async fn start(engine: &Engine, upstream: SocketAddr, services: &str) -> Weir {
     let (http, dns, admin) = (free_address(), free_address(), free_address());
     let text = format!(
         "[node]\nworkloads_on_exit = \"stop\"\n[store]\npath = \"{}\"\n[admin]\nlisten = \"{admin}\"\n\
-         [dns]\nlisten = [\"{dns}\", \"containers:53\"]\nservice_addresses = \"198.19.0.0/16\"\n\
+         [dns]\nlisten = [\"{dns}\", \"containers:53\"]\nservice_addresses = \"{}\"\n\
          [dns.forward]\nservers = [\"{upstream}\"]\n\
          [docker]\nhost = \"{}\"\nnetwork = \"weir-test\"\ncall_timeout = \"5s\"\ndns = [\"{SECOND}\"]\n\n\
          {services}",
         folder.0.join("state").display(),
+        engine.service_addresses(),
         engine.host(),
     );
     let file = folder.write("weir.toml", &text);
@@ -400,7 +401,7 @@ async fn containers_that_resolve_once_reach_services_through_20_replacements() {
 /// Networks that come are listened on, and those that go are not any more; who holds the port is named.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gateways_are_followed_and_who_holds_the_port_is_named() {
-    let engine = Engine::addressed();
+    let engine = Engine::start();
     let weir = start(&engine, resolver("127.0.0.1:0", THROUGH_WEIR), &web()).await;
     engine.docker(&["network", "create", "--subnet", "172.30.77.0/24", "later"]);
     crate::world::logged(&weir, "answering DNS for containers address=172.30.77.1:53").await;
