@@ -31,8 +31,11 @@ async fn a_stuck_engine_stops_no_traffic_and_is_told_of() {
     engine.signal("STOP");
     assert_eq!(weir.cli(&["scale", "web", "3"]).await.code, 0);
     logged(&weir, "the Docker Engine is stuck").await;
-    let told = weir.cli(&["status"]).await.out;
-    assert!(told.contains("docker") && told.contains("stuck (no answer in 2s)"), "{told}");
+    support::eventually("the status tells it", SETTLED, || async {
+        let told = weir.cli(&["status"]).await.out;
+        (told.contains("docker") && told.contains("stuck (no answer in 2s)")).then_some(())
+    })
+    .await;
     for _ in 0..50 {
         assert_eq!(get(&weir).await.0, 200);
     }
