@@ -5,6 +5,7 @@
 //! change must carry a header that a web page cannot send without asking first, and no foreign origin (403); no CORS;
 //! bodies are bounded in octets (413) and time (408).
 
+use crate::admin::seats::Seat;
 use crate::admin::{Problem, Tokens};
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
@@ -40,6 +41,10 @@ pub(super) async fn check(State(limit): State<BodyLimit>, request: Request, next
         _ => admit(transport, request.method(), request.headers()),
     };
     if let Err(problem) = admitted {
+        return problem.into_response();
+    }
+    let seated = request.extensions().get::<Seat>().map(|seat| seat.suits(request.method(), request.uri()));
+    if let Some(Err(problem)) = seated {
         return problem.into_response();
     }
     match read_body(limit, request).await {

@@ -31,6 +31,7 @@ mod resolve;
 mod router;
 mod routes;
 mod scale;
+mod seats;
 mod server;
 mod services;
 mod state;

@@ -13,8 +13,10 @@ pub struct Options {
     pub socket: Option<PathBuf>,
     /// What other machines may ask; `None`: nothing.
     pub remote: Option<RemoteOptions>,
-    /// Connections at a time.
+    /// Connections at a time at each address, those of Weirs that follow left out.
     pub connections: usize,
+    /// Connections of Weirs that follow at a time at each address.
+    pub followers: usize,
     /// Largest request body in octets; above: 413.
     pub body_bytes: usize,
 }
@@ -37,6 +39,7 @@ impl Default for Options {
             socket: None,
             remote: None,
             connections: 256,
+            followers: 4096,
             body_bytes: 4 * 1024 * 1024,
         }
     }

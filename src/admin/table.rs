@@ -1,5 +1,6 @@
 //! The backend table: its generation, who has it, and the stream of it for other Weirs.
 
+use crate::admin::seats::Seat;
 use crate::admin::stream::Feed;
 use crate::admin::{Problem, State, extract};
 use crate::balance::{Carried, Present};
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Notify;
 use utoipa::{IntoParams, ToSchema};
 
 /// Withdrawn endpoints that one acknowledgement may name.
@@ -198,13 +200,14 @@ pub struct EndpointUse {
 #[utoipa::path(get, path = "/v1/table", tag = "status", params(Watch),
     responses((status = 200, description = "the table, or a stream of it",
                content((Table = "application/json"), (String = "application/jsonl"))),
-              (status = 503, description = "too_many_subscribers", body = Problem)))]
+              (status = 503, description = "too_many_subscribers or too_many_followers", body = Problem)))]
 pub(super) async fn table(
     state: axum::extract::State<Arc<State>>,
+    seat: Option<axum::Extension<Seat>>,
     extract::Params(watch): extract::Params<Watch>,
 ) -> Result<Response, Problem> {
     if watch.watch.is_some() {
-        return stream(&state, watch);
+        return stream(&state, watch, seat.map(|seat| seat.cut()));
     }
     let snapshot = state.table.load();
     let acknowledgers = state.table.acknowledgers().into_iter().map(|status| Acknowledger {
@@ -270,7 +273,7 @@ fn sources(state: &State) -> Vec<TableSource> {
     state.sources.status().into_iter().map(row).collect()
 }
 
-fn stream(state: &State, watch: Watch) -> Result<Response, Problem> {
+fn stream(state: &State, watch: Watch, cut: Option<Arc<Notify>>) -> Result<Response, Problem> {
     let (session, process) = (watch.session.unwrap_or_default(), watch.process.unwrap_or_default());
     if let Some(name) = &watch.name {
         parse_label(name, MAX_NAME).map_err(|error| Problem::invalid(format!("name: {error}")))?;
@@ -286,6 +289,7 @@ fn stream(state: &State, watch: Watch) -> Result<Response, Problem> {
         session,
         from: watch.epoch.zip(watch.from),
         heartbeat: watch.heartbeat_ms.map(Duration::from_millis),
+        cut,
     });
     let body = Body::from_stream(Feed(pieces.map_err(|error| refusal(&error))?));
     Ok(([(header::CONTENT_TYPE, "application/jsonl")], body).into_response())

@@ -47,9 +47,10 @@ impl Following {
 }
 
 /// Makes what tells the table to others.
-pub(super) fn outgoing(loaded: &Loaded, table: &Table, control: &Control, signal: &Signal) -> Outgoing {
+pub(super) fn outgoing(loaded: &Loaded, following: &Following, control: &Control, signal: &Signal) -> Outgoing {
+    let (table, sources) = (&following.table, &following.sources);
     let fleet = Fleet::new(table.clone(), control.events.clone());
-    Outgoing::new(table.clone(), fleet, loaded.control.node_id(), signal.clone())
+    Outgoing::new(table.clone(), fleet, loaded.control.node_id(), sources, signal.clone())
 }
 
 /// Shows the metrics of followers, sources and refused tokens.

@@ -22,7 +22,6 @@ use crate::control::certificates::{self, CertificateGauges};
 use crate::control::configuration;
 use crate::control::discovery::Definitions;
 use crate::control::events::Events;
-use crate::control::feed::Sources;
 use crate::control::gauges::{ConfigurationGauges, Gauges};
 use crate::control::plane::Control;
 use crate::dns;
@@ -101,10 +100,9 @@ pub(super) async fn build(
     let upgrader = upgrader(&binder, &origin, &loaded);
     let state = State {
         upgrader: upgrader.clone(),
-        sources: following.sources(),
         certificates: keyring.report().clone(),
         obtained: Some(certificates.clone()),
-        ..state(&loaded, &table, &control, (&metrics, &configuration), &signal)?
+        ..state(&loaded, &following, &control, (&metrics, &configuration), &signal)?
     };
     sources::show(&metrics, &state, doors.tokens())?;
     let (close_admin, closes) = lifecycle::drain();
@@ -260,11 +258,12 @@ pub(super) fn worker_count(loaded: &Loaded) -> usize {
 
 fn state(
     loaded: &Loaded,
-    table: &Table,
+    following: &Following,
     control: &Control,
     (metrics, configuration): (&Metrics, &configuration::Handle),
     signal: &Signal,
 ) -> anyhow::Result<State> {
+    let table = following.table();
     let gauges = Gauges::new(table.clone(), control.events.clone());
     metrics.registry().register(Box::new(gauges)).context("failed to register the table's metrics")?;
     let reloads = ConfigurationGauges::new(configuration.clone());
@@ -289,8 +288,8 @@ fn state(
         store: Some(control.store.clone()),
         obtained: None,
         names: NameServer::default(),
-        feed: sources::outgoing(loaded, table, control, signal),
-        sources: Sources::default(),
+        feed: sources::outgoing(loaded, following, control, signal),
+        sources: following.sources(),
         upgrader: Upgrader::default(),
         certificates: Report::default(),
         signal: signal.clone(),

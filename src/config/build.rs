@@ -381,6 +381,7 @@ fn read_admin(p: &mut Problems, file: &File, state: &Path) -> AdminOptions {
         socket,
         remote: remote::read(p, section.remote.as_ref()),
         connections: within(p, "admin.limits.connections", limits.connections, defaults.connections, &(1..=65_536)),
+        followers: within(p, "admin.limits.followers", limits.followers, defaults.followers, &(1..=65_536)),
         body_bytes: size(p, "admin.limits.body", limits.body, defaults.body_bytes, 1024..=1 << 30),
     }
 }

@@ -116,10 +116,14 @@ pub struct Admin {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AdminLimits {
-    /// Connections at a time, from 1; default 256.
+    /// Connections at a time at each address, from 1; default 256. One more is answered 503.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub connections: Option<usize>,
+    /// Connections of Weirs that follow, beside those, from 1; default 4096. One more is answered 503.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub followers: Option<usize>,
     /// Largest request body; above: 413. Default `4MiB`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body: Option<Size>,

@@ -69,6 +69,7 @@ impl Loaded {
             remote: self.admin.remote.as_ref().map(remote::write),
             limits: Some(AdminLimits {
                 connections: Some(self.admin.connections),
+                followers: Some(self.admin.followers),
                 body: Some(Size::new(self.admin.body_bytes as u64)),
             }),
         }

@@ -116,7 +116,7 @@ pub(crate) async fn start(name: &str) -> Weir {
     let mut deployments = Deployments::open(parts, &contents);
     deployments.apply_file(definitions()).await.unwrap();
     let scheduler = scheduler(&directory, &registry, &table, &events);
-    let metrics = Metrics::new();
+    let (metrics, sources) = (Metrics::new(), Sources::default());
     let autoscaler = autoscale::spawn(autoscale::Parts {
         table: table.clone(),
         metrics: metrics.clone(),
@@ -140,8 +140,14 @@ pub(crate) async fn start(name: &str) -> Weir {
         store: None,
         obtained: None,
         names: Default::default(),
-        feed: Outgoing::new(table.clone(), Fleet::new(table.clone(), events.clone()), node.clone(), signal.clone()),
-        sources: Sources::default(),
+        feed: Outgoing::new(
+            table.clone(),
+            Fleet::new(table.clone(), events.clone()),
+            node.clone(),
+            &sources,
+            signal.clone(),
+        ),
+        sources,
         upgrader: admin::Upgrader::default(),
         certificates: Default::default(),
         signal: signal.clone(),
@@ -171,6 +177,7 @@ fn options(directory: &Path) -> admin::Options {
         listen: Some("127.0.0.1:0".parse().unwrap()),
         socket: Some(directory.join("weir.sock")),
         connections: 8,
+        followers: 12,
         body_bytes: 64 * 1024,
     }
 }

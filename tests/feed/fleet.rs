@@ -2,7 +2,7 @@
 
 use crate::support;
 use crate::support::process::{Weir, kill};
-use crate::world::{Load, SETTLED, beside, deploy, follows, has, loaded, service, subscriber, table};
+use crate::world::{Load, SETTLED, alone, beside, deploy, follows, has, loaded, retries, service, subscriber, table};
 use std::time::{Duration, Instant};
 
 async fn deploys_fail_no_request_at_any(deploys: usize, rate: f64) {
@@ -37,6 +37,10 @@ async fn deploys_fail_no_request_at_any(deploys: usize, rate: f64) {
     let mut count = 0;
     for (load, what) in loads.into_iter().zip(["scheduler", "edge-1", "edge-2"]) {
         count += load.stop(&format!("{deploys} deploys, {what}")).await;
+    }
+    for edge in &edges {
+        let metrics = support::http::get(edge.admin, "/metrics").await.text();
+        assert_eq!(retries(&metrics), 0, "none was led to a replica that was stopped already");
     }
     println!("{deploys} deploys: 0 of {count} requests failed at all three");
 }

@@ -4,7 +4,7 @@ use crate::support;
 use crate::support::http::{Raw, get};
 use crate::support::process::{Weir, kill};
 use crate::support::traffic::{Plan, Traffic};
-use crate::world::{SETTLED, alone, beside, follows, has, subscriber, subscription, table};
+use crate::world::{SETTLED, alone, beside, follower, follows, has, subscriber, subscription, table};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
@@ -103,6 +103,50 @@ async fn a_request_at_a_follower_wakes_a_service_without_a_replica() {
     let begin = Instant::now();
     assert_eq!(get(edge.http, "/").await.status, 503);
     assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scheduler_that_stands_by_again_holds_no_load() {
+    let _alone = alone().await;
+    let scale = "min = 1\nmax = 4\n";
+    let mut first = Weir::start("stand-first", &scaled(1, scale)).await;
+    let second = Weir::start("stand-second", &scaled(1, scale)).await;
+    for origin in [&first, &second] {
+        origin.settled("web", 1, SETTLED).await;
+    }
+    let edge = follower("stand-edge", &format!("[\"{}\", \"{}\"]", first.admin, second.admin)).await;
+    let is = |state: &'static str| {
+        let edge = &edge;
+        support::eventually("the first is in this state", SETTLED, move || async move {
+            (table(edge).await["sources"][0]["state"] == state).then_some(())
+        })
+    };
+    is("used").await;
+    first.kill();
+    let _ = first.child.wait().await;
+    is("lost").await;
+    support::eventually("the second is used", SETTLED, || async {
+        (table(&edge).await["sources"][1]["state"] == "used").then_some(())
+    })
+    .await;
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        let mut raw = Raw::connect(edge.http).await.unwrap();
+        raw.send("GET /delay/120000 HTTP/1.1\r\nHost: web\r\n\r\n").await;
+        held.push(raw);
+    }
+    support::eventually("the second hears of them", SETTLED, || async {
+        (carried(&second, "stand-edge").await["in_service"] == 3).then_some(())
+    })
+    .await;
+    first.respawn();
+    first.ready().await;
+    is("used").await;
+    support::eventually("nothing of it is there", SETTLED, || async {
+        let load = carried(&second, "stand-edge").await;
+        (load["in_service"] == 0 && load["queued"] == 0).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

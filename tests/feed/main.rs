@@ -14,6 +14,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod chain;
+mod circle;
+mod crowd;
 mod fleet;
 mod load;
 mod refusals;
@@ -23,3 +26,4 @@ mod slow;
 mod sources;
 mod upgrade;
 mod world;
+mod zero;

@@ -6,7 +6,7 @@ use crate::support;
 use crate::support::direct::resolver;
 use crate::support::process::{Weir, free_address, kill};
 use crate::support::traffic::{Plan, Traffic};
-use crate::world::{SETTLED, deploy, follower, has, loaded, service, subscriber, table};
+use crate::world::{SETTLED, alone, deploy, follower, has, loaded, retries, service, subscriber, table};
 use hickory_proto::rr::RecordType;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -168,6 +168,12 @@ async fn the_scene(deploys: usize, rate: f64, cut: Duration) {
         assert!(row["loads"][0][of].as_u64() >= Some(50), "{row}");
     }
     let count = none_failed(load, &format!("{deploys} deploys")).await;
+    // Nor was any led to a replica that was stopped already, which another attempt would have covered.
+    let mut metrics = vec![support::http::get(scene.edge.admin, "/metrics").await.text()];
+    for sidecar in &scene.sidecars {
+        metrics.push(sidecar.metrics().await);
+    }
+    assert_eq!(metrics.iter().map(|text| retries(text)).collect::<Vec<_>>(), [0; 3]);
     println!("{deploys} deploys under load at an edge and two sidecars: 0 of {count} failed");
 
     // One hangs: named, and the deploy ends.

@@ -3,10 +3,12 @@
 use crate::support;
 use crate::support::http::Raw;
 use crate::support::process::{Folder, WEIR, Weir, free_address, kill};
-use crate::world::{SETTLED, beside, has, loaded, subscriber, table};
+use crate::world::{SETTLED, alone, beside, has, loaded, retries, subscriber, table};
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
 /// A sidecar, ended with the test.
@@ -16,7 +18,7 @@ pub(crate) struct Sidecar {
 }
 
 impl Sidecar {
-    fn start(name: &str, origin: &Weir, arguments: &[&str]) -> Self {
+    pub(crate) fn start(name: &str, origin: &Weir, arguments: &[&str]) -> Self {
         let arguments = match arguments.split_first() {
             Some((&"exec", rest)) => [&["exec", "--dns", "off"], rest].concat(),
             _ => [&["--dns", "off"], arguments].concat(),
@@ -48,12 +50,21 @@ impl Sidecar {
         Self { child, folder }
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.folder.0.join("log")).unwrap_or_default()
     }
 
-    fn out(&self) -> String {
+    pub(crate) fn out(&self) -> String {
         std::fs::read_to_string(self.folder.0.join("out")).unwrap_or_default()
+    }
+
+    /// The text of its metrics, by its socket.
+    pub(crate) async fn metrics(&self) -> String {
+        let mut socket = UnixStream::connect(self.folder.0.join("state/weir.sock")).await.unwrap();
+        socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut text = String::new();
+        socket.read_to_string(&mut text).await.unwrap();
+        text
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -74,7 +85,7 @@ impl Sidecar {
 }
 
 /// Asks on a connection of its own who answers; an error is a failed connection.
-async fn ask(address: SocketAddr) -> Result<String, String> {
+pub(crate) async fn ask(address: SocketAddr) -> Result<String, String> {
     let exchange = async {
         let mut raw = Raw::connect(address).await.map_err(|error| error.to_string())?;
         raw.send("GET / HTTP/1.1\r\nHost: db\r\nConnection: close\r\n\r\n").await;
@@ -127,6 +138,7 @@ async fn replacements_fail_no_new_connection(replacements: usize) {
     println!("{replacements} replacements: {count} connections to {who} replicas, {} failed", failed.len());
     assert!(failed.is_empty(), "{failed:?}\n{}", sidecar.log());
     assert!(who > replacements, "{who} replicas were seen");
+    assert_eq!(retries(&sidecar.metrics().await), 0, "none was led to a replica that was stopped already");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

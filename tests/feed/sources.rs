@@ -1,9 +1,10 @@
 //! Several sources: the first dies, traffic and DNS move to the next; a file stands in.
 
+use crate::sidecar::Sidecar;
 use crate::support;
 use crate::support::direct::resolver;
 use crate::support::http::Raw;
-use crate::support::process::{Folder, Weir};
+use crate::support::process::{Folder, WEIR, Weir, free_address};
 use crate::world::{SETTLED, alone, beside, follower, has, service, table};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -51,6 +52,42 @@ async fn the_first_source_dies_and_traffic_and_names_move_within_a_second() {
         (table(&edge).await["sources"][0]["state"] == "used").then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_runs_beside_a_sidecar_is_registered_at_all_sources_and_stays_when_the_first_dies() {
+    let _alone = alone().await;
+    let text = "[[service]]\nname = \"web\"\ndns_ttl = \"0s\"\n\n[[route]]\nname = \"web\"\nservice = \"web\"\n";
+    let (mut first, second) = (Weir::start("both-first", text).await, Weir::start("both-second", text).await);
+    let app = free_address();
+    let mut workload = tokio::process::Command::new(WEIR)
+        .args(["whoami", "--listen", &app.to_string()])
+        .stdout(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let sources = second.admin.to_string();
+    let service = format!("web={app}/health");
+    let arguments = ["--dns", "off", "--from", sources.as_str(), "--service", service.as_str()];
+    let sidecar = Sidecar::follow("both", first.admin, &arguments);
+    for origin in [&first, &second] {
+        has(origin, 1).await;
+    }
+    let edge = follower("both-edge", &format!("[\"{}\", \"{}\"]", first.admin, second.admin)).await;
+    has(&edge, 1).await;
+    first.kill();
+    let _ = first.child.wait().await;
+    support::eventually("the second is used", SETTLED, || async {
+        assert!(who(edge.http).await.is_some(), "the workload is there all the time\n{}", edge.log());
+        (table(&edge).await["sources"][1]["state"] == "used").then_some(())
+    })
+    .await;
+    assert!(who(edge.http).await.is_some());
+    // It is seen off where it can be, before the sidecar has ended.
+    sidecar.end().await;
+    let left = second.instances().await.into_iter().filter(|one| one["state"] != "gone").count();
+    assert_eq!(left, 0);
+    workload.kill().await.unwrap();
 }
 
 /// Kills the first source; returns how long it takes until requests and names lead to the replica of the second.

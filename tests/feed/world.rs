@@ -76,6 +76,13 @@ pub(crate) async fn table(weir: &Weir) -> Value {
     weir.api("GET", "/v1/table", None).await.1
 }
 
+/// How often an attempt followed one that failed, by the text of a Weir's metrics: 0 says that no endpoint was used that was
+/// stopped already.
+pub(crate) fn retries(metrics: &str) -> u64 {
+    let values = metrics.lines().filter(|line| line.starts_with("weir_retries_total{"));
+    values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>() as u64
+}
+
 /// Waits until a subscriber is in a state.
 pub(crate) async fn subscriber(origin: &Weir, name: &str, state: &str) -> Value {
     support::eventually(&format!("{name} is {state}"), SETTLED, || async {

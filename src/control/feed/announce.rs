@@ -1,7 +1,7 @@
-//! What runs beside this Weir, told to the Weir that it follows: registered with a lease while it answers, drained at the end.
+//! What runs beside this Weir, told to the Weirs that it follows: registered with a lease while it answers, drained at the end.
 //!
 //! The id is made from the service, the address and this Weir's name, so that a restart renews what it registered before. One
-//! task for each; whichever place answers first is told.
+//! task for each at each place: whichever of them others use the table of, it is there.
 
 use crate::clock;
 use crate::control::feed::link::{Link, LinkError};
@@ -38,19 +38,17 @@ pub struct Announcing {
 }
 
 impl Announcing {
-    /// Starts one task for each; `name` is what this Weir is called.
+    /// Starts one task for each at each place; `name` is what this Weir is called.
     pub fn start(list: &[AnnounceOptions], places: &[PlaceOptions], name: &str) -> Self {
         let (end, _) = watch::channel(None);
         let mut tasks = JoinSet::new();
         for one in list {
             let place = format!("{name} {} {}", one.service, one.address);
-            let announcer = Announcer {
-                id: InstanceId::random(&one.service, xxh3_64(place.as_bytes())),
-                options: one.clone(),
-                places: places.to_vec(),
-                link: None,
-            };
-            tasks.spawn(announcer.run(end.subscribe()));
+            let id = InstanceId::random(&one.service, xxh3_64(place.as_bytes()));
+            for place in places {
+                let announcer = Announcer { id: id.clone(), options: one.clone(), place: place.clone(), link: None };
+                tasks.spawn(announcer.run(end.subscribe()));
+            }
         }
         Self { end, tasks }
     }
@@ -66,11 +64,11 @@ impl Announcing {
     }
 }
 
-/// One announcement.
+/// One announcement at one place.
 struct Announcer {
     id: InstanceId,
     options: AnnounceOptions,
-    places: Vec<PlaceOptions>,
+    place: PlaceOptions,
     link: Option<Link>,
 }
 
@@ -95,7 +93,8 @@ impl Announcer {
                 self.link = None;
             }
             if state != told {
-                tracing::info!(instance = %self.id, service = %self.options.service, "{state}");
+                let (id, service, at) = (&self.id, &self.options.service, &self.place.address);
+                tracing::info!(instance = %id, %service, at, "{state}");
                 told = state;
             }
             let pause = if registered && failures == 0 { CHECK } else { FAST };
@@ -113,7 +112,7 @@ impl Announcer {
     /// Deregisters after a drain, and keeps the lease meanwhile.
     async fn leave(&mut self, drain_ms: u64) {
         let mut renewing =
-            Self { link: None, places: self.places.clone(), options: self.options.clone(), id: self.id.clone() };
+            Self { link: None, place: self.place.clone(), options: self.options.clone(), id: self.id.clone() };
         let renewals = async {
             loop {
                 sleep(CHECK).await;
@@ -125,9 +124,10 @@ impl Announcer {
             outcome = self.deregister(drain_ms) => outcome,
             () = renewals => Ok(()),
         };
+        let (id, at) = (&self.id, &self.place.address);
         match outcome {
-            Ok(()) => tracing::info!(instance = %self.id, "deregistered: nobody uses it any more"),
-            Err(error) => tracing::warn!(instance = %self.id, %error, "failed to deregister; its lease ends by itself"),
+            Ok(()) => tracing::info!(instance = %id, at, "deregistered: nobody uses it any more"),
+            Err(error) => tracing::warn!(instance = %id, at, %error, "failed to deregister; its lease ends by itself"),
         }
     }
 
@@ -140,7 +140,7 @@ impl Announcer {
             "lease": format!("{}s", LEASE.as_secs()),
         });
         match self.send(Method::POST, "/v1/instances", body.to_string().into(), CHECK_LIMIT * 3).await {
-            // An earlier start of this Weir registered it.
+            // An earlier start of this Weir registered it, or the place has it from another one that it follows.
             Err(LinkError::Answer { status: StatusCode::CONFLICT, .. }) => Ok(()),
             other => other,
         }
@@ -151,6 +151,8 @@ impl Announcer {
         let path = format!("/v1/instances/{}/renew", self.id);
         match self.send(Method::POST, &path, Bytes::new(), CHECK_LIMIT * 3).await {
             Err(LinkError::Answer { status: StatusCode::NOT_FOUND, .. }) => Ok(false),
+            // The place has it from another one, where its lease is renewed.
+            Err(LinkError::Answer { status: StatusCode::BAD_REQUEST, .. }) => Ok(true),
             other => other.map(|()| true),
         }
     }
@@ -159,7 +161,7 @@ impl Announcer {
         let path = format!("/v1/instances/{}?drain_ms={drain_ms}", self.id);
         let limit = Duration::from_millis(drain_ms) + CHECK_LIMIT * 3;
         match self.send(Method::DELETE, &path, Bytes::new(), limit).await {
-            Err(LinkError::Answer { status: StatusCode::NOT_FOUND, .. }) => Ok(()),
+            Err(LinkError::Answer { status: StatusCode::NOT_FOUND | StatusCode::CONFLICT, .. }) => Ok(()),
             other => other,
         }
     }
@@ -171,7 +173,7 @@ impl Announcer {
             let was_kept = kept.is_some();
             let mut link = match kept {
                 Some(link) => link,
-                None => self.open().await?,
+                None => self.place.open().await?,
             };
             let left = Duration::from_millis(deadline_ms.saturating_sub(clock::now_ms()));
             match link.send_within(method.clone(), path, body.clone(), left).await {
@@ -189,17 +191,6 @@ impl Announcer {
                 Err(error) => return Err(error),
             }
         }
-    }
-
-    async fn open(&self) -> Result<Link, LinkError> {
-        let mut last = LinkError::Unreachable("there is nobody to tell".to_owned());
-        for place in &self.places {
-            match place.open().await {
-                Ok(link) => return Ok(link),
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
     }
 }
 

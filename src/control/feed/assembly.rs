@@ -14,6 +14,8 @@ pub const MAX_LINE: usize = 8 << 20;
 const MAX_ENDPOINTS: usize = 200_000;
 /// Octets of one update: what 200,000 endpoints need many times over.
 const MAX_UPDATE: usize = 1 << 28;
+/// Weirs by which a table may have come.
+const MAX_CHAIN: usize = 16;
 /// Services that a table holds at most.
 const MAX_SERVICES: usize = 100_000;
 
@@ -32,6 +34,9 @@ pub enum Refusal {
     /// A line that is none.
     #[error("it is no feed: {0}")]
     Malformed(String),
+    /// It is this Weir's own table that comes back.
+    #[error("it follows this Weir, itself or by others: nobody can follow in a circle")]
+    Circle,
     /// More than one table may hold.
     #[error("it is too large: {0}")]
     TooLarge(String),
@@ -39,8 +44,8 @@ pub enum Refusal {
 
 impl Refusal {
     /// All reasons, as metrics name them.
-    pub const REASONS: [&str; 7] =
-        ["version", "truncated", "replayed", "malformed", "too_large", "unauthorized", "unreachable"];
+    pub const REASONS: [&str; 8] =
+        ["version", "truncated", "replayed", "malformed", "too_large", "circle", "unauthorized", "unreachable"];
 
     /// Returns the reason as metrics name it.
     pub fn reason(&self) -> &'static str {
@@ -50,6 +55,7 @@ impl Refusal {
             Self::Replayed(_) => "replayed",
             Self::Malformed(_) => "malformed",
             Self::TooLarge(_) => "too_large",
+            Self::Circle => "circle",
         }
     }
 }
@@ -74,6 +80,7 @@ pub(super) enum Step {
 #[derive(Debug)]
 struct Update {
     begin: Begin,
+    by: Arc<[String]>,
     lines: usize,
     octets: usize,
     endpoints: usize,
@@ -86,6 +93,8 @@ struct Update {
 pub(super) struct Assembly {
     /// What this subscription is called; `None`: any, as in a file.
     session: Option<String>,
+    /// What whoever reads it is called in its own feed; `None`: it is a file.
+    own: Option<Arc<str>>,
     hello: Option<Hello>,
     /// The table so far.
     table: Option<Arc<FedTable>>,
@@ -93,9 +102,9 @@ pub(super) struct Assembly {
 }
 
 impl Assembly {
-    /// Begins a stream; `known` is the table that it may go on from.
-    pub(super) fn new(session: Option<String>, known: Option<Arc<FedTable>>) -> Self {
-        Self { session, hello: None, table: known, update: None }
+    /// Begins a stream; `known` is the table that it may go on from, `own` what this Weir is called in its own feed.
+    pub(super) fn new(session: Option<String>, known: Option<Arc<FedTable>>, own: Option<Arc<str>>) -> Self {
+        Self { session, own, hello: None, table: known, update: None }
     }
 
     /// Takes one line, without its end.
@@ -108,11 +117,16 @@ impl Assembly {
             _ if self.hello.is_none() => Err(Refusal::Malformed("it does not begin with who speaks".to_owned())),
             Line::Begin(begin) if !in_update => self.begin(begin),
             Line::Heartbeat(beat) if !in_update => {
-                let known = self.table.as_ref().map(|table| table.generation);
-                if known != Some(beat.generation) {
+                let by = self.chain(&beat.by)?;
+                let Some(table) = self.table.as_mut().filter(|table| table.generation == beat.generation) else {
                     return Err(Refusal::Replayed(format!("a heartbeat of generation {}", beat.generation)));
+                };
+                if table.by == by {
+                    return Ok(Step::Heartbeat);
                 }
-                Ok(Step::Heartbeat)
+                // The same table, by another way.
+                Arc::make_mut(table).by = by;
+                Ok(Step::Table(table.clone()))
             }
             Line::Begin(_) | Line::Heartbeat(_) => Err(Refusal::Malformed("inside of an update".to_owned())),
             Line::End(end) => self.end(end),
@@ -153,7 +167,21 @@ impl Assembly {
         Ok(Step::Hello { heartbeat_ms })
     }
 
+    /// Returns by which Weirs something came, who speaks first.
+    fn chain(&self, before: &[String]) -> Result<Arc<[String]>, Refusal> {
+        let epoch = self.hello.iter().map(|hello| hello.epoch.clone());
+        let by: Arc<[String]> = epoch.chain(before.iter().cloned()).collect();
+        if self.own.as_ref().is_some_and(|own| by.iter().any(|one| **one == **own)) {
+            return Err(Refusal::Circle);
+        }
+        if by.len() > MAX_CHAIN {
+            return Err(Refusal::TooLarge(format!("it came by more than {MAX_CHAIN} Weirs")));
+        }
+        Ok(by)
+    }
+
     fn begin(&mut self, begin: Begin) -> Result<Step, Refusal> {
+        let by = self.chain(&begin.by)?;
         let known = self.table.as_ref().map(|table| table.generation);
         let follows = match begin.after {
             None => known.is_none_or(|known| begin.generation >= known),
@@ -164,7 +192,7 @@ impl Assembly {
             return Err(Refusal::Replayed(format!("generation {} after {after:?}, at {known}", begin.generation)));
         }
         let (services, routes) = (BTreeMap::new(), None);
-        self.update = Some(Update { begin, lines: 0, octets: 0, endpoints: 0, services, routes });
+        self.update = Some(Update { begin, by, lines: 0, octets: 0, endpoints: 0, services, routes });
         Ok(Step::Nothing)
     }
 
@@ -207,7 +235,7 @@ impl Assembly {
         let before = if update.begin.after.is_some() { self.table.clone() } else { None };
         let epoch = self.hello.as_ref().map(|hello| hello.epoch.as_str()).unwrap_or_default().into();
         let before = before.map_or_else(FedTable::default, |before| FedTable::clone(&before));
-        let mut table = FedTable { epoch, generation: end.generation, ..before };
+        let mut table = FedTable { epoch, by: update.by, generation: end.generation, ..before };
         for (name, service) in update.services {
             match service {
                 Some(service) => drop(table.services.insert(name, service)),

@@ -4,15 +4,17 @@ use crate::balance::{Carried, Present, Share};
 use crate::control::feed::load::{Report, ServiceLoad};
 use crate::model::ServiceName;
 use crate::table::Snapshot;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 /// Services that are counted for one follower.
 const MAX_SERVICES: usize = 10_000;
 /// Bounds of what one follower may claim to hold, so that sums mean something whatever it says.
 const MAX_PRESENT: u32 = 1_000_000;
-/// Longest time that its answers of DNS are believed to be kept.
-const MAX_NAMED_MS: u64 = 3_600_000;
+/// Longest time that its answers of DNS are believed to be kept, milliseconds.
+pub(super) const MAX_NAMED_MS: u64 = 3_600_000;
+/// The most requests that one report may add, and the most seconds in service.
+const MAX_MORE: u64 = 1 << 32;
 /// A rate is taken over so long at least, and is 0 when nothing was told for so long.
 const WINDOW_MS: u64 = 900;
 const STALE_MS: u64 = 2_500;
@@ -59,8 +61,7 @@ impl Carrying {
     /// Takes a report; one that came before changes nothing. Rings for services that have no replica.
     pub(super) fn take(&mut self, session: &str, report: &Report, snapshot: &Snapshot, now_ms: u64) {
         if self.session != session {
-            // Its counts begin anew.
-            *self = Self { session: session.to_owned(), ..Self::default() };
+            self.begin(session, report, now_ms);
         } else if report.number <= self.number {
             return;
         }
@@ -88,6 +89,18 @@ impl Carrying {
         }
     }
 
+    /// Begins anew with a subscription's first report. What is there goes on being there and has not come once more; what it
+    /// does not name is there no more.
+    fn begin(&mut self, session: &str, report: &Report, now_ms: u64) {
+        (self.session, self.number) = (session.to_owned(), 0);
+        let named: HashSet<&ServiceName> = report.services.iter().map(|load| &load.service).collect();
+        self.services.retain(|name, _| named.contains(name));
+        for entry in self.services.values_mut() {
+            (entry.count, entry.requests, entry.streams) = (Some(Carried::default()), 0, 0);
+            (entry.window, entry.rate) = ((now_ms, 0), 0.0);
+        }
+    }
+
     /// Forgets what it holds: nothing is heard of it.
     pub(super) fn lapse(&mut self) {
         for entry in self.services.values_mut() {
@@ -112,7 +125,8 @@ impl Carrying {
 
 impl Entry {
     fn take(&mut self, load: &ServiceLoad, now_ms: u64) {
-        let more = self.count.map_or_else(Carried::default, |count| load.carried.since(&count));
+        // What cannot be counts for nothing.
+        let more = self.count.map(|count| load.carried.since(&count)).filter(is_possible).unwrap_or_default();
         self.count = Some(load.carried);
         self.requests = self.requests.wrapping_add(more.ended);
         self.streams = self.streams.wrapping_add(more.streams);
@@ -131,6 +145,58 @@ impl Entry {
     }
 }
 
+/// Returns whether a follower can have carried so much since it said something last.
+fn is_possible(more: &Carried) -> bool {
+    [more.ended, more.served, more.late, more.streams].iter().all(|count| *count <= MAX_MORE)
+        && more.service_us <= MAX_MORE * 1_000_000
+}
+
 fn until(named_ms: u64, now_ms: u64) -> u64 {
     if named_ms == 0 { 0 } else { now_ms.saturating_add(named_ms.min(MAX_NAMED_MS)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Carrying;
+    use crate::balance::{Carried, Present};
+    use crate::control::feed::load::{Report, ServiceLoad};
+    use crate::control::registry::fixture::spec;
+    use crate::model::ServiceName;
+    use crate::table::names::Names;
+    use crate::table::{Change, Changes, Snapshot, build};
+    use std::sync::Arc;
+
+    fn report(number: u64, ended: u64, in_service: u32) -> Report {
+        let service = ServiceName::parse("web").unwrap();
+        let (carried, present) =
+            (Carried { ended, ..Carried::default() }, Present { in_service, ..Present::default() });
+        Report { number, services: vec![ServiceLoad { service, carried, present, named_ms: 0 }] }
+    }
+
+    #[test]
+    fn a_new_subscription_says_again_what_is_there_and_that_has_not_come_once_more() {
+        let services = vec![Change::Set { spec: Arc::new(spec("web", None)), instances: Vec::new() }];
+        let table = build(&Snapshot::empty(Names::default()), Changes { services, ..Changes::default() });
+        let others = table.services.iter().next().unwrap().stats.others().clone();
+        // What came is what ended and what is there.
+        let came = || {
+            let (carried, present, _) = others.read();
+            carried.ended + u64::from(present.in_service)
+        };
+        let mut carrying = Carrying::default();
+        carrying.take("s1", &report(1, 10, 4), &table, 0);
+        assert_eq!(came(), 14);
+        carrying.take("s2", &report(1, 0, 4), &table, 0);
+        assert_eq!(came(), 14, "the four were counted when they came");
+        carrying.take("s2", &report(2, 4, 0), &table, 0);
+        assert_eq!((came(), carrying.loads(0)[0].requests), (14, 4));
+        // What is named no more is there no more; a count that cannot be adds nothing.
+        carrying.take("s2", &report(3, 4, 2), &table, 0);
+        carrying.take("s3", &Report { number: 1, services: Vec::new() }, &table, 0);
+        assert_eq!((came(), others.read().1), (16, Present::default()));
+        carrying.take("s3", &report(2, u64::MAX, 0), &table, 0);
+        assert_eq!(came(), 16);
+        carrying.take("s3", &report(3, 1, 0), &table, 0);
+        assert!(came() <= 18, "{}", came());
+    }
 }

@@ -3,23 +3,24 @@
 //! A subscriber is an acknowledger of the table as a worker is: a withdrawal waits for it. It says which generation all of its
 //! own workers use, and which withdrawn endpoints it still uses. One that says nothing for [`SILENCE`] is named in an event
 //! and waited for no more, whether its connection is open or not; what it said of endpoints is
-//! forgotten, and what it held counts as load no more. Invariant: what an
-//! acknowledgement says of endpoints counts before its generation does.
+//! forgotten, and what it held counts as load no more. One that comes back without having acknowledged anything since is as
+//! silent as it was. Invariant: what an acknowledgement says of endpoints counts before its generation does.
 
 use crate::balance::Elsewhere;
 use crate::clock;
 use crate::control::events::{EventKind, Events};
-use crate::control::feed::carrying::{CarriedLoad, Carrying};
+use crate::control::feed::carrying::{CarriedLoad, Carrying, MAX_NAMED_MS};
 use crate::control::feed::load::Report;
 use crate::model::{InstanceId, ServiceName};
 use crate::table::{Acknowledger, Snapshot, Table};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// A subscriber that says nothing for so long is not waited for.
 pub const SILENCE: Duration = Duration::from_secs(3);
-/// One that is silent without a connection is listed for so long.
+/// One that is silent without a connection is listed for so long, and one with a connection loses it.
 const LISTED: Duration = Duration::from_secs(60);
 /// How often silence is looked for.
 const LOOK: Duration = Duration::from_millis(250);
@@ -30,7 +31,7 @@ const MAX_SUBSCRIBERS: usize = 1024;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FleetError {
     /// There are too many.
-    #[error("{MAX_SUBSCRIBERS} Weirs follow this table already")]
+    #[error("{MAX_SUBSCRIBERS} Weirs follow this table already; follow one of those")]
     Full,
     /// It is not known: it has to subscribe first.
     #[error("no subscription of {0:?} is known by that session: subscribe again")]
@@ -79,7 +80,12 @@ struct Member {
     session: String,
     party: Arc<Acknowledger>,
     generation: u64,
+    /// When it was heard, or first owed a word.
     heard_ms: u64,
+    /// Whether it has said anything in this subscription.
+    has_spoken: bool,
+    /// When its stream was last known to be open.
+    seen_ms: u64,
     connected: bool,
     silent: bool,
     is_leaving: bool,
@@ -91,16 +97,48 @@ struct Member {
 type Key = (Arc<str>, String);
 type Members = BTreeMap<Key, Member>;
 
+/// Returns the processes of a subscriber.
+fn of<'a>(members: &'a mut Members, name: &str) -> impl Iterator<Item = (&'a Key, &'a mut Member)> {
+    let first: Key = (name.into(), String::new());
+    let name = first.0.clone();
+    members.range_mut(first..).take_while(move |((of, _), _)| *of == name)
+}
+
 /// Returns the member of a subscription.
 fn find<'a>(members: &'a mut Members, name: &str, session: &str) -> Option<&'a mut Member> {
-    let of = members.iter_mut().find(|((of, _), member)| of.as_ref() == name && member.session == session);
-    of.map(|(_, member)| member)
+    of(members, name).find(|(_, member)| member.session == session).map(|(_, member)| member)
+}
+
+/// Makes room for one more: who is gone for longest is listed no longer; returns whether there is room.
+fn make_room(members: &mut Members) -> bool {
+    if members.len() < MAX_SUBSCRIBERS {
+        return true;
+    }
+    let gone = members.iter().filter(|(_, member)| !member.connected && member.silent);
+    let oldest = gone.min_by_key(|(_, member)| member.seen_ms).map(|(key, _)| key.clone());
+    oldest.is_some_and(|key| members.remove(&key).is_some())
+}
+
+impl Member {
+    /// Goes on from an earlier subscription. Who has said nothing in that one owes its word since then: else one that only
+    /// comes and goes would hold every withdrawal.
+    fn follow(&mut self, before: Self) {
+        self.generation = before.generation;
+        self.uses.extend(before.uses);
+        self.carrying = before.carrying;
+        if !before.has_spoken {
+            self.heard_ms = self.heard_ms.min(before.heard_ms);
+            self.silent |= before.silent;
+        }
+    }
 }
 
 /// The subscribers; a cheap handle.
 #[derive(Debug, Clone)]
 pub struct Fleet {
     members: Arc<Mutex<Members>>,
+    /// Whether somebody looks for who is silent; changed under the lock of the members.
+    is_watched: Arc<AtomicBool>,
     table: Table,
     events: Events,
 }
@@ -108,7 +146,7 @@ pub struct Fleet {
 impl Fleet {
     /// Makes it without any.
     pub fn new(table: Table, events: Events) -> Self {
-        Self { members: Arc::default(), table, events }
+        Self { members: Arc::default(), is_watched: Arc::default(), table, events }
     }
 
     /// Takes a subscriber in, instead of an earlier subscription of the same process, or of one that is gone; returns what is
@@ -118,44 +156,41 @@ impl Fleet {
     /// [`FleetError::Full`].
     pub fn join(&self, name: &str, process: &str, session: &str) -> Result<Arc<Acknowledger>, FleetError> {
         let key: Key = (name.into(), process.to_owned());
-        let mut members = self.lock();
-        if members.len() >= MAX_SUBSCRIBERS && !members.contains_key(&key) {
-            return Err(FleetError::Full);
-        }
+        let (mut members, now_ms) = (self.lock(), clock::now_ms());
         // What an earlier subscription said holds until the new one says something: it is the same Weir. Another process
         // whose stream is open is the one before an upgrade: it speaks for itself until its last connection has ended.
-        let is_over =
-            |(of, process): &Key, member: &Member| of.as_ref() == name && (*process == key.1 || !member.connected);
+        let is_over = |(_, process): &Key, member: &Member| *process == key.1 || !member.connected;
         let over: Vec<Key> =
-            members.iter().filter(|(key, member)| is_over(key, member)).map(|(key, _)| key.clone()).collect();
+            of(&mut members, name).filter(|(key, member)| is_over(key, member)).map(|(key, _)| key.clone()).collect();
+        if over.is_empty() && !make_room(&mut members) {
+            return Err(FleetError::Full);
+        }
         let party = self.table.acknowledger(name);
-        let is_first = members.is_empty();
-        let (mut generation, mut uses, mut carrying) = (0, HashMap::new(), Carrying::default());
-        for before in over.iter().filter_map(|key| members.remove(key)) {
-            // Its stream may be open for long, if nobody is there to close it.
-            before.party.set_idle(true);
-            generation = before.generation;
-            uses.extend(before.uses);
-            carrying = before.carrying;
-        }
-        for (_, member) in members.iter_mut().filter(|((of, _), _)| of.as_ref() == name) {
-            member.is_leaving = true;
-        }
-        let member = Member {
+        let mut member = Member {
             session: session.to_owned(),
             party: party.clone(),
-            generation,
-            heard_ms: clock::now_ms(),
+            generation: 0,
+            heard_ms: now_ms,
+            has_spoken: false,
+            seen_ms: now_ms,
             connected: true,
             silent: false,
             is_leaving: false,
-            uses,
-            carrying,
+            uses: HashMap::new(),
+            carrying: Carrying::default(),
         };
+        for before in over.iter().filter_map(|key| members.remove(key)) {
+            // Its stream may be open for long, if nobody is there to close it.
+            before.party.set_idle(true);
+            member.follow(before);
+        }
+        party.set_idle(member.silent);
+        for (_, member) in of(&mut members, name) {
+            member.is_leaving = true;
+        }
         members.insert(key, member);
-        drop(members);
-        // Whoever looks goes on as long as there is one.
-        if is_first {
+        // Whoever looks goes on as long as there is one, also when all have left and one came back meanwhile.
+        if !self.is_watched.swap(true, Ordering::AcqRel) {
             tokio::spawn(self.clone().watch());
         }
         Ok(party)
@@ -173,12 +208,13 @@ impl Fleet {
         }
         let mut members = self.lock();
         let member = find(&mut members, name, session).ok_or_else(|| FleetError::Unknown(name.to_owned()))?;
-        member.heard_ms = clock::now_ms();
+        let now_ms = clock::now_ms();
+        (member.heard_ms, member.seen_ms, member.has_spoken) = (now_ms, now_ms, true);
         let mut held = HashMap::new();
         for one in uses {
             let Some(stats) = withdrawn(&snapshot, one) else { continue };
             if one.named_ms > 0 {
-                stats.marks().name_until(clock::now_ms().saturating_add(one.named_ms));
+                stats.marks().name_until(now_ms.saturating_add(one.named_ms.min(MAX_NAMED_MS)));
             }
             if one.in_flight {
                 let guard = member.uses.remove(&one.instance).unwrap_or_else(|| stats.use_elsewhere());
@@ -211,8 +247,15 @@ impl Fleet {
     /// Says that a stream ended; the subscriber may still use what it had.
     pub fn disconnected(&self, name: &str, session: &str) {
         if let Some(member) = find(&mut self.lock(), name, session) {
-            member.connected = false;
+            (member.connected, member.seen_ms) = (false, clock::now_ms());
         }
+    }
+
+    /// Returns whether a subscriber is silent for so long that its stream is of no use: whoever it was is gone, or hangs.
+    pub(super) fn is_lost(&self, name: &str, session: &str) -> bool {
+        let now_ms = clock::now_ms();
+        let is_lost = |member: &mut Member| member.silent && now_ms.saturating_sub(member.heard_ms) >= millis(LISTED);
+        find(&mut self.lock(), name, session).is_some_and(is_lost)
     }
 
     /// Lets a subscriber go that uses nothing any more.
@@ -277,8 +320,12 @@ impl Fleet {
         }
         // An old process whose stream nobody closed is gone, too.
         let stays = |member: &Member| member.connected && !(member.is_leaving && member.silent);
-        members.retain(|_, member| stays(member) || now_ms.saturating_sub(member.heard_ms) < millis(LISTED));
-        members.is_empty()
+        members.retain(|_, member| stays(member) || now_ms.saturating_sub(member.seen_ms) < millis(LISTED));
+        let is_over = members.is_empty();
+        if is_over {
+            self.is_watched.store(false, Ordering::Release);
+        }
+        is_over
     }
 
     fn lock(&self) -> MutexGuard<'_, Members> {

@@ -8,6 +8,7 @@ use crate::clock;
 use crate::control::events::{EventKind, Events};
 use crate::control::feed::import::{difference, fit, leaving};
 use crate::control::feed::kept;
+use crate::control::feed::lineage::Lineage;
 use crate::control::feed::source::{Applied, Feeder, News};
 use crate::control::feed::table::FedTable;
 use crate::control::registry::{Handle, RegistryError};
@@ -61,9 +62,15 @@ pub struct Sources {
     first: Arc<Notify>,
     /// Tells the subscriptions that this Weir ends.
     leaving: Arc<watch::Sender<bool>>,
+    lineage: Lineage,
 }
 
 impl Sources {
+    /// Returns by which Weirs the table in use came here.
+    pub(super) fn lineage(&self) -> &Lineage {
+        &self.lineage
+    }
+
     /// Returns how each source stands, in the order of preference.
     pub fn status(&self) -> Vec<SourceStatus> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -165,6 +172,7 @@ pub async fn start(options: &SourceOptions, name_at_sources: &str, parts: Parts)
             index,
             name: name_at_sources.to_owned(),
             process: process.clone(),
+            own: shown.lineage.own().clone(),
             news: news.clone(),
             applied: watched,
             table: parts.table.clone(),
@@ -343,6 +351,8 @@ impl Importer {
     async fn use_table(&mut self, index: usize) {
         let Some(source) = self.sources.get(index) else { return };
         let Some(table) = source.table.clone() else { return };
+        // Before it is shown, so that nobody is told it without.
+        self.shown.lineage.follow(table.by.clone());
         // What is not shown is not acknowledged.
         let Some(local) = self.import(table.clone(), source.is_local).await else { return };
         let applied = Applied { generation: table.generation, local, leaving: leaving(&self.imported) };

@@ -27,7 +27,7 @@ pub(super) enum FileError {
 /// [`FileError`].
 pub(super) fn read(path: &Path) -> Result<Arc<FedTable>, FileError> {
     let mut reader = BufReader::new(fs::File::open(path)?);
-    let (mut assembly, mut table, mut line) = (Assembly::new(None, None), None, Vec::new());
+    let (mut assembly, mut table, mut line) = (Assembly::new(None, None, None), None, Vec::new());
     loop {
         line.clear();
         let octets = reader.by_ref().take(MAX_LINE as u64 + 1).read_until(b'\n', &mut line)?;
@@ -63,7 +63,7 @@ pub(super) fn write(path: &Path, table: &FedTable) -> io::Result<()> {
         ..Hello::default()
     })
     .write(&mut buffer);
-    Line::Begin(Begin { generation: table.generation, after: None }).write(&mut buffer);
+    Line::Begin(Begin { generation: table.generation, ..Begin::default() }).write(&mut buffer);
     for service in table.services.values() {
         Line::fed(service).write(&mut buffer);
         file.write_all(&buffer)?;

@@ -51,6 +51,7 @@ impl LinkError {
         match self {
             Self::Unreachable(_) => "unreachable",
             Self::Unauthorized(_) => "unauthorized",
+            Self::Answer { status, .. } if status.is_server_error() => "unreachable",
             Self::Answer { .. } => "malformed",
             Self::Refused(refusal) => refusal.reason(),
         }

@@ -12,6 +12,7 @@ mod gauges;
 mod import;
 mod incoming;
 mod kept;
+mod lineage;
 mod link;
 mod load;
 mod outgoing;

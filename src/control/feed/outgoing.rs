@@ -5,16 +5,17 @@
 //! parts. Who comes back with a generation that is remembered gets what changed since, else the whole table.
 
 use crate::control::feed::fleet::{Fleet, FleetError};
+use crate::control::feed::incoming::Sources;
+use crate::control::feed::lineage::Lineage;
 use crate::control::feed::wire::{Begin, End, FORMAT, Heartbeat, Hello, Line};
 use crate::lifecycle::{Phase, Signal};
 use crate::model::NodeId;
-use crate::rng::Rng;
 use crate::table::{Acknowledger, Snapshot, Table};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 /// Octets that are handed over at a time.
@@ -40,6 +41,8 @@ pub struct Subscription {
     pub from: Option<(String, u64)>,
     /// How often it wants a line; `None`: the default.
     pub heartbeat: Option<Duration>,
+    /// Told when its connection is to be cut, because nothing is taken from it any more.
+    pub cut: Option<Arc<Notify>>,
 }
 
 /// Serves the table; a cheap handle.
@@ -48,7 +51,7 @@ pub struct Outgoing {
     table: Table,
     fleet: Fleet,
     node: NodeId,
-    epoch: Arc<str>,
+    lineage: Lineage,
     remembered: Arc<Mutex<VecDeque<Arc<Snapshot>>>>,
     signal: Signal,
 }
@@ -65,14 +68,13 @@ struct Stream {
     sent: Option<Arc<Snapshot>>,
 }
 
-/// The subscriber is gone.
+/// The subscriber is gone, or takes nothing.
 struct Gone;
 
 impl Outgoing {
-    /// Makes it; its generations are counted in a new epoch.
-    pub fn new(table: Table, fleet: Fleet, node: NodeId, signal: Signal) -> Self {
-        let epoch = format!("{:016x}", Rng::from_os().next_u64()).into();
-        Self { table, fleet, node, epoch, remembered: Arc::default(), signal }
+    /// Makes it; its generations are counted in a new epoch. `sources` are where the table comes from.
+    pub fn new(table: Table, fleet: Fleet, node: NodeId, sources: &Sources, signal: Signal) -> Self {
+        Self { table, fleet, node, lineage: sources.lineage().clone(), remembered: Arc::default(), signal }
     }
 
     /// Returns who follows.
@@ -99,7 +101,11 @@ impl Outgoing {
         let stream = Stream { outgoing: self.clone(), sender, party, buffer: Vec::new(), sent };
         let (fleet, name, session) = (self.fleet.clone(), subscription.name.clone(), subscription.session.clone());
         tokio::spawn(async move {
-            stream.run(&subscription).await;
+            let ended = stream.run(&subscription).await;
+            // The end of a stream is not sent either to who takes nothing.
+            if let (Err(Gone), Some(cut)) = (ended, &subscription.cut) {
+                cut.notify_one();
+            }
             if let Some(name) = name {
                 fleet.disconnected(&name, &session);
             }
@@ -109,7 +115,7 @@ impl Outgoing {
 
     /// Returns the snapshot that a subscriber has.
     fn recall(&self, epoch: &str, generation: u64) -> Option<Arc<Snapshot>> {
-        if *self.epoch != *epoch {
+        if **self.lineage.own() != *epoch {
             return None;
         }
         let now = self.table.load();
@@ -133,14 +139,15 @@ impl Outgoing {
 }
 
 impl Stream {
-    async fn run(mut self, subscription: &Subscription) {
+    /// Runs to its end; [`Gone`] when nobody takes anything any more.
+    async fn run(mut self, subscription: &Subscription) -> Result<(), Gone> {
         let (shortest, longest, usual) = HEARTBEAT;
         let pause = subscription.heartbeat.unwrap_or(usual).clamp(shortest, longest);
         let hello = Hello {
             format: FORMAT,
             weir: env!("CARGO_PKG_VERSION").to_owned(),
             node: self.outgoing.node.to_string(),
-            epoch: self.outgoing.epoch.to_string(),
+            epoch: self.outgoing.lineage.own().to_string(),
             session: subscription.session.clone(),
             heartbeat_ms: u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
         };
@@ -149,13 +156,21 @@ impl Stream {
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (sender, party) = (self.sender.clone(), self.party.clone());
         let mut signal = self.outgoing.signal.clone();
-        // Ends when the subscriber is gone or does not take anything any more.
-        while self.catch_up().await.is_ok() && self.flush().await.is_ok() {
+        loop {
+            self.catch_up().await?;
+            self.flush().await?;
             tokio::select! {
                 () = party.woken() => {}
-                _ = beats.tick() => self.beat(),
-                () = sender.closed() => return,
-                () = signal.reached(Phase::Stopping) => return,
+                _ = beats.tick() => {
+                    // Of one that vanished the kernel would not know for many minutes.
+                    let name = subscription.name.as_deref();
+                    if name.is_some_and(|name| self.outgoing.fleet.is_lost(name, &subscription.session)) {
+                        return Err(Gone);
+                    }
+                    self.beat();
+                }
+                () = sender.closed() => return Err(Gone),
+                () = signal.reached(Phase::Stopping) => return Ok(()),
             }
         }
     }
@@ -163,7 +178,8 @@ impl Stream {
     fn beat(&mut self) {
         // Before the first update there is nothing to repeat.
         if let Some(sent) = &self.sent {
-            Line::Heartbeat(Heartbeat { generation: sent.generation }).write(&mut self.buffer);
+            let by = self.outgoing.lineage.before().to_vec();
+            Line::Heartbeat(Heartbeat { generation: sent.generation, by }).write(&mut self.buffer);
         }
     }
 
@@ -183,7 +199,8 @@ impl Stream {
     async fn update(&mut self, now: &Snapshot) -> Result<(), Gone> {
         let before = self.sent.clone();
         let after = before.as_ref().map(|before| before.generation);
-        Line::Begin(Begin { generation: now.generation, after }).write(&mut self.buffer);
+        let by = self.outgoing.lineage.before().to_vec();
+        Line::Begin(Begin { generation: now.generation, after, by }).write(&mut self.buffer);
         let (changed, gone) = match &before {
             Some(before) => now.services.since(&before.services),
             None => (now.services.iter().cloned().collect(), Vec::new()),

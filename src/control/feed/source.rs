@@ -20,6 +20,7 @@ use bytes::Bytes;
 use http::Method;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -64,6 +65,8 @@ pub(super) struct Feeder {
     pub(super) name: String,
     /// Which process of it this is.
     pub(super) process: String,
+    /// What this Weir is called in its own feed: what came by that is its own table.
+    pub(super) own: Arc<str>,
     pub(super) news: mpsc::Sender<(usize, News)>,
     pub(super) applied: watch::Receiver<Applied>,
     pub(super) table: Table,
@@ -117,7 +120,7 @@ impl Feeder {
             session: session.to_owned(),
             applied: self.applied.clone(),
             table: self.table.clone(),
-            reporter: Reporter::new(self.metrics.clone()),
+            reporter: Reporter::new(self.metrics.clone(), &self.table.load()),
             heartbeat: self.heartbeat,
             leaving: self.leaving.clone(),
         };
@@ -128,7 +131,7 @@ impl Feeder {
     }
 
     async fn read(&mut self, mut body: Incoming, session: &str) -> Result<(), LinkError> {
-        let mut assembly = Assembly::new(Some(session.to_owned()), self.known.clone());
+        let mut assembly = Assembly::new(Some(session.to_owned()), self.known.clone(), Some(self.own.clone()));
         let (mut buffer, limit) = (Vec::new(), self.heartbeat * 3);
         loop {
             let frame = timeout(limit, body.frame()).await;
@@ -245,8 +248,8 @@ impl Says {
             let news = Some((generation, busy));
             let is_due = now_ms >= due_ms || rang;
             if generation > 0 && (said != news || is_due) {
-                // A source of which nothing is used is told of no load.
-                let load = if is_due && applied.local > 0 { self.reporter.report(&self.table.load()) } else { None };
+                let is_carried = applied.local > 0;
+                let load = if is_due { self.reporter.report(&self.table.load(), is_carried) } else { None };
                 self.acknowledge(&mut link, Said { generation, uses, load }).await?;
                 if is_due {
                     due_ms = clock::now_ms() + millis(self.heartbeat);
@@ -281,7 +284,11 @@ impl Says {
             let used = in_flight || named_ms > 0;
             used.then(|| Use { service: service.clone(), instance: instance.clone(), in_flight, named_ms })
         };
-        applied.leaving.iter().filter_map(of).collect()
+        let mut uses: Vec<Use> = applied.leaving.iter().filter_map(of).collect();
+        // Names are kept for a service and not for one endpoint: said once they are said for all.
+        let mut named = HashSet::new();
+        uses.retain(|one| named.insert(one.service.clone()) || one.in_flight);
+        uses
     }
 
     async fn acknowledge(&mut self, link: &mut Link, said: Said) -> Result<(), LinkError> {

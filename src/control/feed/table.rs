@@ -38,6 +38,8 @@ pub struct FedService {
 pub struct FedTable {
     /// What its generations are counted in: another after each start of who tells it.
     pub epoch: Arc<str>,
+    /// The Weirs by which it came, who told it first, as their epochs.
+    pub by: Arc<[String]>,
     /// Its generation.
     pub generation: u64,
     /// Its services; unchanged ones are shared between tables.

@@ -5,7 +5,7 @@ use crate::control::events::{EventKind, Events};
 use crate::control::feed::assembly::{Assembly, Refusal, Step};
 use crate::control::feed::import::{difference, fit};
 use crate::control::feed::kept;
-use crate::control::feed::wire::{Begin, End, FORMAT, Hello, Line};
+use crate::control::feed::wire::{Begin, End, FORMAT, Heartbeat, Hello, Line};
 use crate::control::feed::{FedEndpoint, FedService, FedTable, Fleet, FleetError, Report, ServiceLoad, Use};
 use crate::control::registry::fixture::spec;
 use crate::model::{Instance, InstanceId, InstanceState, NodeId, ServiceName, ServiceSpec, Source, ToldSpec, Verdict};
@@ -34,7 +34,7 @@ fn service(name: &str, endpoints: &[FedEndpoint]) -> Arc<FedService> {
 
 fn table(generation: u64, services: &[Arc<FedService>]) -> FedTable {
     let services = services.iter().map(|one| (one.spec.name.clone(), one.clone())).collect();
-    FedTable { epoch: "e".into(), generation, services, routes: Arc::new([]) }
+    FedTable { epoch: "e".into(), by: Arc::new(["e".to_owned()]), generation, services, routes: Arc::new([]) }
 }
 
 fn hello(session: &str) -> Line {
@@ -52,7 +52,7 @@ fn feed(assembly: &mut Assembly, lines: &[Line]) -> Result<Step, Refusal> {
 }
 
 fn begin(generation: u64, after: Option<u64>) -> Line {
-    Line::Begin(Begin { generation, after })
+    Line::Begin(Begin { generation, after, ..Begin::default() })
 }
 
 fn end(generation: u64, lines: usize) -> Line {
@@ -61,7 +61,7 @@ fn end(generation: u64, lines: usize) -> Line {
 
 #[test]
 fn a_whole_table_and_what_changes_of_it_come_together_at_their_ends() {
-    let mut assembly = Assembly::new(Some("s".to_owned()), None);
+    let mut assembly = Assembly::new(Some("s".to_owned()), None, None);
     let (web, db) = (service("web", &[endpoint("a", 1)]), service("db", &[endpoint("b", 2)]));
     feed(&mut assembly, &[hello("s"), begin(7, None), Line::fed(&web)]).unwrap();
     assert_eq!(feed(&mut assembly, &[Line::fed(&db)]).unwrap(), Step::Nothing, "not before the end");
@@ -82,7 +82,7 @@ fn what_may_not_come_next_is_refused_by_its_reason() {
     let web = Line::fed(&service("web", &[]));
     let known = Arc::new(table(5, &[]));
     let refused = |lines: &[Line]| {
-        let mut assembly = Assembly::new(Some("s".to_owned()), Some(known.clone()));
+        let mut assembly = Assembly::new(Some("s".to_owned()), Some(known.clone()), None);
         feed(&mut assembly, lines).err().map(|refusal| refusal.reason())
     };
     let other = Line::Hello(Hello { format: FORMAT + 1, session: "s".into(), ..Hello::default() });
@@ -102,7 +102,7 @@ fn what_may_not_come_next_is_refused_by_its_reason() {
     for (i, (lines, reason)) in cases.into_iter().enumerate() {
         assert_eq!(refused(lines), reason, "case {i}");
     }
-    let mut assembly = Assembly::new(None, None);
+    let mut assembly = Assembly::new(None, None, None);
     assert_eq!(assembly.line(b"<html>").unwrap_err().reason(), "malformed");
 }
 
@@ -114,7 +114,7 @@ fn a_stream_that_is_cut_anywhere_gives_no_table_or_the_whole_one() {
         line.write(&mut octets);
     }
     for cut in 0..octets.len() {
-        let mut assembly = Assembly::new(Some("s".to_owned()), None);
+        let mut assembly = Assembly::new(Some("s".to_owned()), None, None);
         let (whole, rest) =
             octets[..cut].split_at(octets[..cut].iter().rposition(|o| *o == b'\n').map_or(0, |at| at + 1));
         for line in whole.split_inclusive(|octet| *octet == b'\n') {
@@ -311,14 +311,14 @@ async fn what_a_follower_carries_counts_once_and_until_it_is_silent() {
     assert_eq!(sums(&world), (14, 1));
     world.fleet.load("edge", "s1", &report(5, 501, 1)).unwrap();
     assert_eq!(sums(&world), (15, 1));
-    // Another subscription counts from its own beginning.
+    // Another subscription counts from its own beginning, the one that was there included.
     drop(world.fleet.join("edge", "p1", "s2").unwrap());
     assert_eq!(sums(&world), (15, 1), "what it held holds until it says more");
     world.fleet.load("edge", "s2", &report(1, 3, 0)).unwrap();
-    assert_eq!(sums(&world), (19, 0));
+    assert_eq!(sums(&world), (18, 0));
     assert_eq!(world.fleet.status()[0].loads[0].requests, 3);
     world.fleet.leave("edge", "s2").unwrap();
-    assert_eq!(sums(&world), (19, 0));
+    assert_eq!(sums(&world), (18, 0));
 }
 
 #[test]
@@ -361,4 +361,102 @@ async fn the_process_before_an_upgrade_is_waited_for_until_it_leaves() {
     world.fleet.disconnected("edge", "s2");
     drop(world.fleet.join("edge", "third", "s4").unwrap());
     assert_eq!(world.fleet.status().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_comes_and_goes_without_a_word_is_silent_since_it_first_owed_one() {
+    let mut world = World::new();
+    drop(world.fleet.join("edge", "p0", "s").unwrap());
+    let generation = world.publish();
+    world.fleet.acknowledge("edge", "s", generation, &[]).unwrap();
+    let next = world.publish();
+    let begin_ms = crate::clock::now_ms();
+    let elapsed_ms = || crate::clock::now_ms() - begin_ms;
+    let mut streams = Vec::new();
+    while !world.table.lagging(next).is_empty() {
+        assert!(elapsed_ms() < 3_600, "it holds what is withdrawn");
+        // Another process each time: whatever begins crashes.
+        let (process, session) = (format!("p{}", streams.len()), format!("s{}", streams.len()));
+        streams.push(world.fleet.join("edge", &process, &session).unwrap());
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        world.fleet.disconnected("edge", &session);
+    }
+    assert!(elapsed_ms() >= 3_000, "its first return has its time: {}", elapsed_ms());
+    streams.push(world.fleet.join("edge", "p9", "last").unwrap());
+    assert!(world.table.lagging(next).is_empty() && world.fleet.status()[0].silent, "as silent as it was");
+    // With a word it counts again, and the next subscription has its time again.
+    world.fleet.acknowledge("edge", "last", generation, &[]).unwrap();
+    assert_eq!(world.table.lagging(next), ["edge".into()]);
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(world.table.lagging(next).is_empty());
+    streams.push(world.fleet.join("edge", "p9", "again").unwrap());
+    assert_eq!(world.table.lagging(next), ["edge".into()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn there_is_room_for_a_thousand_and_who_is_gone_makes_room() {
+    let world = World::new();
+    let name = |i: usize| format!("edge-{i}");
+    let streams: Vec<_> = (0..1024).map(|i| world.fleet.join(&name(i), "p", "s").unwrap()).collect();
+    assert!(matches!(world.fleet.join("more", "p", "s"), Err(FleetError::Full)));
+    drop(world.fleet.join(&name(7), "p", "s2").unwrap());
+    world.fleet.disconnected(&name(9), "s");
+    assert!(matches!(world.fleet.join("more", "p", "s"), Err(FleetError::Full)), "it may still use what it had");
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    drop(world.fleet.join("more", "p", "s").unwrap());
+    assert_eq!(world.fleet.status().len(), 1024);
+    drop(streams);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_leaves_and_comes_back_at_once_is_looked_after_by_one_task() {
+    let world = World::new();
+    for i in 0..5 {
+        let session = format!("s{i}");
+        drop(world.fleet.join("edge", "p", &session).unwrap());
+        world.fleet.leave("edge", &session).unwrap();
+    }
+    assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 1);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0, "nobody is left to look after");
+    drop(world.fleet.join("edge", "p", "s").unwrap());
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(world.fleet.status()[0].silent);
+}
+
+#[tokio::test(start_paused = true)]
+async fn for_how_long_names_are_kept_elsewhere_is_believed_within_bounds() {
+    let mut world = World::new();
+    drop(world.fleet.join("edge", "p", "s").unwrap());
+    let generation = world.publish();
+    let says = Use { named_ms: u64::MAX, ..World::uses(false) };
+    world.fleet.acknowledge("edge", "s", generation, &[says]).unwrap();
+    let service = world.table.load().services.iter().next().unwrap().clone();
+    let until_ms = service.stats.marks().named_until_ms();
+    assert!(until_ms > 0 && until_ms <= crate::clock::now_ms() + 3_600_000, "{until_ms}");
+}
+
+#[test]
+fn a_table_that_comes_back_to_whose_it_is_is_refused() {
+    let own: Arc<str> = "own".into();
+    let assembly = || Assembly::new(Some("s".to_owned()), None, Some(own.clone()));
+    let by = |chain: &[&str]| chain.iter().map(|one| (*one).to_owned()).collect::<Vec<_>>();
+    let begin = |chain: &[&str]| Line::Begin(Begin { generation: 1, after: None, by: by(chain) });
+    let beat = |chain: &[&str]| Line::Heartbeat(Heartbeat { generation: 1, by: by(chain) });
+    let mut far = assembly();
+    let Ok(Step::Table(table)) = feed(&mut far, &[hello("s"), begin(&["b", "c"]), end(1, 0)]) else {
+        panic!("refused")
+    };
+    assert_eq!(*table.by, ["e", "b", "c"]);
+    assert_eq!(feed(&mut far, &[beat(&["b", "c"])]), Ok(Step::Heartbeat));
+    // It comes another way by now: that is news for those that follow this one.
+    let Ok(Step::Table(table)) = feed(&mut far, &[beat(&["d"])]) else { panic!("refused") };
+    assert_eq!((&*table.by, table.generation), (&["e".to_owned(), "d".to_owned()][..], 1));
+    assert_eq!(feed(&mut far, &[beat(&["d", "own"])]), Err(Refusal::Circle));
+    assert_eq!(feed(&mut assembly(), &[hello("s"), begin(&["b", "own", "c"])]), Err(Refusal::Circle));
+    let itself = Line::Hello(Hello { format: FORMAT, epoch: "own".into(), session: "s".into(), ..Hello::default() });
+    assert_eq!(feed(&mut assembly(), &[itself, begin(&[])]), Err(Refusal::Circle));
+    let long: Vec<String> = (0..16).map(|i| format!("w{i}")).collect();
+    let long = Line::Begin(Begin { generation: 1, after: None, by: long });
+    assert!(matches!(feed(&mut assembly(), &[hello("s"), long]), Err(Refusal::TooLarge(_))));
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! {"hello":{"format":1,…}}                              who speaks; once, first
-//! {"begin":{"generation":7,"after":null}}               an update: whole (`after` null) or what changed since `after`
+//! {"begin":{"generation":7,"after":null,"by":[]}}       an update: whole (`after` null) or what changed since `after`
 //! {"service":{"definition":{…},"endpoints":[…]}}        a service that is new or changed
 //! {"remove":"name"}                                     a service that is gone
 //! {"routes":[…]}                                        all routes, when they changed
@@ -53,11 +53,14 @@ pub(super) struct Hello {
 }
 
 /// Begins an update.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Begin {
     pub(super) generation: u64,
     /// The generation that it changes; `None`: it is whole.
     pub(super) after: Option<u64>,
+    /// The Weirs by which it came to who speaks, the nearest first, as their epochs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) by: Vec<String>,
 }
 
 /// Ends an update.
@@ -69,9 +72,12 @@ pub(super) struct End {
 }
 
 /// Says that nothing changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Heartbeat {
     pub(super) generation: u64,
+    /// As in `begin`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) by: Vec<String>,
 }
 
 /// A service with its endpoints.
