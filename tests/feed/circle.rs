@@ -2,7 +2,7 @@
 
 use crate::support;
 use crate::support::process::Weir;
-use crate::world::{SETTLED, alone, deploy, follows, has, service, table};
+use crate::world::{SETTLED, beside, deploy, follows, has, service, table};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -36,7 +36,7 @@ async fn refuses(weir: &Weir) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_follows_itself_and_no_deploy_waits_for_that() {
-    let _alone = alone().await;
+    let _beside = beside().await;
     let end = Arc::new(Mutex::new(None));
     let source = format!("[source.weir]\nfrom = \"{}\"\nname = \"circle\"\n\n", way(end.clone()).await);
     let one = Weir::start("circle-one", &format!("{source}{}", service(1))).await;

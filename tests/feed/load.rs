@@ -4,7 +4,7 @@ use crate::support;
 use crate::support::http::{Raw, get};
 use crate::support::process::{Weir, kill};
 use crate::support::traffic::{Plan, Traffic};
-use crate::world::{SETTLED, alone, beside, follower, follows, has, subscriber, subscription, table};
+use crate::world::{SETTLED, alone, beside, deploy, follower, follows, has, subscriber, subscription, table};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
@@ -106,8 +106,8 @@ async fn a_request_at_a_follower_wakes_a_service_without_a_replica() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_scheduler_that_stands_by_again_holds_no_load() {
-    let _alone = alone().await;
+async fn a_scheduler_that_stands_by_again_holds_no_load_and_waits_for_what_is_in_flight() {
+    let _beside = beside().await;
     let scale = "min = 1\nmax = 4\n";
     let mut first = Weir::start("stand-first", &scaled(1, scale)).await;
     let second = Weir::start("stand-second", &scaled(1, scale)).await;
@@ -132,7 +132,7 @@ async fn a_scheduler_that_stands_by_again_holds_no_load() {
     let mut held = Vec::new();
     for _ in 0..3 {
         let mut raw = Raw::connect(edge.http).await.unwrap();
-        raw.send("GET /delay/120000 HTTP/1.1\r\nHost: web\r\n\r\n").await;
+        raw.send("GET /delay/12000 HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n").await;
         held.push(raw);
     }
     support::eventually("the second hears of them", SETTLED, || async {
@@ -145,6 +145,23 @@ async fn a_scheduler_that_stands_by_again_holds_no_load() {
     support::eventually("nothing of it is there", SETTLED, || async {
         let load = carried(&second, "stand-edge").await;
         (load["in_service"] == 0 && load["queued"] == 0).then_some(())
+    })
+    .await;
+    // They are in flight at its replica all the same: a deploy there waits for them.
+    let before = second.ready_instances("web").await[0]["id"].as_str().unwrap().to_owned();
+    let watched = async {
+        support::eventually("it says that it uses it", SETTLED, || async {
+            (subscriber(&second, "stand-edge", "following").await["uses"] == 1).then_some(())
+        })
+        .await;
+        assert!(second.instances().await.iter().any(|one| one["id"] == *before && one["state"] == "draining"));
+    };
+    tokio::join!(deploy(&second, 1), watched);
+    for mut raw in held {
+        assert_eq!(raw.try_answer(false).await.map(|answer| answer.status).ok(), Some(200));
+    }
+    support::eventually("nothing is in flight there", SETTLED, || async {
+        (subscriber(&second, "stand-edge", "following").await["uses"] == 0).then_some(())
     })
     .await;
 }

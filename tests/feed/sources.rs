@@ -56,7 +56,7 @@ async fn the_first_source_dies_and_traffic_and_names_move_within_a_second() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_runs_beside_a_sidecar_is_registered_at_all_sources_and_stays_when_the_first_dies() {
-    let _alone = alone().await;
+    let _beside = beside().await;
     let text = "[[service]]\nname = \"web\"\ndns_ttl = \"0s\"\n\n[[route]]\nname = \"web\"\nservice = \"web\"\n";
     let (mut first, second) = (Weir::start("both-first", text).await, Weir::start("both-second", text).await);
     let app = free_address();

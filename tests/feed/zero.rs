@@ -5,7 +5,7 @@ use crate::sidecar::{Sidecar, ask};
 use crate::support;
 use crate::support::http::get;
 use crate::support::process::{Weir, free_address};
-use crate::world::{SETTLED, alone};
+use crate::world::{SETTLED, beside};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use tokio::net::UdpSocket;
@@ -30,7 +30,7 @@ async fn wakes(origin: &Weir) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn datagrams_at_a_follower_wake_a_service_and_flows_there_keep_it() {
-    let _alone = alone().await;
+    let _beside = beside().await;
     let service = format!(
         "[[service]]\nname = \"game\"\nreplicas = 0\n
 [service.run]\ncommand = [\"${{WEIR}}\", \"whoami\", \"--udp\", \"127.0.0.1:${{PORT}}\"]\n
@@ -78,7 +78,7 @@ async fn datagrams_at_a_follower_wake_a_service_and_flows_there_keep_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_program_beside_a_sidecar_wakes_its_upstream_and_starts_then() {
-    let _alone = alone().await;
+    let _beside = beside().await;
     let service = format!(
         "[[service]]\nname = \"db\"\nreplicas = 0\ndns_ttl = \"1s\"\n
 [service.run]\ncommand = [\"${{WEIR}}\", \"whoami\", \"--listen\", \"127.0.0.1:${{PORT}}\"]\n

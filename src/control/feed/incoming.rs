@@ -6,6 +6,7 @@
 
 use crate::clock;
 use crate::control::events::{EventKind, Events};
+use crate::control::feed::held::{self, Held};
 use crate::control::feed::import::{difference, fit, leaving};
 use crate::control::feed::kept;
 use crate::control::feed::lineage::Lineage;
@@ -22,7 +23,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, broadcast, mpsc, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 /// News that wait; sources wait with more.
 const QUEUE: usize = 16;
@@ -30,6 +31,8 @@ const QUEUE: usize = 16;
 const GRACE: Duration = Duration::from_millis(250);
 /// Longest wait until the other Weirs are told of the end.
 const LEAVE: Duration = Duration::from_millis(500);
+/// So long is waited for the workers at most, when another source is taken, to tell the one before what is still in flight.
+const SETTLE: Duration = Duration::from_millis(250);
 /// The kept table is written at most this often.
 const WRITE_PAUSE: Duration = Duration::from_secs(1);
 /// Heartbeats that are asked for: of one source, and of several, where one has to stand in for another at once.
@@ -80,13 +83,13 @@ impl Sources {
     pub async fn leave(&self) {
         self.leaving.send_replace(true);
         // Whoever is not told by then finds out by the silence.
-        let _ = tokio::time::timeout(LEAVE, self.leaving.closed()).await;
+        let _ = timeout(LEAVE, self.leaving.closed()).await;
     }
 
     /// Waits until a table is in use, at most `limit`; returns whether one is.
     pub async fn first(&self, limit: Duration) -> bool {
         let first = self.first.notified();
-        self.status().iter().any(|source| source.used) || tokio::time::timeout(limit, first).await.is_ok()
+        self.status().iter().any(|source| source.used) || timeout(limit, first).await.is_ok()
     }
 }
 
@@ -114,6 +117,13 @@ struct Source {
     table: Option<Arc<FedTable>>,
     live: bool,
     applied: watch::Sender<Applied>,
+}
+
+impl Source {
+    /// Returns what is still in flight at its endpoints since its table was in use before.
+    fn held(&self) -> Arc<[Held]> {
+        self.applied.borrow().held.iter().filter(|held| held.is_used()).cloned().collect()
+    }
 }
 
 struct Importer {
@@ -324,6 +334,7 @@ impl Importer {
         }
         let Some(index) = chosen else { return };
         let before = std::mem::replace(&mut self.used, chosen);
+        let endpoints = held::endpoints(&self.parts.table.load(), &self.imported);
         if self.sources.len() > 1 {
             let from = before.map_or_else(String::new, |before| format!(" instead of {}", self.name(before)));
             let message = format!("the table is taken from {}{from}", self.name(index));
@@ -331,7 +342,7 @@ impl Importer {
         }
         self.use_table(index).await;
         if let Some(before) = before {
-            self.standby(before);
+            self.hand_over(before, index, endpoints).await;
         }
         for other in 0..self.sources.len() {
             self.show(other, |status| status.used = other == index);
@@ -339,11 +350,22 @@ impl Importer {
         self.shown.first.notify_waiters();
     }
 
-    /// Says that nothing of a source's table is used here.
+    /// Says that nothing new goes to the endpoints of a source, and what is still in flight there.
+    async fn hand_over(&self, before: usize, now: usize, endpoints: Vec<Held>) {
+        let local = self.sources.get(now).map_or(0, |source| source.applied.borrow().local);
+        // Then less and less is; who takes longer only makes the list longer.
+        let _ = timeout(SETTLE, self.parts.table.acknowledged(local)).await;
+        if let Some(source) = self.sources.get(before) {
+            source.applied.send_modify(|applied| applied.held = endpoints.into_iter().filter(Held::is_used).collect());
+        }
+        self.standby(before);
+    }
+
+    /// Says that nothing of a source's table is used here, but for what is still in flight.
     fn standby(&self, index: usize) {
         if let Some(source) = self.sources.get(index) {
             let generation = source.table.as_ref().map_or(0, |table| table.generation);
-            source.applied.send_replace(Applied { generation, ..Applied::default() });
+            source.applied.send_replace(Applied { generation, held: source.held(), ..Applied::default() });
         }
     }
 
@@ -355,8 +377,9 @@ impl Importer {
         self.shown.lineage.follow(table.by.clone());
         // What is not shown is not acknowledged.
         let Some(local) = self.import(table.clone(), source.is_local).await else { return };
-        let applied = Applied { generation: table.generation, local, leaving: leaving(&self.imported) };
         if let Some(source) = self.sources.get(index) {
+            let (leaving, held) = (leaving(&self.imported), source.held());
+            let applied = Applied { generation: table.generation, local, leaving, held };
             source.applied.send_replace(applied);
         }
         if self.write_at.is_none() {

@@ -9,6 +9,7 @@ mod assembly;
 mod carrying;
 mod fleet;
 mod gauges;
+mod held;
 mod import;
 mod incoming;
 mod kept;

@@ -8,6 +8,7 @@ use crate::clock;
 use crate::control::PlaceOptions;
 use crate::control::feed::assembly::{Assembly, MAX_LINE, Refusal, Step};
 use crate::control::feed::fleet::Use;
+use crate::control::feed::held::Held;
 use crate::control::feed::import::Leaving;
 use crate::control::feed::kept;
 use crate::control::feed::link::{Link, LinkError};
@@ -54,6 +55,8 @@ pub(super) struct Applied {
     pub(super) local: u64,
     /// Withdrawn endpoints that may still be used.
     pub(super) leaving: Arc<[Leaving]>,
+    /// Endpoints that were in use when its table was, and still are.
+    pub(super) held: Arc<[Held]>,
 }
 
 /// A source as its task has it.
@@ -284,7 +287,13 @@ impl Says {
             let used = in_flight || named_ms > 0;
             used.then(|| Use { service: service.clone(), instance: instance.clone(), in_flight, named_ms })
         };
-        let mut uses: Vec<Use> = applied.leaving.iter().filter_map(of).collect();
+        let held = applied.held.iter().filter(|one| one.is_used()).map(|one| Use {
+            service: one.service.clone(),
+            instance: one.instance.clone(),
+            in_flight: true,
+            named_ms: 0,
+        });
+        let mut uses: Vec<Use> = applied.leaving.iter().filter_map(of).chain(held).collect();
         // Names are kept for a service and not for one endpoint: said once they are said for all.
         let mut named = HashSet::new();
         uses.retain(|one| named.insert(one.service.clone()) || one.in_flight);
