@@ -140,13 +140,7 @@ pub(crate) async fn start(name: &str) -> Weir {
         store: None,
         obtained: None,
         names: Default::default(),
-        feed: Outgoing::new(
-            table.clone(),
-            Fleet::new(table.clone(), events.clone()),
-            node.clone(),
-            &sources,
-            signal.clone(),
-        ),
+        feed: feed(&table, &events, &node, (&sources, &signal)),
         sources,
         upgrader: admin::Upgrader::default(),
         certificates: Default::default(),
@@ -169,6 +163,11 @@ pub(crate) async fn start(name: &str) -> Weir {
     };
     eventually("the services are published", async || weir.table.load().services.len() == 3).await;
     weir
+}
+
+/// What tells the table to others.
+fn feed(table: &Table, events: &Events, node: &NodeId, (sources, signal): (&Sources, &lifecycle::Signal)) -> Outgoing {
+    Outgoing::new(table.clone(), Fleet::new(table.clone(), events.clone()), node.clone(), sources, signal.clone())
 }
 
 fn options(directory: &Path) -> admin::Options {
