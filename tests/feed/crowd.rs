@@ -67,6 +67,38 @@ async fn refused(mut raw: Raw, path: &str) -> (u16, String) {
     (answer.status, body["detail"].as_str().unwrap_or_default().to_owned())
 }
 
+/// Drains the instance; it stays until the last of them has said that it knows.
+async fn a_drain_waits_for_all(origin: &Weir, hands: Vec<Hand>) -> Vec<Hand> {
+    let begin = Instant::now();
+    let drain = origin.api("DELETE", "/v1/instances/one?drain_ms=30000", Some(json!({})));
+    let mut all = JoinSet::new();
+    for mut hand in hands {
+        all.spawn(async move {
+            hand.reads("\"draining\":true").await;
+            hand
+        });
+    }
+    let all_but_one = async {
+        let (mut hands, generation) = (all.join_all().await, table(origin).await["generation"].as_u64().unwrap());
+        let mut last = hands.pop().unwrap();
+        for (number, hand) in hands.iter_mut().enumerate() {
+            assert_eq!(hand.acknowledges(generation).await, 204);
+            // It lives, and has not got so far.
+            if number % 100 == 0 {
+                assert_eq!(last.acknowledges(generation - 1).await, 204);
+            }
+        }
+        assert!(origin.instances().await.iter().any(|one| one["state"] == "draining"), "one has not said it yet");
+        assert_eq!(last.acknowledges(generation).await, 204);
+        hands.push(last);
+        hands
+    };
+    let ((status, _), hands) = tokio::join!(drain, all_but_one);
+    println!("a drain that waits for all of them took {:?}", begin.elapsed());
+    assert!(status == 204 && begin.elapsed() < Duration::from_secs(15), "{status} {:?}", begin.elapsed());
+    hands
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_follow_one_scheduler_whose_operator_gets_in() {
     let origin = Weir::start("crowd-origin", "[[service]]\nname = \"web\"\n").await;
@@ -111,35 +143,7 @@ async fn a_thousand_follow_one_scheduler_whose_operator_gets_in() {
     let table = table(&origin).await;
     let of = |row: &&Value| row["generation"].as_u64() > Some(generation) && row["state"] == "following";
     assert_eq!(table["subscribers"].as_array().unwrap().iter().filter(of).count(), FOLLOWERS);
-    // A drain waits for all of them.
-    let begin = Instant::now();
-    let drain = origin.api("DELETE", "/v1/instances/one?drain_ms=30000", Some(json!({})));
-    let mut all = JoinSet::new();
-    for mut hand in hands {
-        all.spawn(async move {
-            hand.reads("\"draining\":true").await;
-            hand
-        });
-    }
-    let all_but_one = async {
-        let (mut hands, generation) =
-            (all.join_all().await, crate::world::table(&origin).await["generation"].as_u64().unwrap());
-        let mut last = hands.pop().unwrap();
-        for (number, hand) in hands.iter_mut().enumerate() {
-            assert_eq!(hand.acknowledges(generation).await, 204);
-            // It lives, and has not got so far.
-            if number % 100 == 0 {
-                assert_eq!(last.acknowledges(generation - 1).await, 204);
-            }
-        }
-        assert!(origin.instances().await.iter().any(|one| one["state"] == "draining"), "one has not said it yet");
-        assert_eq!(last.acknowledges(generation).await, 204);
-        hands.push(last);
-        hands
-    };
-    let ((status, _), hands) = tokio::join!(drain, all_but_one);
-    println!("a drain that waits for all of them took {:?}", begin.elapsed());
-    assert!(status == 204 && begin.elapsed() < Duration::from_secs(15), "{status} {:?}", begin.elapsed());
+    let hands = a_drain_waits_for_all(&origin, hands).await;
     drop(hands);
     support::eventually("nothing is open any more", SETTLED, || async {
         let rows = crate::world::table(&origin).await["subscribers"].as_array().cloned().unwrap_or_default();
