@@ -2,7 +2,7 @@
 
 use crate::support;
 use crate::support::process::{Weir, kill};
-use crate::world::{Load, SETTLED, alone, beside, deploy, follows, has, loaded, retries, service, subscriber, table};
+use crate::world::{Load, SETTLED, beside, deploy, follows, has, loaded, retries, service, subscriber, table};
 use std::time::{Duration, Instant};
 
 async fn deploys_fail_no_request_at_any(deploys: usize, rate: f64) {

@@ -6,7 +6,7 @@ use crate::support;
 use crate::support::direct::resolver;
 use crate::support::process::{Weir, free_address, kill};
 use crate::support::traffic::{Plan, Traffic};
-use crate::world::{SETTLED, alone, deploy, follower, has, loaded, retries, service, subscriber, table};
+use crate::world::{SETTLED, deploy, follower, has, loaded, retries, service, subscriber, table};
 use hickory_proto::rr::RecordType;
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 use crate::support;
 use crate::support::http::Raw;
 use crate::support::process::{Folder, WEIR, Weir, free_address, kill};
-use crate::world::{SETTLED, alone, beside, has, loaded, retries, subscriber, table};
+use crate::world::{SETTLED, beside, has, loaded, retries, subscriber, table};
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
