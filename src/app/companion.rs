@@ -3,6 +3,7 @@
 
 use crate::balance::ServiceStats;
 use crate::model::{ListenerProtocol, ServiceName};
+use crate::sys::descriptors;
 use crate::table::{Service, Table};
 use anyhow::Context;
 use std::collections::HashMap;
@@ -41,8 +42,11 @@ impl Companion {
         // The shim becomes the program after it has asked for the signal that ends it with this process, also when that is
         // killed. The kernel means the thread that starts it: this is the main one, which lives as long.
         let parent = std::process::id().to_string();
+        let limit = descriptors::found().map(|limit| ["--descriptors".to_owned(), limit.to_string()]);
         let child = Command::new("/proc/self/exe")
-            .args(["exec", "--beside", "--parent", &parent, "--"])
+            .args(["exec", "--beside", "--parent", &parent])
+            .args(limit.iter().flatten())
+            .arg("--")
             .arg(program)
             .args(arguments)
             .kill_on_drop(true)

@@ -39,6 +39,7 @@ use crate::clock;
 use crate::config::{Environment, Flags, Reader, Source, Text};
 use crate::control::configuration::{Cause, Failure, Status};
 use crate::net::{Binder, Link, Order};
+use crate::sys::descriptors;
 use crate::telemetry;
 use anyhow::Context;
 use std::ffi::OsString;
@@ -132,9 +133,13 @@ fn start(
     options: RunOptions,
     (keeper, beside): (Option<OwnedFd>, Beside),
 ) -> anyhow::Result<Ended> {
+    let raised = descriptors::raise();
     let (link, mut orders) = keeper.map(Link::open).transpose().context("failed to listen to the keeper")?.unzip();
     let mut beginning = start::read(source, Environment::current(), flags, link.as_ref())?;
     telemetry::init(&beginning.loaded.log);
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the soft limit of descriptors stays as it is");
+    }
     loop {
         let (reader, text) = (beginning.reader.clone(), beginning.text.clone());
         let ended = attempt(beginning, options, (link.clone(), &beside), &mut orders);

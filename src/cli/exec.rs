@@ -4,7 +4,7 @@
 //! with many threads (`pre_exec`). In its own, single-threaded process it takes what only the process itself can take: the
 //! death signal, a session, limits, closed descriptors. Then it execs and is gone. It reads no configuration.
 
-use crate::sys::process;
+use crate::sys::{descriptors, process};
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
@@ -26,9 +26,12 @@ pub(super) struct ExecArgs {
     /// Process id of the Weir that starts this: the program ends with it; absent, the program outlives it
     #[arg(long)]
     pub(super) parent: Option<u32>,
-    /// It takes the death signal and nothing else: the program stays in the session and with the rights of its parent
+    /// It takes the death signal and the limit of descriptors and nothing else: the program stays in the session and with the rights of its parent
     #[arg(long, requires = "parent")]
     pub(super) beside: bool,
+    /// Soft limit of the descriptors that it may have
+    #[arg(long)]
+    pub(super) descriptors: Option<u64>,
     /// Program and arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub(super) command: Vec<OsString>,
@@ -49,6 +52,9 @@ pub(super) fn run(args: &ExecArgs) -> ExitCode {
 fn set_up(args: &ExecArgs) -> std::io::Result<()> {
     if let Some(parent) = args.parent {
         process::die_with_parent(parent)?;
+    }
+    if let Some(limit) = args.descriptors {
+        descriptors::lower(limit)?;
     }
     if args.beside {
         return Ok(());

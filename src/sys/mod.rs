@@ -10,6 +10,7 @@ pub mod accept;
 pub mod datagram;
 #[cfg(test)]
 mod datagram_tests;
+pub mod descriptors;
 pub mod memory;
 pub mod queue;
 pub mod signal;

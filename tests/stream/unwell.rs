@@ -152,6 +152,36 @@ async fn a_flood_of_datagrams_leaves_descriptors_for_everybody_else() {
     assert_eq!(ask(&client(SocketAddr::from(([127, 0, 0, 1], udp.port()))).await, b"new").await.0, b'x');
 }
 
+/// The soft limit of descriptors of a process.
+fn soft_limit(pid: u64) -> String {
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    line.split_whitespace().next().unwrap().to_owned()
+}
+
+/// The soft limit is for programs that use select(2); Weir does not, and what it starts may.
+#[tokio::test]
+async fn weir_takes_the_hard_limit_of_descriptors_and_gives_what_it_runs_the_soft_one() {
+    let text = "[[service]]\nname = \"app\"\n[service.run]\ncommand = [\"sleep\", \"600\"]\n";
+    let weir = Weir::start_limited("unwell-limits", "-S -n 300 && ulimit -H -n 4000", text).await;
+    assert_eq!(soft_limit(weir.serving().into()), "4000");
+    let pid = within("the replica", WAIT, async {
+        loop {
+            let pids: Vec<_> = weir.instances().await.iter().filter_map(|instance| instance["pid"].as_u64()).collect();
+            match pids.first() {
+                Some(pid)
+                    if std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c.trim() == "sleep") =>
+                {
+                    return *pid;
+                }
+                _ => tokio::time::sleep(Duration::from_millis(30)).await,
+            }
+        }
+    })
+    .await;
+    assert_eq!(soft_limit(pid), "300");
+}
+
 /// A server that answers with the port that it was asked from: whose flow it was.
 async fn port_teller() -> SocketAddr {
     let socket = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();

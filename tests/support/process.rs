@@ -122,9 +122,14 @@ impl Weir {
 
     /// As [`Weir::start`], with so many descriptors for each of its processes and more keys of the configuration.
     pub async fn start_poor(name: &str, descriptors: u32, services: &str) -> Self {
+        Self::start_limited(name, &format!("-n {descriptors}"), services).await
+    }
+
+    /// As [`Weir::start`], with limits as ulimit(1) sets them.
+    pub async fn start_limited(name: &str, limits: &str, services: &str) -> Self {
         let mut weir = Self::written(name, "stop", services, |folder, file| {
             let mut shell = Command::new("sh");
-            shell.arg("-c").arg(format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"")).arg(WEIR);
+            shell.arg("-c").arg(format!("ulimit {limits} && exec \"$0\" \"$@\"")).arg(WEIR);
             run(shell, folder, file)
         });
         weir.ready().await;

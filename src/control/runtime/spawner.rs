@@ -9,6 +9,7 @@ use crate::control::runtime::RuntimeError;
 use crate::control::runtime::command::Resolved;
 use crate::control::runtime::logs;
 use crate::model::{InstanceId, OnExit};
+use crate::sys::descriptors;
 use crate::sys::process::{self, Signal};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -88,6 +89,9 @@ fn spawn(shim: &PathBuf, on_exit: OnExit, job: &Job) -> Result<Spawned, RuntimeE
     command.arg("exec");
     if on_exit == OnExit::Stop {
         command.args(["--parent", &std::process::id().to_string()]);
+    }
+    if let Some(limit) = descriptors::found() {
+        command.args(["--descriptors", &limit.to_string()]);
     }
     command.arg("--").arg(&job.resolved.program).args(&job.resolved.arguments);
     command.env_clear().envs(&job.resolved.environment);
