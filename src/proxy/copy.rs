@@ -20,7 +20,7 @@ use tokio::io::{AsyncWrite, Interest};
 use tokio::task::coop::has_budget_remaining;
 
 /// Octets moved before the other direction, and then other connections, get a turn.
-const TURN_BYTES: usize = 256 * 1024;
+const TURN_BYTES: u64 = 256 * 1024;
 /// A read of so much is full: more is waiting.
 const FULL_BYTES: usize = 64 * 1024;
 /// After so many full reads in a row splice pays: it costs 7 % more than copying for small pieces and 55 % less for bulk.
@@ -138,13 +138,18 @@ impl<'a> Relay<'a> {
     fn poll_both(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let Self { watch, down, up, upward, downward, moved, .. } = self;
         let worker = watch.worker;
-        let Ok(received) = upward.poll(worker, down, up, cx) else { return Poll::Ready(End::Broken) };
-        let Ok(sent) = downward.poll(worker, up, down, cx) else { return Poll::Ready(End::Broken) };
-        *moved = received + sent;
+        let before = (upward.moved, downward.moved);
+        let polled = upward.poll(worker, down, up, cx).and_then(|()| downward.poll(worker, up, down, cx));
+        // Whatever ended the poll: what was delivered counts.
+        let (received, sent) = (upward.moved - before.0, downward.moved - before.1);
+        *moved = usize::try_from(received + sent).unwrap_or(usize::MAX);
         if *moved > 0 {
-            watch.counters.received_bytes.add(received as u64);
-            watch.counters.sent_bytes.add(sent as u64);
+            watch.counters.received_bytes.add(received);
+            watch.counters.sent_bytes.add(sent);
             watch.rest();
+        }
+        if polled.is_err() {
+            return Poll::Ready(End::Broken);
         }
         if upward.write_ended && downward.write_ended {
             return Poll::Ready(End::Closed);
@@ -218,18 +223,17 @@ impl Direction {
         Self { pending, at: 0, moved: 0, bulk, pipe, full_reads, waits: false, read_ended: false, write_ended: false }
     }
 
-    /// Moves what is there until nothing is or the turn is over; returns how many octets were delivered.
+    /// Moves what is there until nothing is or the turn is over.
     ///
     /// # Errors
     /// When a side is broken.
-    fn poll(&mut self, worker: &Worker, from: &mut Stream, to: &mut Stream, cx: &mut Context<'_>) -> Result<usize, ()> {
+    fn poll(&mut self, worker: &Worker, from: &mut Stream, to: &mut Stream, cx: &mut Context<'_>) -> Result<(), ()> {
         if std::mem::take(&mut self.waits) && is_quiet(from) {
             self.waits = true;
-            return Ok(0);
+            return Ok(());
         }
         let before = self.moved;
-        let mut moved = 0;
-        while moved <= TURN_BYTES && !self.write_ended {
+        while self.moved - before <= TURN_BYTES && !self.write_ended {
             let step = match self.bulk {
                 true => self.poll_splice(worker, from, to, cx),
                 false => self.poll_copy(worker, from, to, cx),
@@ -237,12 +241,11 @@ impl Direction {
             if step?.is_pending() {
                 break;
             }
-            moved = usize::try_from(self.moved - before).unwrap_or(usize::MAX);
         }
         if to.buffers() && matches!(Pin::new(to).poll_flush(cx), Poll::Ready(Err(_))) {
             return Err(());
         }
-        Ok(moved)
+        Ok(())
     }
 
     /// One receive and one send through the scratch buffer, after what was kept; pending when a side must be waited for.

@@ -62,10 +62,7 @@ impl Service {
         }
         let tls = self.tls.as_ref().map(|tls| Arc::new(tls.read(p)));
         let streams = self.read_streams(p);
-        if self.proxy_protocol.is_some() && self.protocol == Some(EndpointProtocol::H2) {
-            let hint = "a connection to an h2 endpoint carries requests of many clients: remove one of them";
-            p.add("proxy_protocol", "is not for protocol = \"h2\"", hint);
-        }
+        self.check_transport(p);
         match name {
             Some(name) if problems.is_empty() => Ok(model::ServiceSpec {
                 ports,
@@ -94,6 +91,23 @@ impl Service {
                 ..model::ServiceSpec::new(name)
             }),
             _ => Err(problems.into_vec()),
+        }
+    }
+
+    /// Finds what is said of connections where there are none, or none of one client's.
+    fn check_transport(&self, p: &mut Problems) {
+        if self.proxy_protocol.is_some() && self.protocol == Some(EndpointProtocol::H2) {
+            let hint = "a connection to an h2 endpoint carries requests of many clients: remove one of them";
+            p.add("proxy_protocol", "is not for protocol = \"h2\"", hint);
+        }
+        let only_datagrams =
+            !self.ports.is_empty() && self.ports.iter().all(|port| port.protocol == Some(Protocol::Udp));
+        for (key, _) in [("proxy_protocol", self.proxy_protocol.is_some()), ("tls", self.tls.is_some())]
+            .into_iter()
+            .filter(|(_, said)| *said && only_datagrams)
+        {
+            let hint = "datagrams pass as they are: remove it, or add a [[service.port]] with protocol = \"tcp\"";
+            p.add(key, "is for TCP, and every port is of protocol = \"udp\"", hint);
         }
     }
 
