@@ -229,6 +229,9 @@ impl Drop for Engine {
             }
         }
         self.down();
+        // A Weir that a test killed leaves its route for the next one.
+        let route = format!("route del local {} dev lo table local", self.service_addresses());
+        let _ = Command::new("ip").args(route.split(' ')).stderr(Stdio::null()).status();
         if self.is_bridged {
             let _ = Command::new("ip").args(["link", "del", &self.bridge()]).status();
         }
