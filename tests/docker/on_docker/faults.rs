@@ -57,7 +57,7 @@ async fn says_what_is_wrong_and_goes_on_with_the_rest() {
     // The last words of a container that is gone.
     let ended = support::eventually("an instance of `ends`", SETTLED, || async {
         let log = weir.log();
-        let line = log.lines().find(|line| line.contains("service=ends") && line.contains("instance="))?;
+        let line = log.lines().find(|line| line.contains("exited with status 5") && line.contains("instance="))?;
         Some(line.split("instance=").nth(1)?.split(' ').next()?.to_owned())
     })
     .await;

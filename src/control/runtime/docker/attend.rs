@@ -1,7 +1,7 @@
 //! One attendant for each container: copies what it writes while it lives, and removes it after its end.
 
 use crate::control::runtime::docker::Shared;
-use crate::control::runtime::docker::output::Output;
+use crate::control::runtime::docker::output::{CopyError, Output};
 use crate::control::runtime::logs;
 use crate::model::InstanceId;
 use std::sync::{Arc, PoisonError, Weak};
@@ -9,8 +9,8 @@ use std::time::Duration;
 
 /// Pause before the output is asked for again after the engine broke off.
 const AGAIN: Duration = Duration::from_secs(1);
-/// Longest wait for the last output of a container that has ended.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+/// Longest wait for the last output of a container that has ended: an engine may be busy, but a stuck one holds up nothing.
+const LAST_WORDS: Duration = Duration::from_secs(60);
 /// Longest pause between tries to remove a container while the engine is away.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 /// Time between looks at the sizes of log files.
@@ -37,20 +37,34 @@ async fn run(shared: Weak<Shared>, id: InstanceId) {
             () = alive.containers.gone(&id) => {}
             () = copy(&alive, &id, output) => {}
         }
-        let last_words = async {
-            let Ok(client) = alive.link.client().await else { return };
-            if let Err(error) = output.copy(&client, id.as_str(), false).await {
-                tracing::debug!(instance = %id, %error, "failed to copy the last output");
-            }
-        };
-        // A stuck engine holds up nothing.
-        let _ = tokio::time::timeout(LAST_WORDS, last_words).await;
+        // Who asks in vain says so.
+        if tokio::time::timeout(LAST_WORDS, last_words(&alive, &id, output)).await.is_err() {
+            tracing::warn!(instance = %id, "the last output of a container was not to be had within {LAST_WORDS:?}");
+        }
     } else {
         alive.containers.gone(&id).await;
     }
     remove(&alive, &id).await;
     alive.logs.lock().unwrap_or_else(PoisonError::into_inner).retire(&id);
     alive.attended.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+}
+
+/// Copies what is left of the output of a container that has ended.
+async fn last_words(shared: &Shared, id: &InstanceId, output: &mut Output) {
+    while !shared.is_released() {
+        let copied = match shared.link.client().await {
+            Ok(client) => output.copy(&client, id.as_str(), false).await,
+            Err(error) => Err(CopyError::Broken(error.to_string())),
+        };
+        match copied {
+            Ok(()) => return,
+            Err(error @ CopyError::None(_)) => {
+                return tracing::debug!(instance = %id, %error, "the last output is not copied");
+            }
+            Err(error) => tracing::debug!(instance = %id, %error, "failed to copy the last output"),
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
 }
 
 /// Copies for ever.

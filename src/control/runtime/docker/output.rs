@@ -1,11 +1,13 @@
 //! What containers write, copied from the engine into Weir's log files, where processes keep theirs.
 //!
-//! The engine stamps each line; the stamp of the last line copied is the file's time of modification, so that a later Weir
-//! goes on where this one ended.
+//! The engine stamps each line when it reads it, and keeps the two streams in one file: lines of one stream are in the order
+//! of their stamps, lines of both need not be. So each file has a stamp of its own, that of the last line copied to it, as its
+//! time of modification: a later Weir goes on where this one ended.
 
 use crate::control::runtime::logs;
 use crate::model::InstanceId;
 use bollard::container::LogOutput;
+use bollard::errors::Error;
 use bollard::query_parameters::LogsOptionsBuilder;
 use futures_core::Stream;
 use std::fs::{File, FileTimes};
@@ -17,13 +19,67 @@ use std::time::{Duration, UNIX_EPOCH};
 /// Time of a line since the epoch.
 type Stamp = Duration;
 
+/// By how much a line may come later than one of the other stream with a later stamp.
+const DISORDER: Duration = Duration::from_secs(1);
+
+/// Why output was not copied to its end.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CopyError {
+    /// The engine broke off, or is away.
+    #[error("the engine broke off: {0}")]
+    Broken(String),
+    /// The engine has none: the container is not there, or its log cannot be read.
+    #[error("the engine has no output: {0}")]
+    None(String),
+    /// The files.
+    #[error("failed to write a log file: {0}")]
+    File(#[from] io::Error),
+}
+
+impl From<Error> for CopyError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::DockerResponseServerError { message, .. } => Self::None(message),
+            other => Self::Broken(other.to_string()),
+        }
+    }
+}
+
 /// The two files of one container.
 #[derive(Debug)]
 pub(super) struct Output {
-    stdout: File,
-    stderr: File,
+    stdout: Kept,
+    stderr: Kept,
+}
+
+/// What is kept of one stream.
+#[derive(Debug)]
+struct Kept {
+    file: File,
     /// Of the last line that was copied.
     last: Stamp,
+}
+
+impl Kept {
+    /// Goes on behind what the file holds.
+    fn new(file: File) -> Self {
+        let stamp = || {
+            let metadata = file.metadata().ok().filter(|metadata| metadata.len() > 0)?;
+            metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()
+        };
+        let last = stamp().unwrap_or_default();
+        Self { file, last }
+    }
+
+    fn write(&mut self, stamp: Stamp, text: &[u8]) -> io::Result<()> {
+        // The engine starts earlier than it has to.
+        if stamp <= self.last {
+            return Ok(());
+        }
+        self.file.write_all(text)?;
+        self.last = stamp;
+        self.file.set_times(FileTimes::new().set_modified(UNIX_EPOCH + stamp))
+    }
 }
 
 impl Output {
@@ -33,43 +89,33 @@ impl Output {
     /// What the system said.
     pub(super) fn open(folder: &Path, id: &InstanceId) -> io::Result<Self> {
         let (stdout, stderr) = logs::create(folder, id)?;
-        let stamp = |file: &File| {
-            let metadata = file.metadata().ok().filter(|metadata| metadata.len() > 0)?;
-            metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()
-        };
-        let last = [&stdout, &stderr].into_iter().filter_map(stamp).max().unwrap_or_default();
-        Ok(Self { stdout, stderr, last })
+        Ok(Self { stdout: Kept::new(stdout), stderr: Kept::new(stderr) })
     }
 
     /// Copies what the container wrote since the last copy; with `follow` until it has ended.
     ///
     /// # Errors
-    /// When the engine broke off, or a file cannot be written.
-    pub(super) async fn copy(&mut self, client: &bollard::Docker, name: &str, follow: bool) -> io::Result<()> {
-        let since = i32::try_from(self.last.as_secs()).unwrap_or(0);
+    /// [`CopyError`].
+    pub(super) async fn copy(&mut self, client: &bollard::Docker, name: &str, follow: bool) -> Result<(), CopyError> {
+        let last = self.stdout.last.max(self.stderr.last);
+        let since = i32::try_from(last.saturating_sub(DISORDER).as_secs()).unwrap_or(0);
         let options = LogsOptionsBuilder::new().follow(follow).stdout(true).stderr(true).timestamps(true).since(since);
         let mut lines = pin!(client.logs(name, Some(options.build())));
         while let Some(line) = std::future::poll_fn(|context| lines.as_mut().poll_next(context)).await {
-            self.write(&line.map_err(io::Error::other)?)?;
+            self.write(&line?)?;
         }
         Ok(())
     }
 
     fn write(&mut self, line: &LogOutput) -> io::Result<()> {
-        let (file, message) = match line {
+        let (kept, message) = match line {
             LogOutput::StdErr { message } => (&mut self.stderr, message),
             LogOutput::StdOut { message } | LogOutput::StdIn { message } | LogOutput::Console { message } => {
                 (&mut self.stdout, message)
             }
         };
         let Some((stamp, text)) = split(message) else { return Ok(()) };
-        // The engine starts at a whole second.
-        if stamp <= self.last {
-            return Ok(());
-        }
-        file.write_all(text)?;
-        self.last = stamp;
-        file.set_times(FileTimes::new().set_modified(UNIX_EPOCH + stamp))
+        kept.write(stamp, text)
     }
 }
 
@@ -101,8 +147,38 @@ fn parse(text: &str) -> Option<Stamp> {
 
 #[cfg(test)]
 mod tests {
-    use super::{parse, split};
+    use super::{Output, parse, split};
+    use crate::control::runtime::logs::existing;
+    use crate::model::InstanceId;
+    use bollard::container::LogOutput;
+    use std::fs;
     use std::time::Duration;
+
+    /// A line as the engine gives it, stamped so many milliseconds after its first second.
+    fn line(is_error: bool, ms: u64, text: &str) -> LogOutput {
+        let message = format!("2026-11-25T20:30:{:02}.{:03}Z {text}\n", ms / 1000, ms % 1000).into();
+        if is_error { LogOutput::StdErr { message } } else { LogOutput::StdOut { message } }
+    }
+
+    #[test]
+    fn lines_of_two_streams_may_cross_and_what_was_copied_is_not_copied_again() {
+        let folder = std::env::temp_dir().join(format!("weir-output-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let id = InstanceId::parse("web-abcdef").unwrap();
+        let read = || existing(&folder, &id).iter().map(|path| fs::read_to_string(path).unwrap()).collect::<Vec<_>>();
+        // Written last, stamped first: what the engine does when the two come at once.
+        let lines = [line(true, 1002, "wrong"), line(false, 1001, "going"), line(false, 1003, "gone")];
+        let mut output = Output::open(&folder, &id).unwrap();
+        lines.iter().for_each(|line| output.write(line).unwrap());
+        assert_eq!(read(), ["going\ngone\n", "wrong\n"]);
+        // Once more from the start, by this Weir and by a later one.
+        lines.iter().for_each(|line| output.write(line).unwrap());
+        let mut later = Output::open(&folder, &id).unwrap();
+        lines.iter().for_each(|line| later.write(line).unwrap());
+        later.write(&line(true, 1003, "once more")).unwrap();
+        assert_eq!(read(), ["going\ngone\n", "wrong\nonce more\n"]);
+        fs::remove_dir_all(&folder).unwrap();
+    }
 
     #[test]
     fn reads_the_stamps_of_the_engine() {
