@@ -356,7 +356,7 @@ impl Importer {
         // Then less and less is; who takes longer only makes the list longer.
         let _ = timeout(SETTLE, self.parts.table.acknowledged(local)).await;
         if let Some(source) = self.sources.get(before) {
-            source.applied.send_modify(|applied| applied.held = endpoints.into_iter().filter(Held::is_used).collect());
+            source.applied.send_modify(|applied| applied.held = held::joined(&applied.held, endpoints));
         }
         self.standby(before);
     }
