@@ -16,7 +16,7 @@ use crate::proxy::connect::classify;
 use crate::proxy::entry::Entry;
 use crate::proxy::error::ProxyError;
 use crate::proxy::flow::{Asked, Flow, Key, Shared, connected, is_lost, is_too_long, key, number};
-use crate::proxy::held::{Held, Waiting};
+use crate::proxy::held::{Held, Waiting, share};
 use crate::proxy::memory::Pressure;
 use crate::proxy::observe::record_stream;
 use crate::proxy::pick::{Picked, Refused, failed, hashed};
@@ -185,7 +185,7 @@ impl Flows {
         if let Err(reason) = self.admit(key, spec) {
             return self.drop_of(key, reason, datagrams.len());
         }
-        let Some(place) = absent.stats.try_wait(absent.queue) else {
+        let Some(place) = absent.stats.try_wait(share(absent.queue)) else {
             return self.drop_of(key, ProxyError::QueueFull.reason(), datagrams.len());
         };
         let worker = &self.shared.worker;

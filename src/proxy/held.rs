@@ -14,6 +14,12 @@ const DATAGRAMS: usize = 16;
 /// Octets that one worker holds for one listener.
 const OCTETS: usize = 1 << 20;
 
+/// Returns how many of the places of a service's queue datagrams may have: anybody can send some in the names of many clients,
+/// and whoever connects is to find a place all the same.
+pub(crate) fn share(queue: u32) -> u32 {
+    queue.div_ceil(2)
+}
+
 /// What is held for one listener on one worker.
 #[derive(Default)]
 pub(crate) struct Held {

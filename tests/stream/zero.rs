@@ -22,7 +22,7 @@ async fn start(name: &str, address: SocketAddr, command: &str, scale: &str) -> W
 [service.run]\ncommand = {command}\n
 [service.health]\ntype = \"udp\"\nsend = \"ping\"\nexpect = \"game-\"\ninterval = \"1s\"\n
 [service.scale]\nmin = 0\nmax = 2\nzero_after = \"1s\"\nstabilization_window = \"1s\"\n{scale}
-[service.limits]\nqueue = 30\n
+[service.limits]\nqueue = 60\n
 [[service.port]]\nname = \"game\"\nprotocol = \"udp\"\n"
         ),
     )
@@ -86,7 +86,7 @@ async fn what_waits_is_bounded_and_is_dropped_with_a_reason() {
     let address = free_address();
     let weir = start("udp-vain", address, DEAF, "wake_timeout = \"3s\"\n").await;
     let begin = Instant::now();
-    // One client has 16 datagrams, and 30 clients have a place.
+    // One client has 16 datagrams, and 30 clients have a place: half of the queue, the rest is for who connects.
     let greedy = client(address).await;
     for _ in 0..20 {
         greedy.send(b"more").await.unwrap();
