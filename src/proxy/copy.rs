@@ -38,7 +38,7 @@ pub(crate) enum End {
     Closed,
     /// One side reset its connection; the other was reset too.
     Broken,
-    /// Nothing moved for the idle time.
+    /// Nothing moved for the idle time; where octets were under way both sides were reset.
     Idle,
     /// It lasted as long as it may: both sides were reset.
     Session,
@@ -183,8 +183,10 @@ impl Drop for Relay<'_> {
     fn drop(&mut self) {
         self.watch.counters.streams_open.sub(1);
         match self.end {
-            Some(End::Closed | End::Idle) => return,
-            Some(End::Broken | End::Session) => {}
+            Some(End::Closed) => return,
+            // Nobody may take for the end what is only the end of the wait for a side that takes nothing.
+            Some(End::Idle) if !self.upward.holds() && !self.downward.holds() => return,
+            Some(End::Broken | End::Session | End::Idle) => {}
             Some(End::Cut) | None => self.watch.counters.streams_cut.add(1),
         }
         self.down.abort_on_close();
@@ -221,6 +223,11 @@ impl Direction {
     fn new(pending: Vec<u8>) -> Self {
         let (bulk, pipe, full_reads) = (false, None, 0);
         Self { pending, at: 0, moved: 0, bulk, pipe, full_reads, waits: false, read_ended: false, write_ended: false }
+    }
+
+    /// Returns whether its receiver has yet to take something.
+    fn holds(&self) -> bool {
+        self.at < self.pending.len() || self.pipe.is_some()
     }
 
     /// Moves what is there until nothing is or the turn is over.

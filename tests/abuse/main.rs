@@ -12,6 +12,7 @@
 mod support;
 
 mod chunks;
+mod cut;
 mod descriptors;
 mod drain;
 mod hop_by_hop;

@@ -60,6 +60,8 @@ pub(crate) struct Attempt<'a> {
     pub(super) sent: usize,
     /// The endpoint takes no more; an answer may still be there.
     pub(super) send_broken: bool,
+    /// It was found there that the endpoint reset the connection, which a read is not told again: its end is none in order.
+    was_reset: bool,
     pub(super) interim: u8,
     pub(super) response: Option<Response>,
     /// The answer's head so far, when it came in pieces.
@@ -75,14 +77,25 @@ pub(crate) struct Attempt<'a> {
     /// Whether a gateway error is given to the client; else it is an error, and another endpoint is tried.
     pass_gateway_errors: bool,
     switched: Option<Vec<u8>>,
-    /// Whether a part of the final answer was given to the client.
+    /// Whether a part of the final answer was given to the client, and whether all of it.
     begun: bool,
+    whole: bool,
     /// Since when the client could send the body, by the coarse clock.
     pub(super) body_since_ms: u64,
     pub(crate) sent_bytes: u64,
     /// While the client has yet to take something.
     pub(super) patience: Patience,
     pub(crate) first_byte: Option<Instant>,
+}
+
+impl Drop for Attempt<'_> {
+    /// A close would pass for the proper end of an answer that only the close ends: where it is cut, also by the end of the
+    /// time to drain, the client's connection is reset.
+    fn drop(&mut self) {
+        if self.begun && !self.whole && self.response.as_ref().is_some_and(|response| response.until_close) {
+            self.down.stream.abort_on_close();
+        }
+    }
 }
 
 /// What a step did.
@@ -107,6 +120,7 @@ impl<'a> Attempt<'a> {
             up,
             sent: 0,
             send_broken: false,
+            was_reset: false,
             interim: 0,
             response: None,
             partial: Vec::new(),
@@ -118,6 +132,7 @@ impl<'a> Attempt<'a> {
             pass_gateway_errors,
             switched: None,
             begun: false,
+            whole: false,
             body_since_ms: worker.timers.now_ms(),
             sent_bytes: 0,
             patience: Patience::default(),
@@ -128,11 +143,6 @@ impl<'a> Attempt<'a> {
     /// Returns whether the client's connection is inside an answer, so that no other can be given.
     pub(crate) fn has_begun(&self) -> bool {
         self.begun || !self.out.is_empty()
-    }
-
-    /// Returns whether closing the client's connection now would look like the proper end of the answer.
-    pub(crate) fn would_end_cleanly(&self) -> bool {
-        self.response.as_ref().is_some_and(|response| response.until_close)
     }
 
     /// Returns whether the endpoint has sent anything.
@@ -149,7 +159,10 @@ impl<'a> Attempt<'a> {
                 Err(error) => return Poll::Ready(Err(error)),
             }
             let progress = match self.poll_response(cx) {
-                Ok(Step::Ended(outcome)) => return Poll::Ready(Ok(outcome)),
+                Ok(Step::Ended(outcome)) => {
+                    self.whole = true;
+                    return Poll::Ready(Ok(outcome));
+                }
                 Ok(Step::Moved(n)) => {
                     moved += n;
                     true
@@ -190,12 +203,17 @@ impl<'a> Attempt<'a> {
                     self.sent += n;
                     moved += n;
                 }
-                // The endpoint may have answered before it closed: its answer is read next.
-                Poll::Ready(_) => self.send_broken = true,
+                Poll::Ready(sent) => self.sends_no_more(sent.err()),
                 Poll::Pending => return Ok(moved),
             }
         }
         Ok(moved)
+    }
+
+    /// The endpoint may have answered before it closed: its answer is read next.
+    fn sends_no_more(&mut self, error: Option<io::Error>) {
+        self.send_broken = true;
+        self.was_reset |= error.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionReset);
     }
 
     /// Reads more of the request's body; returns whether any came.
@@ -314,7 +332,7 @@ impl<'a> Attempt<'a> {
                 None if malformed => ProxyError::BadResponse(Reject::FieldName),
                 None => ProxyError::Reset,
             }),
-            Some(response) if error.is_none() && response.body.ends_with_connection() => {
+            Some(response) if error.is_none() && !self.was_reset && response.body.ends_with_connection() => {
                 response.ended = true;
                 Ok(Step::Moved(0))
             }

@@ -42,8 +42,6 @@ struct Tally {
     /// When its endpoint was picked.
     picked: Instant,
     begun: bool,
-    /// Whether a close would pass for the proper end of what the client was sent.
-    ends_cleanly: bool,
     answered: bool,
     sent_bytes: u64,
     first_byte: Option<Instant>,
@@ -171,11 +169,11 @@ pub(crate) async fn handle(worker: &Rc<Worker>, down: &mut Downstream, mut reque
         let tally = Tally {
             picked: began,
             begun: attempt.has_begun(),
-            ends_cleanly: attempt.would_end_cleanly(),
             answered: attempt.was_answered(),
             sent_bytes: attempt.sent_bytes,
             first_byte: attempt.first_byte,
         };
+        drop(attempt);
         match result {
             Ok(Outcome::Done(finished)) => {
                 return done(worker, request, picked, stream, (finished, tally, attempts));
@@ -196,7 +194,7 @@ pub(crate) async fn handle(worker: &Rc<Worker>, down: &mut Downstream, mut reque
                     failed(worker, picked.key, blamed(&request, error, tally.answered));
                 }
                 if tally.begun || error.status() == 0 {
-                    if tally.ends_cleanly || error == ProxyError::ClientStalled {
+                    if error == ProxyError::ClientStalled {
                         down.stream.abort_on_close();
                     }
                     finish(worker, request, &picked, (0, error.reason(), attempts), &tally);
