@@ -110,17 +110,13 @@ pub(crate) fn serve(
 #[cfg(test)]
 mod tests {
     use super::serve;
-    use crate::lifecycle::drain;
     use crate::model::{ListenerProtocol, ListenerSpec, ServiceName};
     use crate::proxy::entry::Entry;
+    use crate::proxy::fixture::worker;
     use crate::proxy::handshake;
-    use crate::proxy::options::Options;
     use crate::proxy::preface::Arrival;
-    use crate::proxy::state::{Open, Shared, Worker};
+    use crate::proxy::state::Open;
     use crate::proxy::tcp::forward;
-    use crate::proxy::tls::Tls;
-    use crate::table::{Snapshot, channel, names::Names};
-    use crate::telemetry::{Handshakes, Metrics};
     use std::net::{IpAddr, Ipv4Addr};
     use std::rc::Rc;
     use std::sync::Arc;
@@ -130,25 +126,6 @@ mod tests {
     const MAX_FUTURE_BYTES: usize = 256;
     /// And every open TCP stream one of these.
     const MAX_STREAM_BYTES: usize = 1024;
-
-    fn worker() -> Rc<Worker> {
-        let (_publisher, table) = channel(Snapshot::empty(Names::default()));
-        let (_trigger, signal) = drain();
-        let shared = Shared {
-            options: Options::default(),
-            table,
-            metrics: Metrics::new(),
-            access: None,
-            tls: Tls::new(Handshakes::new().unwrap()),
-            challenges: Default::default(),
-            signal,
-            spread: Arc::default(),
-            admissions: Default::default(),
-            outgoing: Default::default(),
-        };
-        let shard = shared.metrics.shard();
-        Rc::new(Worker::new(0, &shared, shard))
-    }
 
     #[tokio::test]
     async fn the_future_of_a_connection_stays_small() {

@@ -390,3 +390,7 @@ impl Direction {
         Ok(Poll::Ready(()))
     }
 }
+
+#[cfg(test)]
+#[path = "copy_tests.rs"]
+mod tests;

@@ -17,6 +17,8 @@ mod copy;
 mod datagram;
 mod entry;
 mod error;
+#[cfg(test)]
+mod fixture;
 mod flow;
 mod handshake;
 mod held;
