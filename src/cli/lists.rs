@@ -18,11 +18,13 @@ pub(super) async fn ps(global: &Global, args: &ServiceArgs) -> Result<()> {
         "ID", "SERVICE", "STATE", "HEALTH", "ADDRESS", "PID", "INFLIGHT", "RPS", "LATENCY", "AGE", "REASON",
     ]);
     for instance in found.instances {
+        let is_gone = instance.state == "gone";
         table.row([
             instance.id,
             output::service(&instance.namespace, &instance.service),
             instance.state,
-            instance.health,
+            // What was found last says nothing of what is no more.
+            if is_gone { "-".to_owned() } else { instance.health },
             output::socket(&instance.address, &instance.ports),
             match instance.workload {
                 RunBy::Container { container } => container.chars().take(12).collect(),
