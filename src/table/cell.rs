@@ -141,20 +141,31 @@ impl Table {
     }
 
     /// Waits until every acknowledger has `generation`. Cancel-safe: put a deadline around it.
+    ///
+    /// Each that lags is woken once and looked at until it has it, one after another: a thousand cost a thousand looks and
+    /// not the square of it.
     pub async fn acknowledged(&self, generation: u64) {
+        let caught_up = self.cell.caught_up.notified();
+        tokio::pin!(caught_up);
         loop {
-            let caught_up = self.cell.caught_up.notified();
-            tokio::pin!(caught_up);
             caught_up.as_mut().enable();
-            let lagging: Vec<_> = self.cell.parties().into_iter().filter(|p| !p.has(generation)).collect();
+            let lagging = self.cell.parties().into_iter().filter(|party| !party.has(generation));
+            // Held weakly: one that is dropped is not waited for.
+            let mut lagging: Vec<_> =
+                lagging.inspect(|party| party.wake.notify_one()).map(|p| Arc::downgrade(&p)).collect();
             if lagging.is_empty() {
                 return;
             }
-            for party in &lagging {
-                party.wake.notify_one();
+            while let Some(last) = lagging.last() {
+                if last.upgrade().is_none_or(|party| party.has(generation)) {
+                    lagging.pop();
+                    continue;
+                }
+                caught_up.as_mut().await;
+                caught_up.set(self.cell.caught_up.notified());
+                caught_up.as_mut().enable();
             }
-            drop(lagging);
-            caught_up.await;
+            // Who came meanwhile counts, too.
         }
     }
 }
@@ -254,5 +265,32 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(5), table.acknowledged(generation)).await.unwrap();
         a.acknowledger().set_idle(false);
         assert_eq!(table.lagging(generation).len(), 1);
+    }
+
+    #[tokio::test]
+    async fn who_lags_is_woken_once_however_many_catch_up_before_it() {
+        let (mut publisher, table) = channel(Snapshot::empty(Names::default()));
+        let slow = table.acknowledger("slow");
+        let others: Vec<_> = (0..1000).map(|_| table.acknowledger("other")).collect();
+        let generation = publisher.publish(build(&publisher.current(), Changes::default()));
+        slow.woken().await;
+        let waiting = tokio::spawn({
+            let table = table.clone();
+            async move { table.acknowledged(generation).await }
+        });
+        let mut wakes = 0;
+        for other in &others {
+            tokio::task::yield_now().await;
+            wakes += usize::from(tokio::time::timeout(Duration::ZERO, slow.woken()).await.is_ok());
+            other.acknowledge(generation);
+        }
+        assert_eq!(wakes, 1, "of {} that caught up", others.len());
+        // One that joins before the last has it is waited for.
+        let late = table.acknowledger("late");
+        slow.acknowledge(generation);
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        drop(late);
+        tokio::time::timeout(Duration::from_secs(5), waiting).await.unwrap().unwrap();
     }
 }
