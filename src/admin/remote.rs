@@ -39,13 +39,7 @@ impl Tokens {
 
     /// Decides by method, path and header fields only.
     pub(super) fn admit(&self, method: &Method, path: &str, headers: &HeaderMap) -> Result<(), Problem> {
-        if !self.knows(headers) {
-            let count = self.refused.fetch_add(1, Ordering::Relaxed) + 1;
-            let (now_ms, logged_ms) = (clock::now_ms(), self.logged_ms.load(Ordering::Relaxed));
-            if logged_ms == 0 || now_ms.saturating_sub(logged_ms) > LOG_PAUSE_MS {
-                self.logged_ms.store(now_ms, Ordering::Relaxed);
-                tracing::warn!(refused = count, path, "somebody without a known token was refused");
-            }
+        if !self.holds(path, headers) {
             let detail = "the token is missing or not known here; send `authorization: Bearer TOKEN`";
             return Err(Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail));
         }
@@ -54,6 +48,20 @@ impl Tokens {
         }
         let detail = "other machines may follow the table and register instances; ask this on the machine itself";
         Err(Problem::new(StatusCode::FORBIDDEN, "local_only", detail))
+    }
+
+    /// Returns whether the token of a request is known now; one that is not is counted and logged.
+    pub(super) fn holds(&self, path: &str, headers: &HeaderMap) -> bool {
+        if self.knows(headers) {
+            return true;
+        }
+        let count = self.refused.fetch_add(1, Ordering::Relaxed) + 1;
+        let (now_ms, logged_ms) = (clock::now_ms(), self.logged_ms.load(Ordering::Relaxed));
+        if logged_ms == 0 || now_ms.saturating_sub(logged_ms) > LOG_PAUSE_MS {
+            self.logged_ms.store(now_ms, Ordering::Relaxed);
+            tracing::warn!(refused = count, path, "somebody without a known token was refused");
+        }
+        false
     }
 
     /// Returns how many requests were refused for their token.

@@ -2,14 +2,14 @@
 
 use crate::admin::seats::Seat;
 use crate::admin::stream::Feed;
-use crate::admin::{Problem, State, extract};
+use crate::admin::{Problem, State, Tokens, extract};
 use crate::balance::{Carried, Present};
 use crate::clock;
-use crate::control::feed::{CarriedLoad, FleetError, MAX_LOADS, Report, ServiceLoad, Subscription, Use};
+use crate::control::feed::{Admitted, CarriedLoad, FleetError, MAX_LOADS, Report, ServiceLoad, Subscription, Use};
 use crate::model::{InstanceId, ServiceName, parse_label};
 use axum::Json;
 use axum::body::Body;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -203,11 +203,15 @@ pub struct EndpointUse {
               (status = 503, description = "too_many_subscribers or too_many_followers", body = Problem)))]
 pub(super) async fn table(
     state: axum::extract::State<Arc<State>>,
-    seat: Option<axum::Extension<Seat>>,
+    (seat, tokens): (Option<axum::Extension<Seat>>, Option<axum::Extension<Tokens>>),
+    headers: HeaderMap,
     extract::Params(watch): extract::Params<Watch>,
 ) -> Result<Response, Problem> {
     if watch.watch.is_some() {
-        return stream(&state, watch, seat.map(|seat| seat.cut()));
+        // A token may be taken back while it follows.
+        let admitted =
+            tokens.map(|axum::Extension(tokens)| Admitted(Arc::new(move || tokens.holds("/v1/table", &headers))));
+        return stream(&state, watch, (seat.map(|seat| seat.cut()), admitted));
     }
     let snapshot = state.table.load();
     let acknowledgers = state.table.acknowledgers().into_iter().map(|status| Acknowledger {
@@ -273,7 +277,11 @@ fn sources(state: &State) -> Vec<TableSource> {
     state.sources.status().into_iter().map(row).collect()
 }
 
-fn stream(state: &State, watch: Watch, cut: Option<Arc<Notify>>) -> Result<Response, Problem> {
+fn stream(
+    state: &State,
+    watch: Watch,
+    (cut, admitted): (Option<Arc<Notify>>, Option<Admitted>),
+) -> Result<Response, Problem> {
     let (session, process) = (watch.session.unwrap_or_default(), watch.process.unwrap_or_default());
     if let Some(name) = &watch.name {
         parse_label(name, MAX_NAME).map_err(|error| Problem::invalid(format!("name: {error}")))?;
@@ -290,6 +298,7 @@ fn stream(state: &State, watch: Watch, cut: Option<Arc<Notify>>) -> Result<Respo
         from: watch.epoch.zip(watch.from),
         heartbeat: watch.heartbeat_ms.map(Duration::from_millis),
         cut,
+        admitted,
     });
     let body = Body::from_stream(Feed(pieces.map_err(|error| refusal(&error))?));
     Ok(([(header::CONTENT_TYPE, "application/jsonl")], body).into_response())

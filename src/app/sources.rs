@@ -4,6 +4,7 @@ use crate::admin::{State, TokenGauge, Tokens};
 use crate::config::Loaded;
 use crate::control::feed::{self, Announcing, FeedGauges, Fleet, Outgoing, Sources};
 use crate::control::plane::Control;
+use crate::control::registry::{Contribution, Handle};
 use crate::lifecycle::Signal;
 use crate::table::Table;
 use crate::telemetry::Metrics;
@@ -13,6 +14,9 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// Longest wait for a first table from others before connections are accepted.
 const FIRST_TABLE: Duration = Duration::from_secs(2);
+
+/// Between two looks at the files of authorities that followers are told.
+const AUTHORITIES_LOOK: Duration = Duration::from_secs(5);
 
 /// The Weirs that this one follows, and what they are told of.
 #[derive(Debug)]
@@ -50,7 +54,25 @@ impl Following {
 pub(super) fn outgoing(loaded: &Loaded, following: &Following, control: &Control, signal: &Signal) -> Outgoing {
     let (table, sources) = (&following.table, &following.sources);
     let fleet = Fleet::new(table.clone(), control.events.clone());
-    Outgoing::new(table.clone(), fleet, loaded.control.node_id(), sources, signal.clone())
+    let outgoing = Outgoing::new(table.clone(), fleet, loaded.control.node_id(), sources, signal.clone());
+    tokio::spawn(watch_authorities(outgoing.clone(), table.clone(), control.registry.clone()));
+    outgoing
+}
+
+/// Has followers told of other authorities, when the files change that services name; ends with the runtime.
+async fn watch_authorities(outgoing: Outgoing, table: Table, registry: Handle) {
+    loop {
+        tokio::time::sleep(AUTHORITIES_LOOK).await;
+        if outgoing.fleet().is_empty() {
+            continue;
+        }
+        let (authorities, snapshot) = (outgoing.authorities().clone(), table.load());
+        let changed = tokio::task::spawn_blocking(move || authorities.refresh(&snapshot)).await.unwrap_or_default();
+        if !changed.is_empty() {
+            // The registry is gone when Weir ends.
+            let _ = registry.contribute(Contribution { touch: changed, ..Contribution::default() }).await;
+        }
+    }
 }
 
 /// Shows the metrics of followers, sources and refused tokens.

@@ -70,6 +70,8 @@ pub enum ClientCertificate {
 pub struct UpstreamTlsSpec {
     /// File of the authorities that certificates are checked against; `None`: those of the system.
     pub ca: Option<PathBuf>,
+    /// Their text in PEM, where another Weir told it: then no file is read for them.
+    pub authorities: Option<Arc<str>>,
     /// The name that certificates must be for, and SNI; `None`: the endpoint's address.
     pub server_name: Option<Arc<str>>,
     /// What Weir shows when asked for a certificate.

@@ -231,6 +231,7 @@ impl ServiceTls {
         }
         model::UpstreamTlsSpec {
             ca: optional_file(p, "tls.ca", self.ca.as_deref()),
+            authorities: None,
             server_name: self.server_name.as_deref().map(|name| name.to_ascii_lowercase().into()),
             certificate: certificate.zip(key).map(|(certificate, key)| model::CertificateFiles { certificate, key }),
             verify,

@@ -8,7 +8,7 @@ use crate::model::{
     Instance, InstanceId, InstanceState, ListenerProtocol, ListenerSpec, RouteSpec, ServiceName, ServiceSpec, Verdict,
 };
 use crate::table::snapshot::SHARDS;
-use crate::table::{Endpoint, Front, Records, Routes, Service, Snapshot, Wake};
+use crate::table::{Endpoint, Front, Records, Routes, Service, Snapshot, Told, Wake};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -222,5 +222,6 @@ fn service(slot: usize, spec: Arc<ServiceSpec>, instances: &[Instance], old: Opt
         wake,
         picker,
         changed_ms: 0,
+        told: Told::default(),
     }
 }

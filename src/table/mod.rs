@@ -19,6 +19,7 @@ mod shards;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod told;
 mod wake;
 
 pub use build::{Change, Changes, ServiceChange, build};
@@ -28,4 +29,5 @@ pub use reach::{Lead, Whereabouts};
 pub use records::Records;
 pub use route::{Route, Routes};
 pub use snapshot::{Endpoint, Service, Services, Snapshot};
+pub use told::Told;
 pub use wake::Wake;

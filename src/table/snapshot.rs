@@ -4,7 +4,7 @@ use crate::balance::{Candidate, Local, Picker, ServiceStats, Tried, usable};
 use crate::model::{InstanceId, ListenerSpec, ServiceName, ServiceSpec, Traits};
 use crate::rng::Rng;
 use crate::table::names::Names;
-use crate::table::{Front, Records, Routes, Wake};
+use crate::table::{Front, Records, Routes, Told, Wake};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -79,6 +79,8 @@ pub struct Service {
     pub picker: Picker,
     /// When its endpoints last changed, in milliseconds of the publisher's clock; 0: not since it is in the table.
     pub changed_ms: u64,
+    /// What other Weirs are told of it.
+    pub told: Told,
 }
 
 impl Service {

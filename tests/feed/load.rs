@@ -4,7 +4,7 @@ use crate::support;
 use crate::support::http::{Raw, get};
 use crate::support::process::{Weir, kill};
 use crate::support::traffic::{Plan, Traffic};
-use crate::world::{SETTLED, alone, beside, deploy, follower, follows, has, subscriber, subscription, table};
+use crate::world::{SETTLED, alone, beside, deploy, follows, has, subscriber, subscription, table};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;

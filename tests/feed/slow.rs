@@ -158,3 +158,13 @@ async fn for_one_that_takes_nothing_no_more_is_kept_than_a_piece() {
     assert!(grown < 16 * 1024, "{grown} KiB");
     subscriber(&origin, "slow", "silent").await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_stream_of_before_ends_when_a_follower_has_another() {
+    let origin = Weir::start("again-origin", SERVICES).await;
+    let mut before = subscription(&origin, "again", "s1").await;
+    let _now = subscription(&origin, "again", "s2").await;
+    // Else each that is cut off without a word would keep its place until the kernel finds out.
+    before.rest().await;
+    subscriber(&origin, "again", "following").await;
+}

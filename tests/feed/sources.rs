@@ -169,4 +169,15 @@ async fn a_file_of_a_table_is_a_source_and_a_bad_one_changes_nothing() {
         (who(edge.http).await.as_deref() == Some(second.0)).then_some(())
     })
     .await;
+    // As long and as old as the one before, as an archive makes it.
+    let before = std::fs::metadata(&path).unwrap();
+    let same = whole(3, second.0, second.1).replace(&format!("[{}]", second.1), &format!("[{}]", first.1));
+    assert_eq!(same.len() as u64, before.len(), "{same}");
+    let new = folder.write("new", &same);
+    std::fs::File::options().write(true).open(&new).unwrap().set_modified(before.modified().unwrap()).unwrap();
+    std::fs::rename(&new, &path).unwrap();
+    support::eventually("the file of the same length and time is used", SETTLED, || async {
+        (who(edge.http).await.as_deref() == Some(first.0)).then_some(())
+    })
+    .await;
 }

@@ -67,8 +67,8 @@ pub(super) enum Step {
     Nothing,
     /// Who speaks is known.
     Hello {
-        /// A line follows at least this often, in milliseconds.
-        heartbeat_ms: u64,
+        /// What its generations are counted in.
+        epoch: Arc<str>,
     },
     /// A table is complete.
     Table(Arc<FedTable>),
@@ -162,9 +162,9 @@ impl Assembly {
             // Its numbers mean nothing here: a whole table must come.
             self.table = None;
         }
-        let heartbeat_ms = hello.heartbeat_ms;
+        let epoch = hello.epoch.as_str().into();
         self.hello = Some(hello);
-        Ok(Step::Hello { heartbeat_ms })
+        Ok(Step::Hello { epoch })
     }
 
     /// Returns by which Weirs something came, who speaks first.

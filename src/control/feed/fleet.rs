@@ -88,7 +88,8 @@ struct Member {
     seen_ms: u64,
     connected: bool,
     silent: bool,
-    is_leaving: bool,
+    /// The how many-th process of its name it is: one whose stream opened after another's is younger.
+    age: u64,
     uses: HashMap<InstanceId, Elsewhere>,
     carrying: Carrying,
 }
@@ -107,6 +108,13 @@ fn of<'a>(members: &'a mut Members, name: &str) -> impl Iterator<Item = (&'a Key
 /// Returns the member of a subscription.
 fn find<'a>(members: &'a mut Members, name: &str, session: &str) -> Option<&'a mut Member> {
     of(members, name).find(|(_, member)| member.session == session).map(|(_, member)| member)
+}
+
+/// Returns whether a younger process of the same Weir follows too, so that this one ends with its last connection.
+fn is_leaving(members: &Members, (name, _): &Key, member: &Member) -> bool {
+    let first: Key = (name.clone(), String::new());
+    let same = members.range(first..).take_while(|((of, _), _)| of == name);
+    same.into_iter().any(|(_, other)| other.connected && other.age > member.age)
 }
 
 /// Makes room for one more: who is gone for longest is listed no longer; returns whether there is room.
@@ -158,8 +166,11 @@ impl Fleet {
         let key: Key = (name.into(), process.to_owned());
         let (mut members, now_ms) = (self.lock(), clock::now_ms());
         // What an earlier subscription said holds until the new one says something: it is the same Weir. Another process
-        // whose stream is open is the one before an upgrade: it speaks for itself until its last connection has ended.
-        let is_over = |(_, process): &Key, member: &Member| *process == key.1 || !member.connected;
+        // whose stream is open is the one before an upgrade: it speaks for itself until its last connection has ended. So it
+        // does when both were cut off: who is known takes its own place only.
+        let known = members.get(&key).map(|member| member.age);
+        let age = known.unwrap_or_else(|| of(&mut members, name).map(|(_, member)| member.age + 1).max().unwrap_or(0));
+        let is_over = |(_, process): &Key, member: &Member| *process == key.1 || (known.is_none() && !member.connected);
         let over: Vec<Key> =
             of(&mut members, name).filter(|(key, member)| is_over(key, member)).map(|(key, _)| key.clone()).collect();
         if over.is_empty() && !make_room(&mut members) {
@@ -175,7 +186,7 @@ impl Fleet {
             seen_ms: now_ms,
             connected: true,
             silent: false,
-            is_leaving: false,
+            age,
             uses: HashMap::new(),
             carrying: Carrying::default(),
         };
@@ -185,9 +196,6 @@ impl Fleet {
             member.follow(before);
         }
         party.set_idle(member.silent);
-        for (_, member) in of(&mut members, name) {
-            member.is_leaving = true;
-        }
         members.insert(key, member);
         // Whoever looks goes on as long as there is one, also when all have left and one came back meanwhile.
         if !self.is_watched.swap(true, Ordering::AcqRel) {
@@ -251,11 +259,12 @@ impl Fleet {
         }
     }
 
-    /// Returns whether a subscriber is silent for so long that its stream is of no use: whoever it was is gone, or hangs.
+    /// Returns whether a stream is of no use: its subscriber has begun another one, or is silent for so long that whoever it
+    /// was is gone, or hangs.
     pub(super) fn is_lost(&self, name: &str, session: &str) -> bool {
         let now_ms = clock::now_ms();
         let is_lost = |member: &mut Member| member.silent && now_ms.saturating_sub(member.heard_ms) >= millis(LISTED);
-        find(&mut self.lock(), name, session).is_some_and(is_lost)
+        find(&mut self.lock(), name, session).is_none_or(is_lost)
     }
 
     /// Lets a subscriber go that uses nothing any more.
@@ -275,20 +284,26 @@ impl Fleet {
         if members.len() < before { Ok(()) } else { Err(FleetError::Unknown(name.to_owned())) }
     }
 
+    /// Returns whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
     /// Returns how each subscriber stands, by name.
     pub fn status(&self) -> Vec<SubscriberStatus> {
         let now_ms = clock::now_ms();
-        let status = |((name, _), member): (&Key, &Member)| SubscriberStatus {
-            name: name.clone(),
+        let members = self.lock();
+        let status = |(key, member): (&Key, &Member)| SubscriberStatus {
+            name: key.0.clone(),
             generation: member.generation,
             connected: member.connected,
             silent: member.silent,
-            leaving: member.is_leaving,
+            leaving: is_leaving(&members, key, member),
             heard_ms: now_ms.saturating_sub(member.heard_ms),
             uses: member.uses.len(),
             loads: member.carrying.loads(now_ms),
         };
-        self.lock().iter().map(status).collect()
+        members.iter().map(status).collect()
     }
 
     /// Looks for who is silent, as long as there is anybody.
@@ -319,8 +334,12 @@ impl Fleet {
             }
         }
         // An old process whose stream nobody closed is gone, too.
-        let stays = |member: &Member| member.connected && !(member.is_leaving && member.silent);
-        members.retain(|_, member| stays(member) || now_ms.saturating_sub(member.seen_ms) < millis(LISTED));
+        let is_gone = |(key, member): &(&Key, &Member)| {
+            let is_over = !member.connected || (member.silent && is_leaving(&members, key, member));
+            is_over && now_ms.saturating_sub(member.seen_ms) >= millis(LISTED)
+        };
+        let gone: Vec<Key> = members.iter().filter(is_gone).map(|(key, _)| key.clone()).collect();
+        members.retain(|key, _| !gone.contains(key));
         let is_over = members.is_empty();
         if is_over {
             self.is_watched.store(false, Ordering::Release);

@@ -9,8 +9,8 @@ use crate::control::events::{EventKind, Events};
 use crate::control::feed::held::{self, Held};
 use crate::control::feed::import::{difference, fit, leaving};
 use crate::control::feed::kept;
-use crate::control::feed::lineage::Lineage;
 use crate::control::feed::source::{Applied, Feeder, News};
+use crate::control::feed::status::Sources;
 use crate::control::feed::table::FedTable;
 use crate::control::registry::{Handle, RegistryError};
 use crate::control::{PlaceOptions, SourceOptions};
@@ -20,78 +20,21 @@ use crate::table::Table;
 use crate::telemetry::Metrics;
 use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, broadcast, mpsc, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 /// News that wait; sources wait with more.
 const QUEUE: usize = 16;
 /// The source in use may be lost for so long before another is taken: it may only have been started again.
 const GRACE: Duration = Duration::from_millis(250);
-/// Longest wait until the other Weirs are told of the end.
-const LEAVE: Duration = Duration::from_millis(500);
 /// So long is waited for the workers at most, when another source is taken, to tell the one before what is still in flight.
 const SETTLE: Duration = Duration::from_millis(250);
 /// The kept table is written at most this often.
 const WRITE_PAUSE: Duration = Duration::from_secs(1);
 /// Heartbeats that are asked for: of one source, and of several, where one has to stand in for another at once.
 const HEARTBEAT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_millis(150));
-
-/// How a source stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SourceStatus {
-    /// Its address, or its file.
-    pub name: String,
-    /// Whether its table is in use.
-    pub used: bool,
-    /// Whether it lives.
-    pub live: bool,
-    /// The generation of its last table; 0: none.
-    pub generation: u64,
-    /// Why it does not live.
-    pub problem: Option<String>,
-    /// When that changed, in milliseconds of `clock::now_ms`.
-    pub since_ms: u64,
-    /// How often it was lost, by reason, in the order of `Refusal::REASONS`.
-    pub losses: [u64; crate::control::feed::Refusal::REASONS.len()],
-}
-
-/// What is known of the sources; a cheap handle.
-#[derive(Debug, Clone, Default)]
-pub struct Sources {
-    status: Arc<Mutex<Vec<SourceStatus>>>,
-    /// Told when a first table is in use.
-    first: Arc<Notify>,
-    /// Tells the subscriptions that this Weir ends.
-    leaving: Arc<watch::Sender<bool>>,
-    lineage: Lineage,
-}
-
-impl Sources {
-    /// Returns by which Weirs the table in use came here.
-    pub(super) fn lineage(&self) -> &Lineage {
-        &self.lineage
-    }
-
-    /// Returns how each source stands, in the order of preference.
-    pub fn status(&self) -> Vec<SourceStatus> {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Tells the other Weirs that this one uses nothing any more, so that they need not wait for it; takes half a second at most.
-    pub async fn leave(&self) {
-        self.leaving.send_replace(true);
-        // Whoever is not told by then finds out by the silence.
-        let _ = timeout(LEAVE, self.leaving.closed()).await;
-    }
-
-    /// Waits until a table is in use, at most `limit`; returns whether one is.
-    pub async fn first(&self, limit: Duration) -> bool {
-        let first = self.first.notified();
-        self.status().iter().any(|source| source.used) || timeout(limit, first).await.is_ok()
-    }
-}
 
 /// What the importer works with.
 #[derive(Debug, Clone)]
@@ -120,9 +63,14 @@ struct Source {
 }
 
 impl Source {
-    /// Returns what is still in flight at its endpoints since its table was in use before.
-    fn held(&self) -> Arc<[Held]> {
-        self.applied.borrow().held.iter().filter(|held| held.is_used()).cloned().collect()
+    /// Returns what is still in flight at its endpoints since its table was in use before, and all of them as long as not
+    /// every worker knows that it is not.
+    fn held(&self, table: &Table) -> Arc<[Held]> {
+        let applied = self.applied.borrow();
+        if applied.is_used || table.lagging(applied.local).is_empty() {
+            return applied.held.iter().filter(|held| held.is_used()).cloned().collect();
+        }
+        applied.held.clone()
     }
 }
 
@@ -136,6 +84,8 @@ struct Importer {
     imported: Arc<FedTable>,
     /// Services that are somebody else's here.
     taken: HashSet<ServiceName>,
+    /// Endpoints that went with such a service and may still be used.
+    dropped: Vec<Held>,
     /// Whether the registry has all of the source's table.
     is_whole: bool,
     /// When another source is taken.
@@ -151,17 +101,7 @@ pub async fn start(options: &SourceOptions, name_at_sources: &str, parts: Parts)
     let kept = kept_table(&parts.state).await;
     let count = options.places.len() + usize::from(options.file.is_some());
     let heartbeat = if count > 1 { HEARTBEAT.1 } else { HEARTBEAT.0 };
-    let mut importer = Importer {
-        parts: parts.clone(),
-        sources: Vec::new(),
-        shown: shown.clone(),
-        used: None,
-        imported: Arc::default(),
-        taken: HashSet::new(),
-        is_whole: true,
-        switch_at: None,
-        write_at: None,
-    };
+    let mut importer = Importer::new(parts.clone(), shown.clone());
     if let Some(kept) = &kept {
         // Where it came from is not known: loopback addresses were left out before it was written, where they had to be.
         importer.import(kept.clone(), true).await;
@@ -177,12 +117,12 @@ pub async fn start(options: &SourceOptions, name_at_sources: &str, parts: Parts)
             || options.file.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
             |place| place.address.clone(),
         );
-        importer.shown.status.lock().unwrap_or_else(PoisonError::into_inner).push(status(name));
+        importer.shown.add(name);
         feeders.push(Feeder {
             index,
             name: name_at_sources.to_owned(),
             process: process.clone(),
-            own: shown.lineage.own().clone(),
+            own: shown.lineage().own().clone(),
             news: news.clone(),
             applied: watched,
             table: parts.table.clone(),
@@ -205,18 +145,6 @@ pub async fn start(options: &SourceOptions, name_at_sources: &str, parts: Parts)
 
 fn later(pause: Duration) -> Instant {
     Instant::from_std(clock::now() + pause)
-}
-
-fn status(name: String) -> SourceStatus {
-    SourceStatus {
-        name,
-        used: false,
-        live: false,
-        generation: 0,
-        problem: None,
-        since_ms: clock::now_ms(),
-        losses: Default::default(),
-    }
 }
 
 /// Returns the file of the last table.
@@ -244,6 +172,21 @@ fn choose(used: Option<usize>, sources: &[(bool, bool)]) -> Option<usize> {
 }
 
 impl Importer {
+    fn new(parts: Parts, shown: Sources) -> Self {
+        Self {
+            parts,
+            sources: Vec::new(),
+            shown,
+            used: None,
+            imported: Arc::default(),
+            taken: HashSet::new(),
+            dropped: Vec::new(),
+            is_whole: true,
+            switch_at: None,
+            write_at: None,
+        }
+    }
+
     async fn run(mut self, mut inbox: mpsc::Receiver<(usize, News)>) {
         let mut notices = self.parts.registry.watch();
         let never = later(Duration::from_secs(365 * 24 * 3600));
@@ -258,11 +201,13 @@ impl Importer {
                     self.switch().await;
                 }
                 () = sleep_until(self.write_at.unwrap_or(never)), if self.write_at.is_some() => self.write().await,
-                notice = notices.recv(), if !self.taken.is_empty() => match notice {
-                    Ok(name) if !self.taken.contains(&name) => {}
+                notice = notices.recv() => match notice {
+                    Ok(name) => self.noticed(&[name]).await,
                     Err(broadcast::error::RecvError::Closed) => return,
-                    // Whose it is may have changed.
-                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => self.again().await,
+                    Err(broadcast::error::RecvError::Lagged(_)) => {
+                        let all: Vec<_> = self.imported.services.keys().chain(&self.taken).cloned().collect();
+                        self.noticed(&all).await;
+                    }
                 },
             }
         }
@@ -275,7 +220,7 @@ impl Importer {
         match news {
             News::Table(table) => {
                 source.table = Some(table.clone());
-                self.show(index, |status| {
+                self.shown.show(index, |status| {
                     status.generation = table.generation;
                     status.problem = None;
                 });
@@ -292,7 +237,7 @@ impl Importer {
             News::Lost(error) => self.lost(index, &error, was_live),
         }
         let live = self.sources.get(index).is_some_and(|source| source.live);
-        self.show(index, |status| {
+        self.shown.show(index, |status| {
             if status.live != live {
                 status.live = live;
                 status.since_ms = clock::now_ms();
@@ -304,7 +249,7 @@ impl Importer {
         let reasons = crate::control::feed::Refusal::REASONS;
         let at = reasons.iter().position(|reason| *reason == error.reason());
         let (mut is_news, text) = (was_live, error.to_string());
-        self.show(index, |status| {
+        self.shown.show(index, |status| {
             if let Some(count) = at.and_then(|at| status.losses.get_mut(at)) {
                 *count += 1;
             }
@@ -313,7 +258,7 @@ impl Importer {
         });
         // Each attempt fails in the same way: that is told once.
         if is_news {
-            let name = self.name(index);
+            let name = self.shown.name(index);
             let message = format!("{name}: {text}; what it said before stays in use");
             self.parts.events.emit(self.generation(), EventKind::SourceLost, None, None, message);
         }
@@ -336,8 +281,8 @@ impl Importer {
         let before = std::mem::replace(&mut self.used, chosen);
         let endpoints = held::endpoints(&self.parts.table.load(), &self.imported);
         if self.sources.len() > 1 {
-            let from = before.map_or_else(String::new, |before| format!(" instead of {}", self.name(before)));
-            let message = format!("the table is taken from {}{from}", self.name(index));
+            let from = before.map_or_else(String::new, |before| format!(" instead of {}", self.shown.name(before)));
+            let message = format!("the table is taken from {}{from}", self.shown.name(index));
             self.parts.events.emit(self.generation(), EventKind::SourceChanged, None, None, message);
         }
         self.use_table(index).await;
@@ -345,7 +290,7 @@ impl Importer {
             self.hand_over(before, index, endpoints).await;
         }
         for other in 0..self.sources.len() {
-            self.show(other, |status| status.used = other == index);
+            self.shown.show(other, |status| status.used = other == index);
         }
         self.shown.first.notify_waiters();
     }
@@ -353,20 +298,24 @@ impl Importer {
     /// Says that nothing new goes to the endpoints of a source, and what is still in flight there.
     async fn hand_over(&self, before: usize, now: usize, endpoints: Vec<Held>) {
         let local = self.sources.get(now).map_or(0, |source| source.applied.borrow().local);
-        // Then less and less is; who takes longer only makes the list longer.
-        let _ = timeout(SETTLE, self.parts.table.acknowledged(local)).await;
+        // Then less and less is. Where a worker takes longer, something new may come to any of them.
+        let is_settled = timeout(SETTLE, self.parts.table.acknowledged(local)).await.is_ok();
         if let Some(source) = self.sources.get(before) {
-            source.applied.send_modify(|applied| applied.held = held::joined(&applied.held, endpoints));
+            source.applied.send_modify(|applied| {
+                applied.held = held::joined(&applied.held, endpoints, is_settled);
+                (applied.local, applied.is_used) = (local, false);
+            });
         }
         self.standby(before);
     }
 
     /// Says that nothing of a source's table is used here, but for what is still in flight.
     fn standby(&self, index: usize) {
-        if let Some(source) = self.sources.get(index) {
-            let generation = source.table.as_ref().map_or(0, |table| table.generation);
-            source.applied.send_replace(Applied { generation, held: source.held(), ..Applied::default() });
-        }
+        let Some(source) = self.sources.get(index) else { return };
+        let of = source.table.as_ref().map(|table| (table.generation, table.epoch.clone()));
+        let (generation, epoch) = of.unwrap_or_default();
+        let (held, local) = (source.held(&self.parts.table), source.applied.borrow().local);
+        source.applied.send_replace(Applied { generation, epoch, local, held, ..Applied::default() });
     }
 
     /// Brings the table of a source into the registry.
@@ -374,13 +323,14 @@ impl Importer {
         let Some(source) = self.sources.get(index) else { return };
         let Some(table) = source.table.clone() else { return };
         // Before it is shown, so that nobody is told it without.
-        self.shown.lineage.follow(table.by.clone());
+        self.shown.lineage().follow(table.by.clone());
         // What is not shown is not acknowledged.
         let Some(local) = self.import(table.clone(), source.is_local).await else { return };
         if let Some(source) = self.sources.get(index) {
-            let (leaving, held) = (leaving(&self.imported), source.held());
-            let applied = Applied { generation: table.generation, local, leaving, held };
-            source.applied.send_replace(applied);
+            let (leaving, held) = (leaving(&self.imported), source.held(&self.parts.table));
+            let held = held::joined(&held, std::mem::take(&mut self.dropped), false);
+            let (generation, epoch) = (table.generation, table.epoch.clone());
+            source.applied.send_replace(Applied { generation, epoch, local, is_used: true, leaving, held });
         }
         if self.write_at.is_none() {
             self.write_at = Some(later(WRITE_PAUSE));
@@ -391,10 +341,10 @@ impl Importer {
     async fn import(&mut self, table: Arc<FedTable>, is_local: bool) -> Option<u64> {
         let mut taken = HashSet::new();
         for (name, service) in &table.services {
-            // What did not change is whose it was.
-            let known = self.imported.services.get(name);
+            // What did not change is whose it was, unless somebody defined it meanwhile.
+            let known = self.imported.services.get(name).filter(|_| !self.taken.contains(name));
             if !known.is_some_and(|known| Arc::ptr_eq(known, service)) && self.is_taken(name).await {
-                if !self.taken.contains(name) {
+                if !self.taken.contains(name) || self.imported.services.contains_key(name) {
                     tracing::warn!(service = %name, "defined here too: the table's service of this name is left out");
                 }
                 taken.insert(name.clone());
@@ -413,6 +363,7 @@ impl Importer {
             if self.taken.contains(&name) || self.is_taken(&name).await {
                 let old = self.imported.services.get(&name);
                 change.gone.extend(old.iter().flat_map(|old| &old.endpoints).map(|endpoint| endpoint.id.clone()));
+                self.dropped.extend(held::of_service(&self.parts.table.load(), &name, old.map(Arc::as_ref)));
             } else {
                 undefine.push(name);
             }
@@ -436,9 +387,24 @@ impl Importer {
         own.is_none_or(|own| own.spec != listing.spec)
     }
 
-    /// Brings in what is in use once more.
-    async fn again(&mut self) {
-        if let Some(index) = self.used {
+    /// Looks whose these services are, of which something changed here, and brings in what is in use once more where that is
+    /// another's than before.
+    async fn noticed(&mut self, names: &[ServiceName]) {
+        let mut is_news = false;
+        for name in names {
+            let Some(own) = self.imported.services.get(name).map(|own| own.spec.clone()) else {
+                is_news |= self.taken.contains(name);
+                continue;
+            };
+            match self.parts.registry.service(name).await {
+                Some(listing) if listing.spec == own => continue,
+                Some(_) => drop(self.taken.insert(name.clone())),
+                // Somebody took it up and gave it up before that was seen.
+                None => drop(Arc::make_mut(&mut self.imported).services.remove(name)),
+            }
+            is_news = true;
+        }
+        if let Some(index) = self.used.filter(|_| is_news) {
             self.use_table(index).await;
         }
     }
@@ -459,21 +425,63 @@ impl Importer {
     fn generation(&self) -> u64 {
         self.parts.table.load().generation
     }
-
-    fn name(&self, index: usize) -> String {
-        self.shown.status().get(index).map(|status| status.name.clone()).unwrap_or_default()
-    }
-
-    fn show(&self, index: usize, change: impl FnOnce(&mut SourceStatus)) {
-        if let Some(status) = self.shown.status.lock().unwrap_or_else(PoisonError::into_inner).get_mut(index) {
-            change(status);
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::choose;
+    use super::{GRACE, Importer, Parts, Source, Sources, choose};
+    use crate::control::events::Events;
+    use crate::control::feed::source::{Applied, News};
+    use crate::control::feed::{FedEndpoint, FedService, FedTable, LinkError};
+    use crate::control::registry::fixture::spec;
+    use crate::control::{Options, publisher};
+    use crate::model::{InstanceId, NodeId};
+    use crate::rng::Rng;
+    use crate::table::{Snapshot, channel, names::Names};
+    use crate::telemetry::Metrics;
+    use std::sync::Arc;
+    use tokio::sync::watch;
+
+    /// A table with one endpoint of `web`.
+    fn table(id: &str, port: u16) -> News {
+        let (id, address) = (InstanceId::parse(id).unwrap(), "127.0.0.1".parse().unwrap());
+        let (ports, weight, traits) = (vec![port], 1, None);
+        let endpoint = FedEndpoint { id, address, ports, weight, traits, unhealthy: false, draining: false };
+        let spec = Arc::new(spec("web", None));
+        let services = [(spec.name.clone(), Arc::new(FedService { spec, endpoints: vec![endpoint] }))].into();
+        News::Table(Arc::new(FedTable { epoch: "e".into(), generation: 1, services, ..FedTable::default() }))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_a_source_that_was_left_everything_is_held_until_each_worker_knows() {
+        let (writer, shared) = channel(Snapshot::empty(Names::default()));
+        let (events, metrics, node) = (Events::default(), Metrics::new(), NodeId::parse("n").unwrap());
+        let registry = publisher::spawn(&Options::default(), events.clone(), writer, Rng::from_seed(1));
+        let parts = Parts { registry, table: shared.clone(), metrics, events, node, state: std::env::temp_dir() };
+        let mut importer = Importer::new(parts, Sources::default());
+        let (applied, first) = watch::channel(Applied::default());
+        for applied in [applied, watch::channel(Applied::default()).0] {
+            importer.sources.push(Source { is_local: true, table: None, live: false, applied });
+            importer.shown.add(String::new());
+        }
+        importer.take(0, table("a", 1)).await;
+        let mut worker = shared.reader("worker-0");
+        importer.take(1, table("b", 2)).await;
+        importer.take(0, News::Lost(LinkError::Unreachable("it died".to_owned()))).await;
+        tokio::time::sleep(GRACE).await;
+        importer.switch_at = None;
+        // The worker is busy for longer than is waited for it, and uses what it had.
+        importer.switch().await;
+        let left = first.borrow().clone();
+        assert_eq!((importer.used, left.is_used, shared.lagging(left.local).len()), (Some(1), false, 1));
+        let request = left.held.iter().map(|held| held.begin()).next().expect("it is held though nothing is there yet");
+        worker.load();
+        importer.standby(0);
+        assert_eq!((shared.lagging(left.local).len(), first.borrow().held.len()), (0, 1));
+        drop(request);
+        importer.standby(0);
+        assert!(first.borrow().held.is_empty());
+    }
 
     #[test]
     fn the_first_that_lives_is_used_and_what_is_used_stays_while_none_does() {

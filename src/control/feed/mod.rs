@@ -6,6 +6,7 @@
 
 mod announce;
 mod assembly;
+mod authorities;
 mod carrying;
 mod fleet;
 mod gauges;
@@ -18,6 +19,7 @@ mod link;
 mod load;
 mod outgoing;
 mod source;
+mod status;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -25,12 +27,14 @@ mod wire;
 
 pub use announce::Announcing;
 pub use assembly::{MAX_LINE, Refusal};
+pub use authorities::Authorities;
 pub use carrying::CarriedLoad;
 pub use fleet::{Fleet, FleetError, SILENCE, SubscriberStatus, Use};
 pub use gauges::FeedGauges;
-pub use incoming::{Parts, SourceStatus, Sources, start};
+pub use incoming::{Parts, start};
 pub use link::{Link, LinkError};
 pub use load::{MAX_LOADS, Report, ServiceLoad};
-pub use outgoing::{Outgoing, Pieces, Subscription};
+pub use outgoing::{Admitted, Outgoing, Pieces, Subscription};
+pub use status::{SourceStatus, Sources};
 pub use table::{FedEndpoint, FedService, FedTable};
 pub use wire::FORMAT;

@@ -2,15 +2,16 @@
 //!
 //! Nothing is queued: when a subscriber has taken what was sent, the table of now is compared with the one that it has. So a
 //! slow one gets fewer and larger updates, and what is held for it is one piece of [`PIECE`] octets and the snapshots' shared
-//! parts. Who comes back with a generation that is remembered gets what changed since, else the whole table.
+//! parts. A service's line is written once and shared by all streams. Who comes back with a generation that is remembered gets what changed since, else the whole table.
 
+use crate::control::feed::authorities::Authorities;
 use crate::control::feed::fleet::{Fleet, FleetError};
-use crate::control::feed::incoming::Sources;
 use crate::control::feed::lineage::Lineage;
+use crate::control::feed::status::Sources;
 use crate::control::feed::wire::{Begin, End, FORMAT, Heartbeat, Hello, Line};
 use crate::lifecycle::{Phase, Signal};
 use crate::model::NodeId;
-use crate::table::{Acknowledger, Snapshot, Table};
+use crate::table::{Acknowledger, Service, Snapshot, Table};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,6 +44,18 @@ pub struct Subscription {
     pub heartbeat: Option<Duration>,
     /// Told when its connection is to be cut, because nothing is taken from it any more.
     pub cut: Option<Arc<Notify>>,
+    /// Asked with each heartbeat; `None`: it may follow for ever.
+    pub admitted: Option<Admitted>,
+}
+
+/// Whether a subscriber may follow on.
+#[derive(Clone)]
+pub struct Admitted(pub Arc<dyn Fn() -> bool + Send + Sync>);
+
+impl std::fmt::Debug for Admitted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Admitted")
+    }
 }
 
 /// Serves the table; a cheap handle.
@@ -52,6 +65,7 @@ pub struct Outgoing {
     fleet: Fleet,
     node: NodeId,
     lineage: Lineage,
+    authorities: Authorities,
     remembered: Arc<Mutex<VecDeque<Arc<Snapshot>>>>,
     signal: Signal,
 }
@@ -74,12 +88,18 @@ struct Gone;
 impl Outgoing {
     /// Makes it; its generations are counted in a new epoch. `sources` are where the table comes from.
     pub fn new(table: Table, fleet: Fleet, node: NodeId, sources: &Sources, signal: Signal) -> Self {
-        Self { table, fleet, node, lineage: sources.lineage().clone(), remembered: Arc::default(), signal }
+        let (lineage, authorities) = (sources.lineage().clone(), Authorities::default());
+        Self { table, fleet, node, lineage, authorities, remembered: Arc::default(), signal }
     }
 
     /// Returns who follows.
     pub fn fleet(&self) -> &Fleet {
         &self.fleet
+    }
+
+    /// Returns the authorities that are told with services.
+    pub fn authorities(&self) -> &Authorities {
+        &self.authorities
     }
 
     /// Begins a stream.
@@ -164,7 +184,8 @@ impl Stream {
                 _ = beats.tick() => {
                     // Of one that vanished the kernel would not know for many minutes.
                     let name = subscription.name.as_deref();
-                    if name.is_some_and(|name| self.outgoing.fleet.is_lost(name, &subscription.session)) {
+                    let is_lost = name.is_some_and(|name| self.outgoing.fleet.is_lost(name, &subscription.session));
+                    if is_lost || subscription.admitted.as_ref().is_some_and(|Admitted(may)| !may()) {
                         return Err(Gone);
                     }
                     self.beat();
@@ -207,7 +228,11 @@ impl Stream {
         };
         let mut lines = changed.len() + gone.len();
         for service in changed {
-            self.put(&Line::service(&service)).await?;
+            self.service(&service).await?;
+            // That of before is told to nobody any more.
+            if let Some(old) = before.as_ref().and_then(|before| before.services.get(service.name())) {
+                old.told.forget();
+            }
         }
         for name in gone {
             self.put(&Line::Remove(name.to_string())).await?;
@@ -220,6 +245,22 @@ impl Stream {
         Ok(())
     }
 
+    /// Puts the line of a service, which all streams share.
+    async fn service(&mut self, service: &Service) -> Result<(), Gone> {
+        let line = service.told.line(|| {
+            let mut octets = Vec::new();
+            Line::service(service, &self.outgoing.authorities).write(&mut octets);
+            octets.shrink_to_fit();
+            octets
+        });
+        if line.len() < PIECE {
+            self.buffer.extend_from_slice(&line);
+            return if self.buffer.len() >= PIECE { self.flush().await } else { Ok(()) };
+        }
+        self.flush().await?;
+        self.send(line).await
+    }
+
     async fn put(&mut self, line: &Line) -> Result<(), Gone> {
         line.write(&mut self.buffer);
         if self.buffer.len() >= PIECE { self.flush().await } else { Ok(()) }
@@ -230,6 +271,10 @@ impl Stream {
             return Ok(());
         }
         let piece = Bytes::from(std::mem::take(&mut self.buffer));
+        self.send(piece).await
+    }
+
+    async fn send(&self, piece: Bytes) -> Result<(), Gone> {
         match timeout(STUCK, self.sender.send(Ok(piece))).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(Gone),

@@ -22,9 +22,10 @@ use http::Method;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
@@ -49,10 +50,13 @@ pub(super) enum News {
 /// What is used of a source's tables.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Applied {
-    /// The generation of the source.
+    /// The generation of the source, and what it is counted in.
     pub(super) generation: u64,
-    /// The generation of this Weir's table that shows it; 0: nothing of it is used.
+    pub(super) epoch: Arc<str>,
+    /// The generation of this Weir's table that shows it, or that was the first without anything of it; 0: it was never used.
     pub(super) local: u64,
+    /// Whether it is in use.
+    pub(super) is_used: bool,
     /// Withdrawn endpoints that may still be used.
     pub(super) leaving: Arc<[Leaving]>,
     /// Endpoints that were in use when its table was, and still are.
@@ -117,7 +121,9 @@ impl Feeder {
             path.push_str(&format!("&from={}&epoch={}", known.generation, known.epoch));
         }
         let body = link.stream(&path).await?;
+        let (speaks, epoch) = watch::channel(None);
         let says = Says {
+            epoch,
             place: place.clone(),
             name: self.name.clone(),
             session: session.to_owned(),
@@ -128,14 +134,20 @@ impl Feeder {
             leaving: self.leaving.clone(),
         };
         tokio::select! {
-            read = self.read(body, session) => read,
+            read = self.read(body, session, speaks) => read,
             said = says.run() => said,
         }
     }
 
-    async fn read(&mut self, mut body: Incoming, session: &str) -> Result<(), LinkError> {
+    /// Reads tables, and tells by `speaks` what generations are counted in here.
+    async fn read(
+        &mut self,
+        mut body: Incoming,
+        session: &str,
+        speaks: watch::Sender<Option<Arc<str>>>,
+    ) -> Result<(), LinkError> {
         let mut assembly = Assembly::new(Some(session.to_owned()), self.known.clone(), Some(self.own.clone()));
-        let (mut buffer, limit) = (Vec::new(), self.heartbeat * 3);
+        let (mut buffer, mut seen, limit) = (Vec::new(), 0, self.heartbeat * 3);
         loop {
             let frame = timeout(limit, body.frame()).await;
             let frame = frame.map_err(|_| LinkError::Unreachable(format!("nothing came for {limit:?}")))?;
@@ -150,14 +162,19 @@ impl Feeder {
             let Ok(data) = frame.into_data() else { continue };
             buffer.extend_from_slice(&data);
             let mut at = 0;
-            while let Some(end) = memchr::memchr(b'\n', buffer.get(at..).unwrap_or_default()) {
-                let step = assembly.line(buffer.get(at..at + end).unwrap_or_default())?;
-                at += end + 1;
+            // What was looked at before is not looked at again, however small the pieces are.
+            while let Some(more) = memchr::memchr(b'\n', buffer.get(seen..).unwrap_or_default()) {
+                let step = assembly.line(buffer.get(at..seen + more).unwrap_or_default())?;
+                (at, seen) = (seen + more + 1, seen + more + 1);
+                if let Step::Hello { epoch } = &step {
+                    speaks.send_replace(Some(epoch.clone()));
+                }
                 if !self.tell(step).await {
                     return Ok(());
                 }
             }
             buffer.drain(..at);
+            seen = buffer.len();
             if buffer.len() > MAX_LINE {
                 return Err(Refusal::TooLarge(format!("a line above {MAX_LINE} octets")).into());
             }
@@ -184,10 +201,20 @@ impl Feeder {
 
     /// Reads a file whenever it changes, for ever.
     pub(super) async fn watch(self, path: PathBuf) {
-        let mut seen: Option<Option<(u64, SystemTime)>> = None;
+        let mut seen = None;
         loop {
-            let state =
-                tokio::fs::metadata(&path).await.ok().and_then(|found| Some((found.len(), found.modified().ok()?)));
+            // A file that is renamed into its place may have the length and the times of the one before.
+            let state = tokio::fs::metadata(&path).await.ok().map(|found| {
+                [
+                    found.dev(),
+                    found.ino(),
+                    found.len(),
+                    found.mtime() as u64,
+                    found.mtime_nsec() as u64,
+                    found.ctime() as u64,
+                    found.ctime_nsec() as u64,
+                ]
+            });
             if seen != Some(state) {
                 seen = Some(state);
                 let from = path.clone();
@@ -215,6 +242,8 @@ async fn ending(leaving: &mut watch::Receiver<bool>) {
 
 /// Says what is in use, on a connection of its own.
 struct Says {
+    /// What generations are counted in at the other end; `None`: it has not said it yet.
+    epoch: watch::Receiver<Option<Arc<str>>>,
     place: PlaceOptions,
     name: String,
     session: String,
@@ -241,7 +270,8 @@ impl Says {
         loop {
             let applied = self.applied.borrow_and_update().clone();
             let is_used = self.table.lagging(applied.local).is_empty();
-            if is_used {
+            // Numbers of before it was started again mean something else to it.
+            if is_used && self.epoch.borrow_and_update().as_ref() == Some(&applied.epoch) {
                 generation = applied.generation;
             }
             // After the workers have it: from now on less and less is in flight.
@@ -251,8 +281,7 @@ impl Says {
             let news = Some((generation, busy));
             let is_due = now_ms >= due_ms || rang;
             if generation > 0 && (said != news || is_due) {
-                let is_carried = applied.local > 0;
-                let load = if is_due { self.reporter.report(&self.table.load(), is_carried) } else { None };
+                let load = if is_due { self.reporter.report(&self.table.load(), applied.is_used) } else { None };
                 self.acknowledge(&mut link, Said { generation, uses, load }).await?;
                 if is_due {
                     due_ms = clock::now_ms() + millis(self.heartbeat);
@@ -264,6 +293,7 @@ impl Says {
             let pause = if generation == 0 { self.heartbeat } else { pause };
             rang = tokio::select! {
                 changed = self.applied.changed() => if changed.is_err() { return Ok(()) } else { false },
+                Ok(()) = self.epoch.changed() => false,
                 () = self.table.acknowledged(applied.local), if !is_used => false,
                 () = load::rung(self.table.clone()) => true,
                 () = sleep(pause) => false,

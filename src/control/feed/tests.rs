@@ -364,6 +364,28 @@ async fn the_process_before_an_upgrade_is_waited_for_until_it_leaves() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn both_processes_of_an_upgraded_follower_speak_for_themselves_after_they_were_cut_off() {
+    let mut world = World::new();
+    drop(world.fleet.join("edge", "old", "s1").unwrap());
+    let generation = world.publish();
+    world.fleet.acknowledge("edge", "s1", generation, &[World::uses(true)]).unwrap();
+    drop(world.fleet.join("edge", "new", "s2").unwrap());
+    world.fleet.acknowledge("edge", "s2", generation, &[]).unwrap();
+    world.fleet.disconnected("edge", "s1");
+    world.fleet.disconnected("edge", "s2");
+    drop(world.fleet.join("edge", "new", "s3").unwrap());
+    world.fleet.acknowledge("edge", "s3", generation, &[]).unwrap();
+    assert_eq!(world.elsewhere(), 1, "the old one is heard in a moment, and still uses it");
+    drop(world.fleet.join("edge", "old", "s4").unwrap());
+    let leaving = |world: &World| world.fleet.status().iter().map(|one| one.leaving).collect::<Vec<_>>();
+    assert_eq!((world.elsewhere(), leaving(&world)), (1, vec![false, true]), "the new one is the younger");
+    world.fleet.acknowledge("edge", "s4", generation, &[]).unwrap();
+    assert_eq!(world.elsewhere(), 0);
+    world.fleet.leave("edge", "s3").unwrap();
+    assert_eq!(leaving(&world), [false], "nobody younger is left");
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_that_comes_and_goes_without_a_word_is_silent_since_it_first_owed_one() {
     let mut world = World::new();
     drop(world.fleet.join("edge", "p0", "s").unwrap());

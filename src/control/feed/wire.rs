@@ -10,6 +10,7 @@
 //! {"heartbeat":{"generation":7}}                        nothing changed
 //! ```
 
+use crate::control::feed::authorities::Authorities;
 use crate::control::feed::table::{FedEndpoint, FedService};
 use crate::model::{InstanceId, PortSpec, RouteSpec, ServiceSpec, ToldSpec};
 use crate::spec;
@@ -86,6 +87,9 @@ pub(super) struct ServiceLine {
     /// Without how replicas are run and sized: nobody but who runs them needs that, and secrets may be in it.
     pub(super) definition: spec::Service,
     pub(super) endpoints: Vec<EndpointLine>,
+    /// The authorities that its endpoints' certificates are checked against, PEM; absent: the file that it names is read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) authorities: Option<String>,
     /// How its replicas are sized, as far as others need it; absent: no Weir runs them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) run: Option<RunLine>,
@@ -144,7 +148,7 @@ impl Line {
     }
 
     /// Returns the line of a service as it is in a table.
-    pub(super) fn service(service: &Service) -> Self {
+    pub(super) fn service(service: &Service, authorities: &Authorities) -> Self {
         let ready = service.endpoints.iter().zip(&service.candidates).map(|pair| (pair, false));
         let leaving = service.draining.iter().map(|(endpoint, candidate)| ((endpoint, candidate), true));
         let endpoint = |((endpoint, candidate), draining)| {
@@ -161,7 +165,8 @@ impl Line {
             }
         };
         let endpoints = ready.chain(leaving).map(endpoint).collect();
-        Self::fed(&FedService { spec: Arc::new(told(service)), endpoints })
+        let spec = ServiceSpec { tls: authorities.told(&service.spec), ..told(service) };
+        Self::fed(&FedService { spec: Arc::new(spec), endpoints })
     }
 
     /// Returns the line of a service as it was told.
@@ -186,7 +191,8 @@ impl Line {
             wake_timeout_ms: u64::try_from(told.wake_timeout.as_millis()).unwrap_or(u64::MAX),
             latency_us: told.latency.map(|latency| u64::try_from(latency.as_micros()).unwrap_or(u64::MAX)),
         });
-        Self::Service(Box::new(ServiceLine { definition, endpoints: endpoints.collect(), run }))
+        let authorities = service.spec.tls.as_ref().and_then(|tls| tls.authorities.as_deref().map(str::to_owned));
+        Self::Service(Box::new(ServiceLine { definition, endpoints: endpoints.collect(), authorities, run }))
     }
 
     /// Returns the line of the routes of a table.
@@ -244,6 +250,9 @@ impl ServiceLine {
             wake_timeout: Duration::from_millis(run.wake_timeout_ms),
             latency: run.latency_us.map(Duration::from_micros),
         });
+        if let (Some(tls), Some(text)) = (&mut spec.tls, &self.authorities) {
+            Arc::make_mut(tls).authorities = Some(text.as_str().into());
+        }
         let endpoints = self.endpoints.iter().map(EndpointLine::read).collect::<Result<_, _>>();
         Ok(FedService {
             spec: Arc::new(spec),

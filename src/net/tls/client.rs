@@ -196,7 +196,7 @@ pub fn build(spec: &UpstreamTlsSpec) -> Result<ClientConfig, Fault> {
         .with_safe_default_protocol_versions()
         .map_err(|error| ("", BadFile::new(Path::new("rustls"), error, "report it: this is a mistake in Weir")))?;
     let builder = match spec.verify {
-        Verify::Full => builder.with_root_certificates(roots(spec.ca.as_deref()).map_err(|bad| ("ca", bad))?),
+        Verify::Full => builder.with_root_certificates(roots(spec).map_err(|bad| ("ca", bad))?),
         Verify::Off => {
             tracing::warn!("certificates of endpoints are not checked: tls.verify is \"off\"");
             builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider)))
@@ -226,9 +226,10 @@ fn unfit(key: &Path, error: Error) -> BadFile {
     }
 }
 
-fn roots(ca: Option<&Path>) -> Result<RootCertStore, BadFile> {
-    if let Some(path) = ca {
-        return authorities(path, certificates(path, &read(path)?)?);
+fn roots(spec: &UpstreamTlsSpec) -> Result<RootCertStore, BadFile> {
+    if let Some(path) = &spec.ca {
+        let told = spec.authorities.as_ref().map(|text| text.as_bytes().to_vec());
+        return authorities(path, certificates(path, &told.map_or_else(|| read(path), Ok)?)?);
     }
     let [usual, ..] = SYSTEM_BUNDLES;
     let bundle = SYSTEM_BUNDLES.iter().map(Path::new).find(|path| path.exists());
@@ -242,7 +243,8 @@ fn roots(ca: Option<&Path>) -> Result<RootCertStore, BadFile> {
 
 fn files(spec: &UpstreamTlsSpec) -> Vec<PathBuf> {
     let pair = spec.certificate.iter().flat_map(|files| [files.certificate.clone(), files.key.clone()]);
-    spec.ca.iter().cloned().chain(pair).collect()
+    let authorities = spec.ca.iter().filter(|_| spec.authorities.is_none());
+    authorities.cloned().chain(pair).collect()
 }
 
 fn look(path: &Path) -> Option<(u64, SystemTime)> {

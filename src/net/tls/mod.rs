@@ -16,7 +16,7 @@ mod tickets;
 pub use accept::{Accepted, Protocol, accept};
 pub use client::{Clients, Fault, HTTP2, Ready, build as build_client, connect, connect_session, speaking};
 pub use door::Door;
-pub use files::BadFile;
+pub use files::{BadFile, read};
 pub use refusal::Refusal;
 pub use server::{ClientPolicy, Server, ServerError, ServerOptions};
 pub use tickets::{Secret, Tickets};
