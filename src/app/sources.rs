@@ -2,6 +2,7 @@
 
 use crate::admin::{State, TokenGauge, Tokens};
 use crate::config::Loaded;
+use crate::control::events::Events;
 use crate::control::feed::{self, Announcing, FeedGauges, Fleet, Outgoing, Sources};
 use crate::control::plane::Control;
 use crate::control::registry::{Contribution, Handle};
@@ -12,6 +13,8 @@ use anyhow::Context;
 use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_64;
 
+/// Events that a slow listener may lag behind, and that `weir events` shows of the past.
+const EVENTS: usize = 1024;
 /// Longest wait for a first table from others before connections are accepted.
 const FIRST_TABLE: Duration = Duration::from_secs(2);
 
@@ -22,6 +25,7 @@ const AUTHORITIES_LOOK: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Following {
     table: Table,
+    fleet: Fleet,
     sources: Sources,
     announcing: Option<Announcing>,
 }
@@ -50,11 +54,19 @@ impl Following {
     }
 }
 
+/// Expects who followed an earlier process of this Weir: nothing is stopped before they are back, or have had their time to be.
+pub(super) fn fleet(loaded: &Loaded, table: &Table) -> (Events, Fleet) {
+    let events = Events::new(EVENTS);
+    let fleet = Fleet::new(table.clone(), events.clone()).expecting(loaded.control.state.join("followers"));
+    (events, fleet)
+}
+
 /// Makes what tells the table to others.
 pub(super) fn outgoing(loaded: &Loaded, following: &Following, control: &Control, signal: &Signal) -> Outgoing {
     let (table, sources) = (&following.table, &following.sources);
-    let fleet = Fleet::new(table.clone(), control.events.clone());
-    let outgoing = Outgoing::new(table.clone(), fleet, loaded.control.node_id(), sources, signal.clone());
+    following.fleet.open();
+    let outgoing =
+        Outgoing::new(table.clone(), following.fleet.clone(), loaded.control.node_id(), sources, signal.clone());
     tokio::spawn(watch_authorities(outgoing.clone(), table.clone(), control.registry.clone()));
     outgoing
 }
@@ -87,10 +99,15 @@ pub(super) fn show(metrics: &Metrics, state: &State, tokens: Option<Tokens>) -> 
 }
 
 /// Follows the sources that the configuration names; a table is in use when this returns, unless none comes in time.
-pub(super) async fn follow(loaded: &Loaded, control: &Control, (table, metrics): (&Table, &Metrics)) -> Following {
+pub(super) async fn follow(
+    loaded: &Loaded,
+    control: &Control,
+    fleet: Fleet,
+    (table, metrics): (&Table, &Metrics),
+) -> Following {
     let table = table.clone();
     let Some(options) = &loaded.control.sources else {
-        return Following { table, sources: Sources::default(), announcing: None };
+        return Following { table, fleet, sources: Sources::default(), announcing: None };
     };
     let parts = feed::Parts {
         registry: control.registry.clone(),
@@ -106,7 +123,7 @@ pub(super) async fn follow(loaded: &Loaded, control: &Control, (table, metrics):
         tracing::warn!("no table came from another Weir yet; serving without it");
     }
     let announcing = Announcing::start(&options.announce, &options.places, &name);
-    Following { table, sources, announcing: (!options.announce.is_empty()).then_some(announcing) }
+    Following { table, fleet, sources, announcing: (!options.announce.is_empty()).then_some(announcing) }
 }
 
 /// Returns what this Weir is called at its sources: as told, else the same after each start and different from others.

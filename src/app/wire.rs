@@ -43,9 +43,6 @@ const FIRST_CHECKS: std::time::Duration = std::time::Duration::from_millis(50);
 /// Certificates are looked at again after this even when nothing tells of a change.
 const KEYRING_LOOK: std::time::Duration = std::time::Duration::from_secs(3600);
 
-/// Events that a slow listener may lag behind, and that `weir events` shows of the past.
-const EVENTS: usize = 1024;
-
 /// What runs.
 pub(super) struct Parts {
     /// The Weirs that this one follows, and what they are told.
@@ -85,7 +82,7 @@ pub(super) async fn build(
     let access = access_log(&loaded.log, &metrics)?;
     let (tls, keyring) = keyring(&loaded, &metrics, &binder)?;
     let (publisher, table) = table::channel(first_snapshot(&loaded));
-    let events = Events::new(EVENTS);
+    let (events, fleet) = sources::fleet(&loaded, &table);
     let control =
         Control::start(&loaded.control, definitions(&loaded), events, publisher, table.clone(), signal.clone())
             .await
@@ -94,7 +91,7 @@ pub(super) async fn build(
     // Before the keeper hears that this process is ready, and closes what it did not ask for.
     listening.serve(&addresses::listeners(&table.load()), count);
     let certificates = obtain::start(&loaded, &control, &keyring, &table).await?;
-    let following = sources::follow(&loaded, &control, (&table, &metrics)).await;
+    let following = sources::follow(&loaded, &control, fleet, (&table, &metrics)).await;
     control.first_checks(FIRST_CHECKS).await;
     let (configuration, desk) = configuration::channel(origin.status(table.load().generation));
     let upgrader = upgrader(&binder, &origin, &loaded);

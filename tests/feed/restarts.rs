@@ -1,8 +1,10 @@
 //! A scheduler that is started again: its generations count from the beginning, and those that followed it are waited for.
 
+use crate::scene::Way;
 use crate::support;
+use crate::support::http::Raw;
 use crate::support::process::Weir;
-use crate::world::{SETTLED, beside, follower, has, table};
+use crate::world::{SETTLED, alone, beside, follower, has, service, subscriber, table};
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -111,6 +113,54 @@ async fn what_was_used_of_a_scheduler_is_not_acknowledged_to_the_next_one() {
     assert_eq!(table(&edge).await["services"], 1);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_followed_before_a_restart_is_waited_for_until_it_is_back() {
+    let _alone = alone().await;
+    let mut origin = Weir::start_keeping("again-scheduler", &service(1)).await;
+    origin.settled("web", 1, SETTLED).await;
+    let way = Way::to(origin.admin).await;
+    let edge = follower("again-follower", &format!("\"{}\"", way.address)).await;
+    has(&edge, 1).await;
+    subscriber(&origin, "again-follower", "following").await;
+    support::eventually("it is remembered", SETTLED, || async {
+        let known = std::fs::read_to_string(origin.folder.0.join("state/followers")).unwrap_or_default();
+        (known == "again-follower\n").then_some(())
+    })
+    .await;
+    let http = edge.http;
+    let held = tokio::spawn(async move {
+        let mut raw = Raw::connect(http).await.unwrap();
+        raw.send("GET /delay/12000 HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n").await;
+        raw.try_answer(false).await.map(|answer| answer.status).ok()
+    });
+    support::eventually("it is in flight", SETTLED, || async {
+        let (_, found) = edge.api("GET", "/v1/endpoints", None).await;
+        found["endpoints"].as_array()?.iter().any(|one| one["in_flight"] == 1).then_some(())
+    })
+    .await;
+    // The scheduler dies and comes back, and is asked to stop the replica before the follower can have come back.
+    way.cut();
+    origin.kill();
+    let _ = origin.child.wait().await;
+    origin.respawn();
+    origin.ready().await;
+    let scaled = origin.cli(&["scale", "web", "0"]);
+    let back = async {
+        support::eventually("the replica leaves", SETTLED, || async {
+            origin.instances().await.iter().any(|one| one["state"] == "draining").then_some(())
+        })
+        .await;
+        way.mend();
+    };
+    let (finished, ()) = tokio::join!(scaled, back);
+    assert_eq!(finished.code, 0, "{finished:?}");
+    assert_eq!(held.await.unwrap(), Some(200), "{}\n{}", origin.log(), edge.log());
+    support::eventually("the replica is gone", SETTLED, || async {
+        origin.instances().await.iter().all(|one| one["state"] == "gone").then_some(())
+    })
+    .await;
+}
+
 /// What a Weir defines itself, with one endpoint.
 fn own(port: u16) -> String {
     format!("\n[[service]]\nname = \"web\"\n[[service.endpoint]]\naddress = \"127.0.0.1:{port}\"\n")
@@ -129,7 +179,7 @@ async fn reload(weir: &Weir, change: impl Fn(&str) -> String) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_that_a_follower_defines_while_it_runs_is_its_own_until_it_gives_it_up() {
     let _beside = beside().await;
-    let origin = Weir::start("own-origin", &crate::world::service(1)).await;
+    let origin = Weir::start("own-origin", &service(1)).await;
     let told = origin.settled("web", 1, SETTLED).await[0]["id"].as_str().unwrap().to_owned();
     let edge = follower("own-edge", &format!("\"{}\"", origin.admin)).await;
     has(&edge, 1).await;

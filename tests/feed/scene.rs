@@ -17,14 +17,14 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 /// The way from the followers to the scheduler, which can be cut.
-struct Way {
-    address: SocketAddr,
+pub(crate) struct Way {
+    pub(crate) address: SocketAddr,
     is_cut: Arc<AtomicBool>,
     cut: Arc<Notify>,
 }
 
 impl Way {
-    async fn to(target: SocketAddr) -> Self {
+    pub(crate) async fn to(target: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let way = Self { address: listener.local_addr().unwrap(), is_cut: Arc::default(), cut: Arc::default() };
         let (is_cut, cut) = (way.is_cut.clone(), way.cut.clone());
@@ -47,12 +47,12 @@ impl Way {
         way
     }
 
-    fn cut(&self) {
+    pub(crate) fn cut(&self) {
         self.is_cut.store(true, Ordering::SeqCst);
         self.cut.notify_waiters();
     }
 
-    fn mend(&self) {
+    pub(crate) fn mend(&self) {
         self.is_cut.store(false, Ordering::SeqCst);
     }
 }

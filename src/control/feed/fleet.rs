@@ -11,9 +11,11 @@ use crate::clock;
 use crate::control::events::{EventKind, Events};
 use crate::control::feed::carrying::{CarriedLoad, Carrying, MAX_NAMED_MS};
 use crate::control::feed::load::Report;
+use crate::control::feed::remembered::{self, Remembered};
 use crate::model::{InstanceId, ServiceName};
 use crate::table::{Acknowledger, Snapshot, Table};
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -147,6 +149,8 @@ pub struct Fleet {
     members: Arc<Mutex<Members>>,
     /// Whether somebody looks for who is silent; changed under the lock of the members.
     is_watched: Arc<AtomicBool>,
+    /// Locked after the members.
+    remembered: Arc<Mutex<Remembered>>,
     table: Table,
     events: Events,
 }
@@ -154,7 +158,52 @@ pub struct Fleet {
 impl Fleet {
     /// Makes it without any.
     pub fn new(table: Table, events: Events) -> Self {
-        Self { members: Arc::default(), is_watched: Arc::default(), table, events }
+        let remembered = Arc::default();
+        Self { members: Arc::default(), is_watched: Arc::default(), remembered, table, events }
+    }
+
+    /// Remembers in a file who follows, and expects those that followed an earlier process: each is waited for as one that is
+    /// silent since now. Reads the file; call inside a runtime.
+    pub fn expecting(self, path: PathBuf) -> Self {
+        let remembered = Remembered::open(path);
+        for name in remembered.names() {
+            // None is called so: whichever process of it comes takes the place.
+            let member = self.member(name, String::new(), 0);
+            let expected = Member { has_spoken: true, connected: false, ..member };
+            self.lock().insert((name.clone(), String::new()), expected);
+        }
+        *self.remembered() = remembered;
+        if !self.is_empty() && !self.is_watched.swap(true, Ordering::AcqRel) {
+            tokio::spawn(self.clone().watch());
+        }
+        self
+    }
+
+    /// Says that from now on who is expected can come.
+    pub fn open(&self) {
+        let now_ms = clock::now_ms();
+        for ((_, process), member) in self.lock().iter_mut() {
+            if process.is_empty() && !member.connected {
+                (member.heard_ms, member.seen_ms) = (now_ms, now_ms);
+            }
+        }
+    }
+
+    fn member(&self, name: &str, session: String, age: u64) -> Member {
+        let now_ms = clock::now_ms();
+        Member {
+            session,
+            party: self.table.acknowledger(name),
+            generation: 0,
+            heard_ms: now_ms,
+            has_spoken: false,
+            seen_ms: now_ms,
+            connected: true,
+            silent: false,
+            age,
+            uses: HashMap::new(),
+            carrying: Carrying::default(),
+        }
     }
 
     /// Takes a subscriber in, instead of an earlier subscription of the same process, or of one that is gone; returns what is
@@ -164,7 +213,7 @@ impl Fleet {
     /// [`FleetError::Full`].
     pub fn join(&self, name: &str, process: &str, session: &str) -> Result<Arc<Acknowledger>, FleetError> {
         let key: Key = (name.into(), process.to_owned());
-        let (mut members, now_ms) = (self.lock(), clock::now_ms());
+        let mut members = self.lock();
         // What an earlier subscription said holds until the new one says something: it is the same Weir. Another process
         // whose stream is open is the one before an upgrade: it speaks for itself until its last connection has ended. So it
         // does when both were cut off: who is known takes its own place only.
@@ -176,20 +225,9 @@ impl Fleet {
         if over.is_empty() && !make_room(&mut members) {
             return Err(FleetError::Full);
         }
-        let party = self.table.acknowledger(name);
-        let mut member = Member {
-            session: session.to_owned(),
-            party: party.clone(),
-            generation: 0,
-            heard_ms: now_ms,
-            has_spoken: false,
-            seen_ms: now_ms,
-            connected: true,
-            silent: false,
-            age,
-            uses: HashMap::new(),
-            carrying: Carrying::default(),
-        };
+        let mut member = self.member(name, session.to_owned(), age);
+        let party = member.party.clone();
+        self.remembered().add(&key.0);
         for before in over.iter().filter_map(|key| members.remove(key)) {
             // Its stream may be open for long, if nobody is there to close it.
             before.party.set_idle(true);
@@ -281,6 +319,9 @@ impl Fleet {
             }
             !goes
         });
+        if of(&mut members, name).next().is_none() {
+            self.remembered().remove(name);
+        }
         if members.len() < before { Ok(()) } else { Err(FleetError::Unknown(name.to_owned())) }
     }
 
@@ -310,7 +351,15 @@ impl Fleet {
     async fn watch(self) {
         loop {
             tokio::time::sleep(LOOK).await;
-            if self.look(clock::now_ms()) {
+            let is_over = self.look(clock::now_ms());
+            let news = self.remembered().news();
+            if let Some((path, text)) = news {
+                let written = tokio::task::spawn_blocking(move || remembered::write(&path, &text)).await;
+                if let Ok(Err(error)) = written {
+                    tracing::warn!(%error, "who follows cannot be remembered: a restart does not wait for them");
+                }
+            }
+            if is_over {
                 return;
             }
         }
@@ -319,13 +368,17 @@ impl Fleet {
     /// Names who is silent and forgets who is gone; returns whether nobody is left.
     fn look(&self, now_ms: u64) -> bool {
         let mut members = self.lock();
-        for ((name, _), member) in members.iter_mut() {
+        for ((name, process), member) in members.iter_mut() {
             let quiet_ms = now_ms.saturating_sub(member.heard_ms);
             if !member.silent && quiet_ms >= millis(SILENCE) {
                 member.silent = true;
                 member.uses.clear();
                 member.carrying.lapse();
                 member.party.set_idle(true);
+                if process.is_empty() && !member.connected {
+                    // It followed an earlier process and did not come back.
+                    self.remembered().remove(name);
+                }
                 let (at, seconds) = (member.generation, SILENCE.as_secs());
                 let message =
                     format!("{name} says nothing for {seconds} s, at generation {at}: it is waited for no more");
@@ -345,6 +398,10 @@ impl Fleet {
             self.is_watched.store(false, Ordering::Release);
         }
         is_over
+    }
+
+    fn remembered(&self) -> MutexGuard<'_, Remembered> {
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Members> {

@@ -18,6 +18,7 @@ mod lineage;
 mod link;
 mod load;
 mod outgoing;
+mod remembered;
 mod source;
 mod status;
 mod table;

@@ -29,8 +29,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
-/// First and longest pause before the next attempt, ± 50 %.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// First and longest pause before the next attempt, ± 50 %: below the time for which who says nothing is waited for.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(1_500));
 /// Between two looks at withdrawn endpoints that are still used.
 const LOOK: Duration = Duration::from_millis(20);
 /// Between two looks at a file.
