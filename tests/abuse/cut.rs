@@ -59,7 +59,7 @@ async fn an_endpoint_that_resets_while_a_body_waits_for_it_has_not_ended_its_ans
     let counter = sent.clone();
     let sending = tokio::spawn(async move {
         let _ = write.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10000000000\r\n\r\n").await;
-        while let Ok(n) = write.write(&[7; 64 * 1024]).await {
+        while let Ok(n) = write.write(&[7; 16 * 1024]).await {
             counter.fetch_add(n, Ordering::SeqCst);
         }
         write

@@ -20,6 +20,7 @@ mod limits;
 mod proxied;
 mod refusals;
 mod tcp;
+mod uploads;
 mod workers;
 
 use std::net::SocketAddr;

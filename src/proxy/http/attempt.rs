@@ -11,10 +11,10 @@ use crate::http1::rewrite::{self, Persistence};
 use crate::net::{Stream, Unserved};
 use crate::proxy::error::ProxyError;
 use crate::proxy::http::Downstream;
+use crate::proxy::http::bulk::Bulk;
 use crate::proxy::http::request::Request;
 use crate::proxy::http::response::Response;
 use crate::proxy::patience::Patience;
-use crate::proxy::pipe::Pipe;
 use crate::proxy::scratch::{HEADROOM, Scratch, poll_read};
 use crate::proxy::state::Worker;
 use std::io;
@@ -61,7 +61,7 @@ pub(crate) struct Attempt<'a> {
     /// The endpoint takes no more; an answer may still be there.
     pub(super) send_broken: bool,
     /// It was found there that the endpoint reset the connection, which a read is not told again: its end is none in order.
-    was_reset: bool,
+    pub(super) was_reset: bool,
     pub(super) interim: u8,
     pub(super) response: Option<Response>,
     /// The answer's head so far, when it came in pieces.
@@ -69,33 +69,23 @@ pub(crate) struct Attempt<'a> {
     /// What the client has not taken yet.
     pub(super) out: Vec<u8>,
     pub(super) out_at: usize,
-    /// Full reads in a row, and what large bodies pass through while it holds something.
-    pub(super) full_reads: u8,
-    pub(super) pipe: Option<Pipe>,
+    /// How large bodies pass: the request's and the answer's.
+    pub(super) upward: Bulk,
+    pub(super) downward: Bulk,
     /// A layer towards the client holds what the client has not taken yet.
     pub(super) held_back: bool,
     /// Whether a gateway error is given to the client; else it is an error, and another endpoint is tried.
     pass_gateway_errors: bool,
     switched: Option<Vec<u8>>,
     /// Whether a part of the final answer was given to the client, and whether all of it.
-    begun: bool,
-    whole: bool,
+    pub(super) begun: bool,
+    pub(super) whole: bool,
     /// Since when the client could send the body, by the coarse clock.
     pub(super) body_since_ms: u64,
     pub(crate) sent_bytes: u64,
     /// While the client has yet to take something.
     pub(super) patience: Patience,
     pub(crate) first_byte: Option<Instant>,
-}
-
-impl Drop for Attempt<'_> {
-    /// A close would pass for the proper end of an answer that only the close ends: where it is cut, also by the end of the
-    /// time to drain, the client's connection is reset.
-    fn drop(&mut self) {
-        if self.begun && !self.whole && self.response.as_ref().is_some_and(|response| response.until_close) {
-            self.down.stream.abort_on_close();
-        }
-    }
 }
 
 /// What a step did.
@@ -126,8 +116,8 @@ impl<'a> Attempt<'a> {
             partial: Vec::new(),
             out: Vec::new(),
             out_at: 0,
-            full_reads: 0,
-            pipe: None,
+            upward: Bulk::default(),
+            downward: Bulk::default(),
             held_back: false,
             pass_gateway_errors,
             switched: None,
@@ -192,10 +182,15 @@ impl<'a> Attempt<'a> {
         while !self.send_broken && moved <= TURN_BYTES {
             let pending = self.request.buffer.get(self.sent..).unwrap_or_default();
             if pending.is_empty() {
-                if self.request.body.is_done() || !self.poll_body(cx)? {
+                let more = match self.poll_upload(cx)? {
+                    Some(n) => n,
+                    None if self.request.body.is_done() => 0,
+                    None => usize::from(self.poll_body(cx)?),
+                };
+                if more == 0 {
                     return Ok(moved);
                 }
-                moved += 1;
+                moved += more;
                 continue;
             }
             match Pin::new(&mut *self.up).poll_write(cx, pending) {
@@ -210,15 +205,9 @@ impl<'a> Attempt<'a> {
         Ok(moved)
     }
 
-    /// The endpoint may have answered before it closed: its answer is read next.
-    fn sends_no_more(&mut self, error: Option<io::Error>) {
-        self.send_broken = true;
-        self.was_reset |= error.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionReset);
-    }
-
     /// Reads more of the request's body; returns whether any came.
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Result<bool, ProxyError> {
-        let Self { worker, down, request, sent, .. } = self;
+        let Self { worker, down, request, sent, upward, .. } = self;
         let limits = &worker.options.limits;
         if !request.replayable || request.buffer.len() > request.head_len + limits.retry_body_bytes {
             request.replayable = false;
@@ -233,6 +222,7 @@ impl<'a> Attempt<'a> {
                 Poll::Ready(_) => return Err(ProxyError::ClientGone),
                 Poll::Pending => return Ok(false),
             };
+            upward.was_read(n == most);
             let input = room.get(..n).unwrap_or_default();
             let used = request.take_body(input, limits.body_bytes).map_err(ProxyError::Refused)?;
             request.keep_alive &= down.keep(worker, input.get(used..).unwrap_or_default());
@@ -259,10 +249,10 @@ impl<'a> Attempt<'a> {
         if self.holds_back(cx)? {
             return Ok(if moved > 0 { Step::Moved(moved) } else { Step::Idle });
         }
-        if let Some(outcome) = self.ended().filter(|_| !self.fills_pipe()) {
+        if let Some(outcome) = self.ended().filter(|_| !self.downward.holds()) {
             return Ok(Step::Ended(outcome));
         }
-        if let Some(step) = self.poll_bulk(cx)? {
+        if let Some(step) = self.poll_download(cx)? {
             return Ok(step);
         }
         let worker = self.worker;
@@ -275,7 +265,7 @@ impl<'a> Attempt<'a> {
         }
         let response = self.response.as_ref().filter(|r| r.ended || r.body.is_done())?;
         let unread = !self.request.body.is_done();
-        let complete = !unread && self.sent >= self.request.buffer.len() && !self.send_broken;
+        let complete = !unread && self.was_sent() && !self.send_broken;
         Some(Outcome::Done(Finished {
             status: response.status,
             close: response.close || unread || !self.request.keep_alive,
@@ -313,7 +303,7 @@ impl<'a> Attempt<'a> {
                 }
             },
         };
-        self.was_read(n == most);
+        self.downward.was_read(n == most);
         self.relay(scratch, (start, end), cx)?;
         let passed_on = self.out.is_empty() && !self.holds_back(cx)?;
         match self.ended().filter(|_| passed_on) {

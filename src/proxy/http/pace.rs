@@ -6,6 +6,7 @@ use crate::proxy::http::attempt::{Attempt, Outcome};
 use crate::proxy::http::{grpc, respond};
 use crate::proxy::timer::ms;
 use std::future::poll_fn;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::AsyncWrite;
@@ -13,7 +14,28 @@ use tokio::io::AsyncWrite;
 /// A slow body is tolerated for so long before its rate counts.
 const RATE_GRACE_MS: u64 = 5000;
 
+impl Drop for Attempt<'_> {
+    /// A close would pass for the proper end of an answer that only the close ends: where it is cut, also by the end of the
+    /// time to drain, the client's connection is reset.
+    fn drop(&mut self) {
+        if self.begun && !self.whole && self.response.as_ref().is_some_and(|response| response.until_close) {
+            self.down.stream.abort_on_close();
+        }
+    }
+}
+
 impl Attempt<'_> {
+    /// The endpoint may have answered before it closed: its answer is read next.
+    pub(super) fn sends_no_more(&mut self, error: Option<io::Error>) {
+        self.send_broken = true;
+        self.was_reset |= error.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionReset);
+    }
+
+    /// Returns whether the endpoint has taken what was read of the request.
+    pub(super) fn was_sent(&self) -> bool {
+        self.sent >= self.request.buffer.len() && !self.upward.holds()
+    }
+
     /// Pushes on what a layer under either side still holds; sockets hold nothing.
     pub(super) fn flush(&mut self, cx: &mut Context<'_>) -> Result<(), ProxyError> {
         if self.up.buffers() && matches!(Pin::new(&mut *self.up).poll_flush(cx), Poll::Ready(Err(_))) {
@@ -80,7 +102,7 @@ impl Attempt<'_> {
 
     /// Returns whether the client has yet to take something of the answer.
     pub(super) fn waits_for_client(&self) -> bool {
-        self.held_back || self.out_at < self.out.len() || self.fills_pipe()
+        self.held_back || self.out_at < self.out.len() || self.downward.holds()
     }
 
     /// Says who was too slow.
@@ -91,7 +113,7 @@ impl Attempt<'_> {
             ProxyError::ClientStalled
         } else if self.response.is_some() {
             ProxyError::Truncated
-        } else if self.awaits_body() && self.sent >= self.request.buffer.len() {
+        } else if self.awaits_body() && self.was_sent() {
             ProxyError::BodyTimeout
         } else {
             ProxyError::ResponseTimeout
