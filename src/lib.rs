@@ -8,6 +8,10 @@
 //! - Sockets: [`net`]. Data plane: [`proxy`], [`dns`]. Control plane: [`control`].
 //! - Surfaces: [`config`], [`admin`], [`cli`]. Composition: [`app`].
 
+// What unit tests share with others calls the crate by its name.
+#[cfg(test)]
+extern crate self as weir;
+
 pub mod admin;
 pub mod app;
 pub mod balance;

@@ -1,31 +1,22 @@
 //! Small tables for unit tests.
 
-use crate::model::{Instance, InstanceId, InstanceState, NodeId, PortSpec, ServiceName, ServiceSpec, Source, Verdict};
+use crate::model::{Instance, ServiceSpec};
 use crate::table::names::Names;
 use crate::table::{Change, Changes, Snapshot, build};
 use std::sync::Arc;
 
+#[path = "../../tests/support/table.rs"]
+#[allow(unreachable_pub, reason = "shared with tests outside of the crate")]
+mod shared;
+
 /// A service with a TTL of 5 s.
 pub(crate) fn spec(name: &str, ports: &[&str]) -> Arc<ServiceSpec> {
-    let ports = ports.iter().map(|p| PortSpec::tcp(p)).collect();
-    Arc::new(ServiceSpec { ports, ..ServiceSpec::new(ServiceName::parse(name).unwrap()) })
+    Arc::new(shared::spec(name, ports))
 }
 
 /// A ready instance.
 pub(crate) fn instance(service: &str, id: &str, address: &str, ports: &[u16]) -> Instance {
-    Instance {
-        weight: 3,
-        state: InstanceState::Ready,
-        verdict: Verdict::Healthy,
-        ..Instance::new(
-            InstanceId::parse(id).unwrap(),
-            ServiceName::parse(service).unwrap(),
-            Source::File,
-            NodeId::parse("local").unwrap(),
-            address.parse().unwrap(),
-            ports.to_vec(),
-        )
-    }
+    Instance { weight: 3, ..shared::ready(service, id, address, ports) }
 }
 
 /// The table after some services were set.

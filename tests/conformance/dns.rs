@@ -1,5 +1,7 @@
 //! A DNS server with a small table, and a client that decodes with hickory, independently of the server's own code.
 
+use crate::support::table::ready;
+pub(crate) use crate::support::table::spec;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use std::io::{Read, Write};
@@ -8,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use weir::dns::{Options, Server, bind, serve};
 use weir::lifecycle::{Trigger, drain};
-use weir::model::{Instance, InstanceId, InstanceState, NodeId, PortSpec, ServiceName, ServiceSpec, Source, Verdict};
+use weir::model::{Instance, ServiceSpec, Verdict};
 use weir::net::Binder;
 use weir::table::names::Names;
 use weir::table::{Change, Changes, Publisher, Snapshot, Table, build, channel};
@@ -79,27 +81,9 @@ pub(crate) fn shared() -> &'static Fixture {
     })
 }
 
-/// Returns a service with a TTL of 5 s.
-pub(crate) fn spec(name: &str, ports: &[&str]) -> ServiceSpec {
-    let ports = ports.iter().map(|p| PortSpec::tcp(p)).collect();
-    ServiceSpec { ports, ..ServiceSpec::new(ServiceName::parse(name).unwrap()) }
-}
-
 /// Returns a ready instance.
 pub(crate) fn instance(service: &str, id: &str, address: &str, ports: &[u16]) -> Instance {
-    Instance {
-        weight: 10,
-        state: InstanceState::Ready,
-        verdict: Verdict::Healthy,
-        ..Instance::new(
-            InstanceId::parse(id).unwrap(),
-            ServiceName::parse(service).unwrap(),
-            Source::File,
-            NodeId::parse("local").unwrap(),
-            address.parse().unwrap(),
-            ports.to_vec(),
-        )
-    }
+    Instance { weight: 10, ..ready(service, id, address, ports) }
 }
 
 /// Returns a question without EDNS.

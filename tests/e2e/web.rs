@@ -3,29 +3,10 @@
 use crate::support;
 use crate::support::process::Weir;
 use crate::support::traffic::{Kind, Plan, Report, Traffic};
+pub(crate) use crate::support::turns::{alone, beside, loaded};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
-use tokio::sync::{Semaphore, SemaphorePermit};
-
-/// Who has traffic, or waits for none of others.
-static TRAFFIC: Semaphore = Semaphore::const_new(2);
-
-/// Scenarios that measure how long something takes run while no other has traffic.
-pub(crate) async fn alone() -> SemaphorePermit<'static> {
-    TRAFFIC.acquire_many(2).await.unwrap()
-}
-
-/// Scenarios with traffic mostly wait: two at a time.
-pub(crate) async fn loaded() -> SemaphorePermit<'static> {
-    TRAFFIC.acquire().await.unwrap()
-}
-
-/// Scenarios that mostly wait and measure nothing run beside each other and beside all others; this bounds how many.
-pub(crate) async fn beside() -> SemaphorePermit<'static> {
-    static BESIDE: Semaphore = Semaphore::const_new(2);
-    BESIDE.acquire().await.unwrap()
-}
 
 /// How much of a scenario is run.
 #[derive(Debug, Clone, Copy)]

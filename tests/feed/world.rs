@@ -4,31 +4,12 @@ use crate::support;
 use crate::support::http::Raw;
 use crate::support::process::Weir;
 use crate::support::traffic::{Plan, Report, Traffic};
+pub(crate) use crate::support::turns::{alone, beside, loaded};
 use serde_json::Value;
 use std::time::Duration;
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// What settles takes.
 pub(crate) const SETTLED: Duration = Duration::from_secs(60);
-
-/// Who has traffic, or waits for none of others.
-static TRAFFIC: Semaphore = Semaphore::const_new(2);
-
-/// Scenarios that measure how long something takes run while no other has traffic.
-pub(crate) async fn alone() -> SemaphorePermit<'static> {
-    TRAFFIC.acquire_many(2).await.unwrap()
-}
-
-/// Scenarios with traffic mostly wait: two at a time.
-pub(crate) async fn loaded() -> SemaphorePermit<'static> {
-    TRAFFIC.acquire().await.unwrap()
-}
-
-/// Scenarios with little traffic or none run beside each other and beside all others; this bounds how many.
-pub(crate) async fn beside() -> SemaphorePermit<'static> {
-    static BESIDE: Semaphore = Semaphore::const_new(2);
-    BESIDE.acquire().await.unwrap()
-}
 
 /// A service of `weir whoami` with a route.
 pub(crate) fn service(replicas: usize) -> String {

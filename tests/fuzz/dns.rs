@@ -1,6 +1,7 @@
 //! DNS: the question parser, and the whole responder over UDP and TCP, whose answers an independent parser must read.
 
 use crate::fuzz;
+use crate::support::table::ready;
 use hickory_proto::op::Message;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpStream, UdpSocket};
@@ -9,7 +10,6 @@ use std::time::Duration;
 use weir::dns::{Options, bind, serve};
 use weir::dnswire::{Answer, OWNER_IS_QUESTION, Parsed, Query, Section, least_ttl, rcode};
 use weir::lifecycle::drain;
-use weir::model::{Instance, InstanceId, InstanceState, NodeId, Source, Verdict};
 use weir::net::Binder;
 use weir::table::names::Names;
 use weir::table::{Change, Changes, Snapshot, build, channel};
@@ -96,18 +96,7 @@ fn dns_responder() {
     let server = serve(bind(&options, &Binder::Local, false).unwrap(), &options, &table, &signal).unwrap();
     let written = weir::spec::Service { name: Some("web".to_owned()), ..Default::default() };
     let spec = written.to_model().unwrap();
-    let instance = Instance {
-        state: InstanceState::Ready,
-        verdict: Verdict::Healthy,
-        ..Instance::new(
-            InstanceId::parse("web-1").unwrap(),
-            spec.name.clone(),
-            Source::Api,
-            NodeId::parse("local").unwrap(),
-            [10, 0, 0, 1].into(),
-            vec![80],
-        )
-    };
+    let instance = ready("web", "web-1", "10.0.0.1", &[80]);
     let set = Change::Set { spec: Arc::new(spec), instances: vec![instance] };
     publisher.publish(build(&publisher.current(), Changes { services: vec![set], ..Changes::default() }));
     let address = server.addresses()[0];

@@ -21,19 +21,7 @@ mod renew;
 mod upgrade;
 
 use support::process::WEIR;
-use tokio::sync::{Semaphore, SemaphorePermit};
-
-static TRAFFIC: Semaphore = Semaphore::const_new(2);
-
-/// Scenarios that measure how long something takes run while no other has traffic.
-pub(crate) async fn alone() -> SemaphorePermit<'static> {
-    TRAFFIC.acquire_many(2).await.unwrap()
-}
-
-/// Scenarios with traffic mostly wait: two at a time.
-pub(crate) async fn loaded() -> SemaphorePermit<'static> {
-    TRAFFIC.acquire().await.unwrap()
-}
+pub(crate) use support::turns::{alone, loaded};
 
 /// Waits until so many more requests have passed.
 pub(crate) async fn passes(traffic: &support::traffic::Traffic, more: u64) {

@@ -24,7 +24,9 @@ pub mod process;
 pub mod proxy;
 pub mod secure;
 pub mod space;
+pub mod table;
 pub mod traffic;
+pub mod turns;
 
 use std::fmt::Debug;
 use std::future::Future;

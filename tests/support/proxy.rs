@@ -2,13 +2,14 @@
 
 use super::backend::{Backend, answering};
 use super::http::Raw;
+use super::table::ready;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use weir::lifecycle::{Phase, Trigger};
 use weir::model::{
-    AdmissionSpec, Instance, InstanceId, InstanceState, ListenerProtocol, ListenerSpec, NodeId, Outliers, Policy,
-    RouteSpec, ServiceName, ServiceSpec, Source, Timeouts, TlsSpec, Verdict,
+    AdmissionSpec, Instance, ListenerProtocol, ListenerSpec, Outliers, Policy, RouteSpec, ServiceName, ServiceSpec,
+    Timeouts, TlsSpec,
 };
 use weir::proxy::{Lent, Options, Parts, Tls, Workers};
 use weir::table::{Change, Changes, Publisher, Snapshot, Table, build, channel, names::Names};
@@ -76,22 +77,11 @@ fn spec() -> ServiceSpec {
 }
 
 fn instances(endpoints: &[SocketAddr]) -> Vec<Instance> {
-    endpoints
-        .iter()
-        .map(|address| Instance {
-            state: InstanceState::Ready,
-            verdict: Verdict::Healthy,
-            ..Instance::new(
-                // By its port: an endpoint that stays keeps its id when others come and go.
-                InstanceId::parse(&format!("web-{}", address.port())).unwrap(),
-                service(),
-                Source::File,
-                NodeId::parse("n").unwrap(),
-                address.ip(),
-                vec![address.port()],
-            )
-        })
-        .collect()
+    // By its port: an endpoint that stays keeps its id when others come and go.
+    let named = |address: &SocketAddr| {
+        ready("web", &format!("web-{}", address.port()), &address.ip().to_string(), &[address.port()])
+    };
+    endpoints.iter().map(named).collect()
 }
 
 impl Setup {
