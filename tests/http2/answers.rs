@@ -1,5 +1,6 @@
 //! HTTP/2 endpoints whose answers are malformed, doubled, too large or cut: nobody gets anything of them.
 
+use crate::client::{call, connect, get};
 use crate::frames::{CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, SETTINGS, block, field, frame};
 use crate::support::http::Raw;
 use crate::support::proxy::{Proxy, Setup};
@@ -148,7 +149,18 @@ async fn a_body_that_differs_from_its_length_or_is_reset_never_ends_cleanly() {
         let trailers = frame(HEADERS, WHOLE, stream, &field(b"x-sum", b"1\r\nevil: 1"));
         [head, frame(DATA, 0, stream, b"four"), trailers].concat()
     };
+    let status_in_trailers = move |stream| {
+        let head = frame(HEADERS, END_HEADERS, stream, &block(&[(":status", "200")]));
+        let trailers = frame(HEADERS, WHOLE, stream, &block(&[(":status", "200"), ("x-sum", "evil")]));
+        [head, frame(DATA, 0, stream, b"four"), trailers].concat()
+    };
+    let path_in_trailers = move |stream| {
+        let head = frame(HEADERS, END_HEADERS, stream, &block(&[(":status", "200")]));
+        [head, frame(DATA, 0, stream, b"four"), frame(HEADERS, WHOLE, stream, &block(&[(":path", "/evil")]))].concat()
+    };
     let endpoints = [
+        ("a status in trailers", saying(status_in_trailers).await),
+        ("a path in trailers", saying(path_in_trailers).await),
         ("too little", saying(short).await),
         ("too much", saying(long).await),
         ("a reset", saying(cut).await),
@@ -164,6 +176,13 @@ async fn a_body_that_differs_from_its_length_or_is_reset_never_ends_cleanly() {
             Ok(answer) => assert_eq!(answer.status, 502, "{what}: {}", answer.head),
             Err(broken) => assert!(!format!("{broken:?}").contains("evil"), "{what}: {broken:?}"),
         }
-        assert_eq!((proxy.in_flight(), proxy.metric("weir_panics_total")), (0, 0), "{what}");
+        // Over HTTP/2: a 502, or its stream is reset.
+        let (mut send, _driver) = connect(proxy.address).await;
+        if let Ok(answer) = call(&mut send, get("/"), None, None).await {
+            assert_eq!(answer.status(), 502, "{what}: {answer:?}");
+        }
+        let settled = async || (proxy.in_flight() == 0).then_some(());
+        crate::support::eventually(what, std::time::Duration::from_secs(20), settled).await;
+        assert_eq!(proxy.metric("weir_panics_total"), 0, "{what}");
     }
 }

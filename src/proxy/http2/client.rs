@@ -138,6 +138,7 @@ impl Multiplexed {
             shared: self.shared.clone(),
             stage: Stage::Unsent,
             is_head: false,
+            bodily: false,
             partial: Vec::new(),
             source: Source::default(),
             sink: Sink::default(),
@@ -210,6 +211,8 @@ struct Call {
     shared: Rc<Shared>,
     stage: Stage,
     is_head: bool,
+    /// The answer's head was not the last on its stream: a block that is its last has trailers.
+    bodily: bool,
     /// A request's head that came in pieces.
     partial: Vec<u8>,
     source: Source,
@@ -223,9 +226,11 @@ struct Call {
 }
 
 impl Call {
-    /// Fails where a head on the stream must not be passed on (RFC 9113 §8.1.1).
+    /// Fails where a head or trailers on the stream must not be passed on (RFC 9113 §8.1.1).
     fn check(&self) -> io::Result<()> {
-        if self.shared.ear.is_malformed(self.number) { Err(broken()) } else { Ok(()) }
+        let ear = &self.shared.ear;
+        let trailers = self.bodily && ear.ended_with_status(self.number);
+        if ear.is_malformed(self.number) || trailers { Err(broken()) } else { Ok(()) }
     }
 
     /// Takes octets of the request's head; returns how many.
@@ -262,6 +267,7 @@ impl Call {
                 // A tunnel ends where its octets end.
                 self.sink.begin(stream, if tunnel { Framing::Close } else { framing });
                 self.number = answer.stream_id().into();
+                shared.ear.expect(self.number);
                 self.stage = Stage::Asked(answer);
                 self.partial = Vec::new();
                 Poll::Ready(Ok(len.saturating_sub(before)))
@@ -301,6 +307,7 @@ impl Call {
     fn answered(&mut self, answer: Response<RecvStream>) -> io::Result<()> {
         self.check()?;
         let (parts, body) = answer.into_parts();
+        self.bodily = !body.is_end_stream();
         let into = self.source.begin();
         if let Some(proof) = self.tunnel.as_deref().filter(|_| parts.status.is_success()) {
             reply::write_switch(&parts, proof, into).map_err(|_| broken())?;

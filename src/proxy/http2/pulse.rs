@@ -5,7 +5,7 @@
 //! timer of its own.
 
 use crate::net::Stream;
-use crate::proxy::http2::inspect::Inspector;
+use crate::proxy::http2::inspect::{Found, Inspector};
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
@@ -111,6 +111,8 @@ pub(super) struct Ear {
     waiting: RefCell<Vec<Waker>>,
     /// Streams with a head that is malformed in a way that the codec does not mind; theirs and nobody else's.
     malformed: RefCell<Vec<u32>>,
+    /// Streams of requests that are under way, each with whether its last block has a status.
+    asked: RefCell<Vec<(u32, bool)>>,
 }
 
 impl Ear {
@@ -119,8 +121,35 @@ impl Ear {
         self.malformed.borrow().contains(&stream)
     }
 
+    /// Notes that a request was sent on a stream.
+    pub(super) fn expect(&self, stream: u32) {
+        self.asked.borrow_mut().push((stream, false));
+    }
+
+    /// Returns whether the last block of a stream has a status.
+    pub(super) fn ended_with_status(&self, stream: u32) -> bool {
+        self.asked.borrow().contains(&(stream, true))
+    }
+
+    /// Notes what was found on a stream; false where the endpoint invents too many.
+    fn hear(&self, stream: u32, what: Found) -> bool {
+        match what {
+            Found::LastStatus => {
+                let mut asked = self.asked.borrow_mut();
+                asked.iter_mut().filter(|(other, _)| *other == stream).for_each(|(_, ended)| *ended = true);
+                true
+            }
+            Found::Malformed => {
+                let mut malformed = self.malformed.borrow_mut();
+                malformed.push(stream);
+                malformed.len() <= MAX_MALFORMED
+            }
+        }
+    }
+
     /// Forgets a stream.
     pub(super) fn forget(&self, stream: u32) {
+        self.asked.borrow_mut().retain(|&(other, _)| other != stream);
         self.malformed.borrow_mut().retain(|&other| other != stream);
     }
 
@@ -182,13 +211,10 @@ impl AsyncRead for Listening {
             if !this.ear.settled.get() {
                 this.note(octets);
             }
-            let mut found = Vec::new();
-            this.inspector.see(octets, |stream| found.push(stream));
-            if !found.is_empty() {
-                this.ear.malformed.borrow_mut().append(&mut found);
-                if this.ear.malformed.borrow().len() > MAX_MALFORMED {
-                    return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
-                }
+            let mut believed = true;
+            this.inspector.see(octets, |stream, what| believed &= this.ear.hear(stream, what));
+            if !believed {
+                return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
             }
         }
         read
