@@ -33,6 +33,8 @@ const CHUNK_BYTES: u64 = 64 * 1024;
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(200);
 /// Chunks that may wait for a slow reader; the file keeps the rest.
 const QUEUE: usize = 4;
+/// Longest wait of who does not follow for the last of what a replica that has ended wrote: an engine may be busy.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// What is shown of a log.
 #[derive(Debug, Clone, Deserialize, IntoParams)]
@@ -63,24 +65,34 @@ pub(super) async fn show(
         let detail = format!("Weir does not run instance {id}, so it has no log of it");
         return Err(Problem::new(StatusCode::CONFLICT, "no_logs", detail));
     }
+    if !range.follow && has_ended(&state, &id).await {
+        // What is there is shown all the same.
+        let _ = tokio::time::timeout(LAST_WORDS, state.scheduler.written(&id)).await;
+    }
     let (sender, receiver) = mpsc::channel(QUEUE);
-    let reader = Reader { sender, follow: range.follow, signal: state.signal.clone() };
+    let reader = Reader { sender: sender.clone(), follow: range.follow, signal: state.signal.clone() };
     tokio::spawn(async move {
         let tail = range.tail.unwrap_or(DEFAULT_TAIL);
         if let Err(error) = reader.run(paths, tail, gone(&state, &id)).await {
-            tracing::debug!(%error, "a log reader ended");
+            tracing::info!(instance = %id, %error, "a log was not shown to its end");
+            // The answer breaks off: it is not all that there is.
+            let _ = sender.send(Err(error)).await;
         }
     });
     let kind = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
     Ok((kind, Body::from_stream(Feed(receiver))).into_response())
 }
 
-/// Waits until the instance is gone, so that it writes no more.
+async fn has_ended(state: &State, id: &InstanceId) -> bool {
+    state.registry.instance(id).await.is_none_or(|instance| instance.state == InstanceState::Gone)
+}
+
+/// Waits until the instance is gone and all that it wrote is in its files.
 async fn gone(state: &State, id: &InstanceId) {
     let mut live = state.events.subscribe();
     loop {
-        if state.registry.instance(id).await.is_none_or(|instance| instance.state == InstanceState::Gone) {
-            return;
+        if has_ended(state, id).await {
+            return state.scheduler.written(id).await;
         }
         // Anything that is said of this instance is a reason to look again, and so is having missed something.
         loop {
@@ -109,6 +121,9 @@ struct Place {
 
 impl Reader {
     /// Sends the end of each stream; when it follows, also what comes, until `gone` ends or the reader leaves.
+    ///
+    /// # Errors
+    /// When a file cannot be read, and when Weir ends before.
     async fn run(mut self, paths: Vec<PathBuf>, lines: usize, gone: impl Future<Output = ()>) -> io::Result<()> {
         let mut gone = std::pin::pin!(gone);
         let mut last = !self.follow;
@@ -127,7 +142,7 @@ impl Reader {
                 () = tokio::time::sleep(FOLLOW_INTERVAL) => {}
                 () = &mut gone => last = true,
                 () = self.sender.closed() => return Ok(()),
-                () = self.signal.reached(Phase::Stopping) => return Ok(()),
+                () = self.signal.reached(Phase::Stopping) => return Err(io::Error::other("weir ends")),
             }
         }
     }
@@ -262,6 +277,23 @@ mod tests {
             text.push_str(std::str::from_utf8(&chunk.unwrap()).unwrap());
         }
         assert_eq!(text, "b\nc\nx\ny\n");
+    }
+
+    /// What comes until the instance is gone is shown; where Weir ends before, the answer does not end as if it were whole.
+    #[tokio::test]
+    async fn a_follower_hears_all_or_that_it_did_not() {
+        let (out, _) = files("whole");
+        std::fs::write(&out, "first\n").unwrap();
+        let (trigger, signal) = lifecycle::drain();
+        let (sender, mut receiver) = mpsc::channel(8);
+        let late = async { std::fs::write(&out, "first\nlast words\n").unwrap() };
+        let reader = Reader { sender: sender.clone(), follow: true, signal: signal.clone() };
+        reader.run(vec![out.clone()], 9, late).await.unwrap();
+        let mut text = String::new();
+        until(&mut receiver, &mut text, "last words").await;
+        trigger.raise(lifecycle::Phase::Stopping);
+        let reader = Reader { sender, follow: true, signal };
+        assert!(reader.run(vec![out], 9, pending()).await.is_err());
     }
 
     #[tokio::test]

@@ -62,7 +62,8 @@ pub(super) async fn logs(global: &Global, args: &LogsArgs) -> Result<()> {
     let mut remote = Remote::connect(global.addr.as_deref()).await?;
     let path = format!("/v1/instances/{}/logs?tail={}&follow={}", encode(&args.instance), args.tail, args.follow);
     let mut body = remote.stream(&path).await?;
-    while let Some(chunk) = next(&mut body).await.context("read the log")? {
+    let broken = "it broke off: Weir has ended, or cannot read the file, as its own log tells then";
+    while let Some(chunk) = next(&mut body).await.context(broken)? {
         let mut out = io::stdout().lock();
         out.write_all(&chunk)?;
         out.flush()?;

@@ -7,13 +7,15 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 /// `/tool exit N` says a line on both outputs and ends with N; `/tool hog` takes memory until it is stopped; `/tool deaf`
-/// listens nowhere and minds no SIGTERM.
+/// listens nowhere and minds no SIGTERM; `/tool tell N` says at SIGTERM N lines and ends.
 const PROGRAM: &str = r#"
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+static volatile sig_atomic_t told;
+static void tell(int signal) { told = 1; }
 int main(int count, char **words) {
     setvbuf(stdout, 0, _IOLBF, 0);
     if (count > 2 && !strcmp(words[1], "exit")) {
@@ -23,6 +25,13 @@ int main(int count, char **words) {
     }
     if (count > 1 && !strcmp(words[1], "hog")) {
         for (;;) { char *more = malloc(1 << 20); if (more) memset(more, 1, 1 << 20); }
+    }
+    if (count > 2 && !strcmp(words[1], "tell")) {
+        signal(SIGTERM, tell);
+        printf("waiting\n");
+        while (!told) usleep(1000);
+        for (int line = 1; line <= atoi(words[2]); line++) printf("line %d\n", line);
+        return 0;
     }
     signal(SIGTERM, SIG_IGN);
     for (;;) pause();

@@ -259,6 +259,9 @@ pub trait Runtime: fmt::Debug + Send + Sync {
     /// standard error.
     fn log_paths(&self, id: &InstanceId) -> Vec<PathBuf>;
 
+    /// Waits until all that an instance wrote is in its log files, once it has ended.
+    async fn written(&self, _id: &InstanceId) {}
+
     /// Returns what is known of the engines that it depends on.
     fn engines(&self) -> Vec<EngineStatus> {
         Vec::new()

@@ -73,6 +73,10 @@ impl Runtime for Runtimes {
         paths
     }
 
+    async fn written(&self, id: &InstanceId) {
+        self.docker.written(id).await;
+    }
+
     fn release(&self) {
         self.processes.release();
         self.docker.release();

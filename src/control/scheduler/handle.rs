@@ -208,6 +208,11 @@ impl Handle {
         self.runtime.log_paths(id)
     }
 
+    /// Waits until all that an instance wrote is in its log files, once it has ended.
+    pub async fn written(&self, id: &InstanceId) {
+        self.runtime.written(id).await;
+    }
+
     /// Stops every workload, each by SIGTERM, its grace period, SIGKILL; nothing is started any more. For the end of
     /// Weir, when nobody serves: nothing is withdrawn or drained before.
     pub async fn shutdown(&self) {

@@ -62,6 +62,30 @@ async fn logs_are_followed_and_stop_with_the_container() {
     assert!(ended.success(), "{ended:?}");
 }
 
+/// What is still to be copied from the engine when the replica is gone is awaited.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_is_followed_to_its_last_line() {
+    const LINES: usize = 20_000;
+    let engine = Engine::start();
+    let said = format!("CMD [\"tell\", \"{LINES}\"]");
+    engine.import("teller:1", &["ENTRYPOINT [\"/tool\"]", &said]);
+    let teller = odd("teller", "teller:1", "stop_grace = \"30s\"");
+    let weir = Weir::start("teller", &format!("{}{}{teller}", preface(&engine), service("web", 1, ""))).await;
+    let id = support::eventually("the teller waits", SETTLED, || async {
+        let id = ids(&weir.instances().await).into_iter().find(|id| id.starts_with("teller"))?;
+        weir.cli(&["logs", &id]).await.out.contains("waiting").then_some(id)
+    })
+    .await;
+    let follow = ["--addr", &weir.admin.to_string(), "logs", "--follow", &id].map(str::to_owned);
+    let follow = tokio::spawn(async move { support::process::weir(&follow.each_ref().map(String::as_str)).await });
+    assert_eq!(weir.cli(&["scale", "teller", "0"]).await.code, 0);
+    let followed = support::within("the end of the log", SETTLED, follow).await.unwrap();
+    assert_eq!(followed.code, 0, "{}", followed.err);
+    assert_eq!(followed.out.lines().last(), Some(format!("line {LINES}").as_str()));
+    let tail = weir.cli(&["logs", "--tail", "1", &id]).await;
+    assert_eq!(tail.out, format!("line {LINES}\n"));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_container_that_minds_no_signal_is_killed_after_its_grace() {
     let engine = Engine::start();

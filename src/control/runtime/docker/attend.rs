@@ -19,6 +19,7 @@ const ROTATE_INTERVAL: Duration = Duration::from_secs(1);
 /// Starts the attendant of a container, known or ended; there is one at most.
 pub(super) fn attend(shared: &Arc<Shared>, id: &InstanceId) {
     if shared.attended.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone()) {
+        shared.copying.send_if_modified(|copying| copying.insert(id.clone()));
         tokio::spawn(run(Arc::downgrade(shared), id.clone()));
     }
 }
@@ -44,6 +45,7 @@ async fn run(shared: Weak<Shared>, id: InstanceId) {
     } else {
         alive.containers.gone(&id).await;
     }
+    alive.copying.send_if_modified(|copying| copying.remove(&id));
     remove(&alive, &id).await;
     alive.logs.lock().unwrap_or_else(PoisonError::into_inner).retire(&id);
     alive.attended.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);

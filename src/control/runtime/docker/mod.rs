@@ -33,7 +33,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::{Notify, broadcast, watch};
 
 mod attend;
 mod body;
@@ -88,6 +88,8 @@ struct Shared {
     containers: Containers,
     /// Containers that an attendant will remove.
     attended: Mutex<BTreeSet<InstanceId>>,
+    /// Containers whose output is still copied.
+    copying: watch::Sender<BTreeSet<InstanceId>>,
     logs: Mutex<Logs>,
     ports: Mutex<Ports>,
     /// Held while a network is looked for and made: the engine would make two of one name.
@@ -115,6 +117,7 @@ impl Docker {
             events,
             containers: Containers::default(),
             attended: Mutex::default(),
+            copying: watch::Sender::default(),
             logs: Mutex::new(logs),
             ports: Mutex::new(ports),
             networks: tokio::sync::Mutex::new(()),
@@ -223,6 +226,12 @@ impl Runtime for Docker {
 
     fn log_paths(&self, id: &InstanceId) -> Vec<PathBuf> {
         logs::existing(&self.shared.options.logs, id)
+    }
+
+    async fn written(&self, id: &InstanceId) {
+        let mut copying = self.shared.copying.subscribe();
+        // The sender is our own.
+        let _ = copying.wait_for(|copying| !copying.contains(id)).await;
     }
 
     fn release(&self) {
