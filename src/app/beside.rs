@@ -25,16 +25,18 @@ pub(super) async fn until_its_end(
         started = Companion::start(command, &table) => started?,
         _ = asks.ending() => return Ok((End::Drain, None)),
     };
+    let mut end = End::Drain;
     loop {
         let ask = tokio::select! {
-            code = companion.ended() => return Ok((End::Drain, Some(code))),
+            code = companion.ended() => return Ok((end, Some(code))),
             ask = asks.next() => ask,
         };
         match ask {
             Ask::Drain => break,
+            // Where it ends by that, so does Weir; some write down what they do, and go on.
             Ask::Stop => {
                 companion.signal(Signal::QUIT);
-                return Ok((End::Stop, Some(end_of(&mut companion, asks).await)));
+                end = End::Stop;
             }
             Ask::Reload => companion.signal(Signal::HUP),
             Ask::Reopen => companion.signal(Signal::USR1),

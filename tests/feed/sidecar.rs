@@ -197,7 +197,8 @@ async fn a_program_starts_when_its_upstreams_are_there_and_its_signals_and_code_
     let origin = Weir::start("exec-origin", "").await;
     let port = free_address();
     let upstream = format!("db={port}");
-    let script = "echo begun; trap 'echo usr1' USR1; trap 'echo term; exit 7' TERM; while :; do sleep 0.05; done";
+    let script = "echo begun; trap 'echo usr1' USR1; trap 'echo quit' QUIT; trap 'echo term; exit 7' TERM
+        while :; do sleep 0.05; done";
     let mut beside = Sidecar::start("exec", &origin, &["exec", "--upstream", &upstream, "--", "sh", "-c", script]);
     support::eventually("it waits", SETTLED, || async {
         beside.log().contains("waits until they are reachable").then_some(())
@@ -213,6 +214,12 @@ async fn a_program_starts_when_its_upstreams_are_there_and_its_signals_and_code_
     kill(pid, "USR1").await;
     support::eventually("the signal is passed", SETTLED, || async { beside.out().contains("usr1").then_some(()) })
         .await;
+    // A program may go on after QUIT, however often it comes: it is told of TERM all the same.
+    for times in 1..=2 {
+        kill(pid, "QUIT").await;
+        let told = || async { (beside.out().matches("quit").count() == times).then_some(()) };
+        support::eventually("QUIT is passed", SETTLED, told).await;
+    }
     kill(pid, "TERM").await;
     assert_eq!(beside.ends().await, 7, "{}", beside.log());
     assert!(beside.out().contains("term"));
@@ -233,7 +240,7 @@ async fn a_program_starts_when_its_upstreams_are_there_and_its_signals_and_code_
     let pid = deaf.child.id().unwrap();
     let asked = async {
         loop {
-            kill(pid, "QUIT").await;
+            kill(pid, "TERM").await;
             if let Ok(status) = tokio::time::timeout(Duration::from_millis(300), deaf.child.wait()).await {
                 return status.unwrap().code();
             }
