@@ -120,7 +120,8 @@ pub(super) async fn follow(
     let name = name(loaded);
     let sources = feed::start(options, &name, parts).await;
     if !sources.first(FIRST_TABLE).await {
-        tracing::warn!("no table came from another Weir yet; serving without it");
+        let instead = if sources.is_kept() { "with the last one, which was kept" } else { "without one" };
+        tracing::warn!("no table came from another Weir yet; serving {instead}");
     }
     let announcing = Announcing::start(&options.announce, &options.places, &name);
     Following { table, fleet, sources, announcing: (!options.announce.is_empty()).then_some(announcing) }

@@ -61,7 +61,7 @@ pub(super) async fn status(global: &Global) -> Result<()> {
         return output::json(&Status { version, pid, keeper, configuration, table, store, engines, warnings });
     }
     let Configuration { file, hash, since_unix_ms, cause, generation, watch, reloads, failure } = configuration;
-    let file = file.unwrap_or_else(|| "built in".to_owned());
+    let file = file.unwrap_or_else(|| "of no file".to_owned());
     let since = output::time(since_unix_ms);
     let kept = keeper.map_or_else(|| "no keeper".to_owned(), |keeper| format!("keeper {keeper}"));
     let mut text = format!("processes      {pid} serves (weir {version}), {kept}\n");

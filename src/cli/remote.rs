@@ -155,7 +155,7 @@ impl Remote {
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.sender.send_request(request))
             .await
             .map_err(|_| lost(format!("none within {} s", ANSWER_TIMEOUT.as_secs())))?
-            .map_err(|error| lost(error.to_string()))?;
+            .map_err(|error| lost(why(&error)))?;
         if answer.status().is_success() { Ok(answer) } else { Err(self.refusal(answer).await) }
     }
 
@@ -172,6 +172,15 @@ impl Remote {
         let message = format!("what listens on {} is no Weir of this version: {what}", self.place);
         Failure::new(Code::Unreachable, message).into()
     }
+}
+
+/// Says why there is no answer.
+fn why(error: &hyper::Error) -> String {
+    if error.is_parse() {
+        // Other machines are answered by TLS, and not what commands ask.
+        return format!("{error}: it speaks something else, such as TLS; commands are answered on Weir's own machine");
+    }
+    error.to_string()
 }
 
 fn describe(status: StatusCode) -> String {

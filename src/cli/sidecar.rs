@@ -8,7 +8,7 @@ use crate::cli::check;
 use crate::cli::failure::{Code, Failure};
 use crate::cli::rules::{RulesArgs, rules};
 use crate::config::{ConfigError, Environment, Flags, Source};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use std::ffi::OsString;
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -124,7 +124,7 @@ impl FromStr for Announced {
 pub(super) fn sidecar(args: &SidecarArgs) -> Result<ExitCode> {
     let (beside, command) = match &args.command {
         None => (&args.beside, None),
-        Some(SidecarCommand::Rules(args)) => return rules(args),
+        Some(SidecarCommand::Rules(args)) => return rules(args).context("failed to handle the rules of the kernel"),
         Some(SidecarCommand::Exec(exec)) => (&exec.beside, Some(exec.command.clone())),
     };
     let state = state(beside, &Environment::current())?;
@@ -168,7 +168,8 @@ fn writable(state: &Path) -> Result<()> {
 /// Writes the configuration that says the same as the flags.
 fn configuration(args: &BesideArgs, state: &Path) -> Result<String> {
     if args.from.is_empty() {
-        bail!("name the Weir to follow: --from HOST:PORT or --from unix:PATH");
+        let message = "name the Weir to follow: --from HOST:PORT or --from unix:PATH";
+        return Err(Failure::new(Code::Usage, message).into());
     }
     let mut text = format!(
         "[node]\nworkers = 1\n\n[store]\npath = {}\n\n[admin]\nlisten = \"off\"\n",

@@ -147,6 +147,10 @@ pub(super) fn read(p: &mut Problems, section: Option<&Source>) -> Option<SourceO
     if places.len() > MAX_PLACES {
         p.add("source.weir.from", format!("has {} addresses", places.len()), format!("write at most {MAX_PLACES}"));
     }
+    for (i, place) in places.iter().enumerate().filter(|(i, place)| places.iter().take(*i).any(|one| one == *place)) {
+        let at = KeyPath::default().key("source.weir.from").index(i);
+        p.at(&at, format!("{place:?} is there twice"), "remove one of them: a name stands for one follower there");
+    }
     for (key, value) in [("token_file", &weir.token_file), ("ca", &weir.ca), ("server_name", &weir.server_name)] {
         if value.as_deref() == Some("") {
             p.add(&format!("source.weir.{key}"), "is empty", "write a value, or remove the key");

@@ -6,6 +6,7 @@ use crate::spec::listener::find_port;
 use crate::spec::route::read_host;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 use utoipa::ToSchema;
 
 /// Where connections go whose TLS handshake asks for a host or a protocol. The closest host wins: exact before `*.host`, longer
@@ -43,7 +44,13 @@ impl Sni {
     pub(super) fn read(&self, p: &mut Problems, ports: Option<&[String]>) -> Option<model::SniRoute> {
         let mut names = Vec::with_capacity(self.names.len());
         for (i, name) in self.names.iter().enumerate() {
-            names.extend(p.within("names", i, |p| read_host(p, "", name)).map(Into::into));
+            let is_address = name.parse::<IpAddr>().is_ok();
+            if is_address {
+                let hint =
+                    "clients name no address there (RFC 6066): name hosts, or the service at the listener itself";
+                p.within("names", i, |p| p.add("", format!("{name:?} is an address"), hint));
+            }
+            names.extend(p.within("names", i, |p| read_host(p, "", name)).filter(|_| !is_address).map(Into::into));
         }
         if self.names.is_empty() && self.alpn.is_empty() {
             p.add("", "fits any client", "write names or alpn, or name the service at the listener itself");

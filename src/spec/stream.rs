@@ -103,10 +103,17 @@ impl ListenerLimits {
     /// Returns both bounds.
     pub(super) fn read(&self, p: &mut Problems) -> (Option<u32>, Option<u32>) {
         let mut within = |key: &str, value: Option<u32>| value.map(|_| bounded(p, key, value, 1, &CONNECTIONS));
-        (
+        let (all, client) = (
             within("limits.connections", self.connections),
             within("limits.connections_per_client", self.connections_per_client),
-        )
+        );
+        if let (Some(all), Some(client)) = (all, client)
+            && client > all
+        {
+            let message = format!("{client} is above connections {all}");
+            p.add("limits.connections_per_client", message, "lower it or raise connections");
+        }
+        (all, client)
     }
 
     pub(super) fn write(model: &model::AdmissionSpec) -> Option<Self> {

@@ -13,6 +13,9 @@ pub(super) enum Failure {
     /// There is none of that name.
     #[error("{0} is not installed, or not to be found by PATH")]
     Missing(&'static str),
+    /// The kernel does not let this user.
+    #[error("{0}: {1}: run it as root, or with CAP_NET_ADMIN and, for iptables, CAP_NET_RAW")]
+    Forbidden(String, String),
     /// It failed, and said why.
     #[error("{0}: {1}")]
     Said(String, String),
@@ -35,7 +38,12 @@ pub(super) fn run(program: &'static str, words: &str, input: &str) -> Result<Str
     let done = child.wait_with_output().map_err(failure)?;
     if !done.status.success() {
         let said = String::from_utf8_lossy(&done.stderr).trim().to_owned();
-        return Err(Failure::Said(format!("{program} {words}"), said));
+        let forbidden = ["Operation not permitted", "Permission denied", "you must be root"];
+        let asked = format!("{program} {words}");
+        return Err(match forbidden.iter().any(|text| said.contains(text)) {
+            true => Failure::Forbidden(asked, said),
+            false => Failure::Said(asked, said),
+        });
     }
     Ok(String::from_utf8_lossy(&done.stdout).into_owned())
 }

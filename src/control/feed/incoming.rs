@@ -96,9 +96,9 @@ struct Importer {
 
 /// Starts to follow the sources on the current runtime, as `name_at_sources`. The kept table is in use when this returns.
 pub async fn start(options: &SourceOptions, name_at_sources: &str, parts: Parts) -> Sources {
-    let shown = Sources::default();
     let (news, inbox) = mpsc::channel(QUEUE);
     let kept = kept_table(&parts.state).await;
+    let shown = Sources::new(kept.is_some());
     let count = options.places.len() + usize::from(options.file.is_some());
     let heartbeat = if count > 1 { HEARTBEAT.1 } else { HEARTBEAT.0 };
     let mut importer = Importer::new(parts.clone(), shown.clone());

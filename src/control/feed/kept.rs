@@ -7,6 +7,7 @@ use crate::control::feed::table::FedTable;
 use crate::control::feed::wire::{Begin, End, FORMAT, Hello, Line};
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -54,7 +55,9 @@ pub(super) fn read(path: &Path) -> Result<Arc<FedTable>, FileError> {
 /// When it cannot be written.
 pub(super) fn write(path: &Path, table: &FedTable) -> io::Result<()> {
     let beside = path.with_extension("tmp");
-    let mut file = io::BufWriter::new(fs::File::create(&beside)?);
+    // For this user only, as the store is.
+    let opened = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    let mut file = io::BufWriter::new(opened);
     let mut buffer = Vec::new();
     Line::Hello(Hello {
         format: FORMAT,

@@ -38,9 +38,20 @@ pub struct Sources {
     /// Tells the subscriptions that this Weir ends.
     pub(super) leaving: Arc<watch::Sender<bool>>,
     lineage: Lineage,
+    is_kept: bool,
 }
 
 impl Sources {
+    /// Knows of none yet; `is_kept`: the table that was kept is in use from the start.
+    pub(super) fn new(is_kept: bool) -> Self {
+        Self { is_kept, ..Self::default() }
+    }
+
+    /// Returns whether the table that was kept was in use from the start.
+    pub fn is_kept(&self) -> bool {
+        self.is_kept
+    }
+
     /// Returns by which Weirs the table in use came here.
     pub(super) fn lineage(&self) -> &Lineage {
         &self.lineage

@@ -11,6 +11,7 @@ use crate::control::registry::fixture::spec;
 use crate::model::{Instance, InstanceId, InstanceState, NodeId, ServiceName, ServiceSpec, Source, ToldSpec, Verdict};
 use crate::table::names::Names;
 use crate::table::{Change, Changes, Publisher, Snapshot, Table, build, channel};
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -136,6 +137,7 @@ fn a_table_survives_its_file_and_half_a_file_is_none() {
     let kept_table = table(3, &[service("web", &[endpoint("a", 1), draining]), service("x/db", &[])]);
     kept::write(&path, &kept_table).unwrap();
     assert_eq!(*kept::read(&path).unwrap(), kept_table);
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let text = std::fs::read(&path).unwrap();
     for cut in [0, 1, text.len() / 2, text.len() - 1] {
         std::fs::write(&path, &text[..cut]).unwrap();

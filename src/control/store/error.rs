@@ -35,7 +35,7 @@ pub enum OpenError {
         copy: Option<PathBuf>,
     },
     /// The file system refused.
-    #[error("failed to open the store {}: {source}", path.display())]
+    #[error("failed to open the store {}", path.display())]
     Io {
         /// The file.
         path: PathBuf,

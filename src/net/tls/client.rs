@@ -12,7 +12,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
@@ -171,11 +171,28 @@ pub async fn connect_session(
         None => ServerName::from(address),
     };
     let wants_http2 = config.alpn_protocols.iter().any(|protocol| protocol == HTTP2);
-    let session = TlsConnector::from(config).connect(name, socket).await?;
+    let session = TlsConnector::from(config).connect(name, socket).await.map_err(explained)?;
     if wants_http2 && session.get_ref().1.alpn_protocol() != Some(HTTP2) {
         return Err(io::Error::other("it speaks TLS but does not select HTTP/2 (ALPN h2)"));
     }
     Ok(TlsStream::from(session))
+}
+
+/// Adds what is to be done where the cause alone does not tell.
+fn explained(error: io::Error) -> io::Error {
+    let refused = match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        Some(Error::InvalidCertificate(refused)) => refused,
+        _ => return error,
+    };
+    let hint = match refused {
+        CertificateError::UnknownIssuer => "name the file of its authority's certificate as ca",
+        // What `openssl req -x509` makes unless told otherwise.
+        CertificateError::Other(other) if format!("{other:?}").contains("CaUsedAsEndEntity") => {
+            "it is an authority's own: make one that says CA:FALSE (openssl req -addext basicConstraints=critical,CA:FALSE)"
+        }
+        _ => return error,
+    };
+    io::Error::new(error.kind(), format!("{error}: {hint}"))
 }
 
 /// Returns the configuration for another application protocol than HTTP/1.1 (RFC 7301); empty: none is named. Sessions are
@@ -290,5 +307,33 @@ impl ServerCertVerifier for Anybody {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::explained;
+    use rustls::{CertificateError, Error, OtherError};
+    use std::io;
+    use std::sync::Arc;
+
+    /// As rustls-webpki calls what `openssl req -x509` makes by itself.
+    #[derive(Debug, thiserror::Error)]
+    #[error("refused")]
+    struct CaUsedAsEndEntity;
+
+    #[test]
+    fn a_certificate_that_is_refused_is_told_with_what_to_do() {
+        let said = |error| explained(io::Error::new(io::ErrorKind::InvalidData, Error::InvalidCertificate(error)));
+        let own = CertificateError::Other(OtherError(Arc::new(CaUsedAsEndEntity)));
+        for (error, part) in [
+            (own, "basicConstraints=critical,CA:FALSE"),
+            (CertificateError::UnknownIssuer, "UnknownIssuer: name the file of its authority's certificate as ca"),
+        ] {
+            let said = said(error);
+            assert!(said.to_string().contains(part) && said.kind() == io::ErrorKind::InvalidData, "{said}");
+        }
+        assert_eq!(said(CertificateError::Expired).to_string(), "invalid peer certificate: Expired");
+        assert_eq!(explained(io::ErrorKind::UnexpectedEof.into()).kind(), io::ErrorKind::UnexpectedEof);
     }
 }
