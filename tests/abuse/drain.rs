@@ -12,7 +12,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 #[tokio::test]
 async fn the_next_answer_says_close_and_idle_connections_end_after_their_time() {
     let backend = Backend::start(answering("fine")).await;
-    let proxy = Setup::new(&[backend.address]).with(|s| s.options.timeouts.drain_idle = Duration::from_secs(3)).start();
+    let proxy = Setup::new(&[backend.address]).with(|s| s.options.timeouts.drain_idle = Duration::from_secs(6)).start();
     let (mut busy, mut idle) = (Raw::connect(proxy.address).await.unwrap(), Raw::connect(proxy.address).await.unwrap());
     assert!(!busy.exchange(GET).await.closes());
     assert!(!idle.exchange(GET).await.closes());
@@ -23,9 +23,9 @@ async fn the_next_answer_says_close_and_idle_connections_end_after_their_time() 
     let last = busy.exchange(GET).await;
     assert_eq!((last.text().as_str(), last.closes()), ("fine", true));
     assert!(busy.rest().await.is_empty());
-    assert!(begun.elapsed() < Duration::from_millis(2800), "closed after its answer, not later");
+    assert!(begun.elapsed() < Duration::from_millis(5800), "closed after its answer, not later");
     assert!(idle.rest().await.is_empty());
-    assert!(begun.elapsed() >= Duration::from_millis(2800), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() >= Duration::from_millis(5800), "{:?}", begun.elapsed());
     within("the end of the workers", LIMIT, proxy.ended()).await;
 }
 

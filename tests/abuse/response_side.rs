@@ -172,7 +172,8 @@ async fn octets_on_an_idle_connection_are_no_answer_rfc9112_9_2() {
     let proxy = without_retries(&backend);
     let mut raw = Raw::connect(proxy.address).await.unwrap();
     assert_eq!(raw.exchange(GET).await.text(), "fine");
-    // The endpoint speaks out of turn meanwhile; the wait is what is tested.
+    eventually("what is out of turn", LIMIT, async || (backend.sent() == 2).then_some(())).await;
+    // It arrives meanwhile; there is nothing to observe that by from outside.
     tokio::time::sleep(Duration::from_millis(150)).await;
     assert_eq!(raw.exchange(GET).await.text(), "fine");
     assert_eq!(backend.connections(), 2);

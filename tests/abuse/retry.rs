@@ -148,7 +148,8 @@ async fn a_connection_that_the_endpoint_closed_is_not_used() {
     for n in 1..=3 {
         assert_eq!(raw.exchange(POST).await.text(), "fine");
         assert_eq!(backend.connections(), n);
-        // The endpoint's close arrives meanwhile; there is nothing to observe it by from outside.
+        eventually("the endpoint's close", LIMIT, async || (backend.ended() == n).then_some(())).await;
+        // It arrives meanwhile; there is nothing to observe that by from outside.
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

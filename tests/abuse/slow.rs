@@ -183,7 +183,7 @@ async fn a_client_that_reads_in_drips_is_reset() {
     }
     let passed = begun.elapsed();
     // In the first ten seconds what the client's kernel takes at once may count.
-    assert!((Duration::from_secs(10)..Duration::from_millis(21_500)).contains(&passed), "{taken} octets in {passed:?}");
+    assert!((Duration::from_secs(10)..Duration::from_secs(26)).contains(&passed), "{taken} octets in {passed:?}");
     assert_eq!(proxy.metric("weir_refused_total{reason=\"client_stalled\"}"), 1);
     // What the kernel still holds is thrown away: nothing looks complete.
     let end = loop {

@@ -302,7 +302,7 @@ async fn the_unread_body_is_discarded_within_bounds_rfc9112_9_6() {
             // What the kernels hold besides.
             assert!(sent < 8 << 20, "{sent} octets were taken");
         } else {
-            assert!((Duration::from_millis(1800)..Duration::from_secs(4)).contains(&passed), "{passed:?}");
+            assert!((Duration::from_millis(1800)..Duration::from_secs(8)).contains(&passed), "{passed:?}");
         }
     }
     assert!(!backend.received_text().contains("xx"));

@@ -181,7 +181,7 @@ impl Liar {
                 reply.answers = vec![Record::from_rdata(own.clone(), 1, here)];
             }
             "second" => reply.answers = vec![at(own, 1, octet)],
-            "popular" => reply.answers = vec![at(own, 6, octet)],
+            "popular" => reply.answers = vec![at(own, 12, octet)],
             "missing" => {
                 reply.metadata.response_code = ResponseCode::NXDomain;
                 let zone = Name::from_ascii("example.").unwrap();

@@ -176,7 +176,7 @@ async fn beyond_the_bounds_it_is_said_at_once_what_to_raise() {
     })
     .await;
     assert!(status == 503 && detail.contains("admin.limits.connections"), "{detail}");
-    assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
     assert_eq!(hands[0].acknowledges(0).await, 204);
     let failed = origin.cli(&["status"]).await;
     assert!(failed.code != 0 && failed.err.contains("admin.limits.connections"), "{failed:?}");

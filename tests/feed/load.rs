@@ -102,7 +102,7 @@ async fn a_request_at_a_follower_wakes_a_service_without_a_replica() {
     .await;
     let begin = Instant::now();
     assert_eq!(get(edge.http, "/").await.status, 503);
-    assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
 }
 
 /// Two schedulers and a follower of both.

@@ -76,7 +76,7 @@ async fn a_body_that_stops_or_drips_is_ended_and_its_connection_serves_on() {
         peer.send(&frame(DATA, 0, 1, b"x")).await;
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert!((4..8).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+    assert!((4..15).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
     assert!(matches!(peer.fate(1).await, Fate::Answered(_) | Fate::Reset(_)));
     assert_eq!(proxy.in_flight(), 0);
 }
@@ -126,7 +126,7 @@ async fn drip(proxy: &Proxy, setting: (u16, u32), stream: u32, octets: u32) -> P
     }
     // In the first ten seconds what buffers take at once may count.
     let passed = begun.elapsed();
-    assert!((Duration::from_millis(9800)..Duration::from_millis(21_500)).contains(&passed), "{passed:?}");
+    assert!((Duration::from_millis(9800)..Duration::from_secs(26)).contains(&passed), "{passed:?}");
     if octets < 100 {
         assert_eq!(peer.until(RST_STREAM).await.expect("a reset").stream, 1);
     }

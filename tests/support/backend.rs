@@ -51,6 +51,9 @@ pub struct Backend {
 #[derive(Debug, Default)]
 struct Seen {
     connections: AtomicUsize,
+    /// Sends that are done, and connections that were ended here or there.
+    sent: AtomicUsize,
+    ended: AtomicUsize,
     /// What each connection received.
     received: Mutex<Vec<Vec<u8>>>,
 }
@@ -97,6 +100,16 @@ impl Backend {
         self.seen.connections.load(Ordering::SeqCst)
     }
 
+    /// Returns how many of its sends are done.
+    pub fn sent(&self) -> usize {
+        self.seen.sent.load(Ordering::SeqCst)
+    }
+
+    /// Returns how many of its connections have ended.
+    pub fn ended(&self) -> usize {
+        self.seen.ended.load(Ordering::SeqCst)
+    }
+
     /// Returns what a connection received so far.
     pub fn received(&self, connection: usize) -> Vec<u8> {
         self.seen.received.lock().unwrap().get(connection).cloned().unwrap_or_default()
@@ -128,7 +141,8 @@ async fn connection(stream: TcpStream, scripts: Arc<[Script]>, seen: Arc<Seen>) 
     };
     seen.connections.fetch_add(1, Ordering::SeqCst);
     let script = scripts[number.min(scripts.len() - 1)].clone();
-    Connection { stream, number, unread: Vec::new(), seen }.follow(script).await;
+    Connection { stream, number, unread: Vec::new(), seen: seen.clone() }.follow(script).await;
+    seen.ended.fetch_add(1, Ordering::SeqCst);
 }
 
 struct Connection {
@@ -148,7 +162,11 @@ impl Connection {
                 Step::ReadHead => self.read_until(b"\r\n\r\n").await,
                 Step::ReadChunks => self.read_until(b"0\r\n\r\n").await,
                 Step::ReadBody(length) => self.read_body(*length).await,
-                Step::Send(bytes) => self.stream.write_all(bytes).await.is_ok(),
+                Step::Send(bytes) => {
+                    let done = self.stream.write_all(bytes).await.is_ok();
+                    self.seen.sent.fetch_add(usize::from(done), Ordering::SeqCst);
+                    done
+                }
                 Step::SendSlowly(bytes, pause) => self.send_slowly(bytes, *pause).await,
                 Step::Wait(time) => {
                     tokio::time::sleep(*time).await;
