@@ -10,7 +10,9 @@ use axum::http::StatusCode;
 
 /// The answer for a service that does not exist.
 pub(super) fn unknown_service(name: &ServiceName) -> Problem {
-    let detail = format!("there is no service {name}; `weir services` lists them");
+    // It may be listed all the same.
+    let detail =
+        format!("there is no service {name}; `weir services` lists them; one of another Weir is changed there");
     Problem::new(StatusCode::NOT_FOUND, "unknown_service", detail)
 }
 

@@ -8,10 +8,11 @@ use crate::cli::check;
 use crate::cli::failure::{Code, Failure};
 use crate::cli::rules::{RulesArgs, rules};
 use crate::config::{ConfigError, Environment, Flags, Source};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::ffi::OsString;
 use std::fmt::Write;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -162,6 +163,9 @@ fn writable(state: &Path) -> Result<()> {
     tried.with_context(|| format!("failed to write in {}: name another directory with --state", state.display()))?;
     // What is left of it is an empty file.
     let _ = std::fs::remove_file(&probe);
+    if UnixStream::connect(state.join("weir.sock")).is_ok() {
+        bail!("another sidecar uses {}: name another directory with --state", state.display());
+    }
     Ok(())
 }
 

@@ -97,7 +97,10 @@ async fn refusals_have_their_codes() {
     let api = start("cli-codes").await;
     let (code, _, error) = ask(&api, &["scale", "none", "3"]).await;
     assert_eq!(code, 3);
-    assert_eq!(error, "weir: failed to scale none: there is no service none; `weir services` lists them\n");
+    assert_eq!(
+        error,
+        "weir: failed to scale none: there is no service none; `weir services` lists them; one of another Weir is changed there\n"
+    );
     assert_eq!(ask(&api, &["scale", "No", "3"]).await.0, 2);
     let (code, _, error) = ask(&api, &["drain", "none-aaaaaa"]).await;
     assert_eq!(code, 3, "{error}");

@@ -6,7 +6,7 @@ use crate::support;
 use crate::support::direct::resolver;
 use crate::support::process::{Weir, free_address, kill};
 use crate::support::traffic::{Plan, Traffic};
-use crate::world::{SETTLED, deploy, follower, has, loaded, retries, service, subscriber, table};
+use crate::world::{SETTLED, beside, deploy, follower, has, loaded, retries, service, subscriber, table};
 use hickory_proto::rr::RecordType;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -235,4 +235,23 @@ async fn an_edge_and_two_sidecars_serve_through_deploys_one_that_hangs_and_a_cut
 #[ignore = "long: 100 deploys and a cut of 60 s; run by tests/run --long"]
 async fn an_edge_and_two_sidecars_serve_through_a_hundred_deploys_one_that_hangs_and_a_minute_cut_off() {
     the_scene(100, 200.0, Duration::from_secs(60)).await;
+}
+
+/// What was the matter is over also where the source says the same as before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_that_is_back_unchanged_has_no_problem_any_more() {
+    let _beside = beside().await;
+    let origin = Weir::start("back-origin", &service(1)).await;
+    let way = Way::to(origin.admin).await;
+    let edge = follower("back-edge", &format!("\"{}\"", way.address)).await;
+    has(&edge, 1).await;
+    let source = async || table(&edge).await["sources"][0].clone();
+    way.cut();
+    support::eventually("the loss is told", SETTLED, async || source().await["problem"].as_str().map(drop)).await;
+    way.mend();
+    support::eventually("nothing is the matter", SETTLED, async || {
+        let source = source().await;
+        (source["state"] == "used" && source["problem"].is_null()).then_some(())
+    })
+    .await;
 }

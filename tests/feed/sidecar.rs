@@ -277,6 +277,18 @@ async fn a_state_directory_that_cannot_be_written_is_told_with_the_flag_that_nam
     assert_eq!(out.status.code(), Some(1));
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     assert!(said.contains("file/below") && said.contains("--state"), "{said}");
+    let without = support::process::weir(&["sidecar"]).await;
+    assert!(without.code == 2 && without.err.contains("name the Weir to follow: --from"), "{without:?}");
+    // Where another one is.
+    let state = folder.0.join("state");
+    std::fs::create_dir(&state).unwrap();
+    let _other = std::os::unix::net::UnixListener::bind(state.join("weir.sock")).unwrap();
+    let second =
+        support::process::weir(&["sidecar", "--from", "127.0.0.1:1", "--state", state.to_str().unwrap()]).await;
+    assert!(
+        second.code == 1 && second.err.contains("another sidecar uses") && second.err.contains("--state"),
+        "{second:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

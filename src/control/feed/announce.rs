@@ -94,7 +94,11 @@ impl Announcer {
             }
             if state != told {
                 let (id, service, at) = (&self.id, &self.options.service, &self.place.address);
-                tracing::info!(instance = %id, %service, at, "{state}");
+                if outcome.is_err() {
+                    tracing::warn!(instance = %id, %service, at, "not registered: {state}");
+                } else {
+                    tracing::info!(instance = %id, %service, at, "{state}");
+                }
                 told = state;
             }
             let pause = if registered && failures == 0 { CHECK } else { FAST };

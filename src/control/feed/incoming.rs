@@ -238,6 +238,10 @@ impl Importer {
         }
         let live = self.sources.get(index).is_some_and(|source| source.live);
         self.shown.show(index, |status| {
+            if live {
+                // Also where the table is the same as before.
+                status.problem = None;
+            }
             if status.live != live {
                 status.live = live;
                 status.since_ms = clock::now_ms();

@@ -180,9 +180,8 @@ pub async fn connect_session(
 
 /// Adds what is to be done where the cause alone does not tell.
 fn explained(error: io::Error) -> io::Error {
-    let refused = match error.get_ref().and_then(|inner| inner.downcast_ref()) {
-        Some(Error::InvalidCertificate(refused)) => refused,
-        _ => return error,
+    let Some(Error::InvalidCertificate(refused)) = error.get_ref().and_then(|inner| inner.downcast_ref()) else {
+        return error;
     };
     let hint = match refused {
         CertificateError::UnknownIssuer => "name the file of its authority's certificate as ca",
