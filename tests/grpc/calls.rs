@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use weir::model::EndpointProtocol;
 
-pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// A proxy in front of HTTP/2 endpoints.
 pub(crate) fn setup(endpoints: &[&Endpoint]) -> Setup {

@@ -137,7 +137,7 @@ async fn replaced(calls: usize) {
         running.spawn(async move {
             let wanted = Bytes::from(n.to_string());
             let mut request = Request::new(wanted.clone());
-            request.set_timeout(Duration::from_secs(20));
+            request.set_timeout(Duration::from_secs(60));
             match client.unary("/t.Peer/Unary", request).await {
                 Ok(answer) => (answer != wanted).then(|| format!("{answer:?} instead of {wanted:?}")),
                 Err(status) => Some(status.to_string()),
