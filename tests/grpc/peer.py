@@ -13,6 +13,7 @@ from concurrent import futures
 import grpc
 
 NAME = "t.Peer"
+BEGUN = threading.Semaphore(0)
 CANCELLED = threading.Semaphore(0)
 
 
@@ -41,10 +42,17 @@ def answers(requests, context):
 
 def hangs(request, context):
     ended = threading.Event()
-    context.add_callback(ended.set)
-    ended.wait(30)
+    # It may have ended before this was reached.
+    is_on = context.add_callback(ended.set)
+    BEGUN.release()
+    if is_on:
+        ended.wait(30)
     CANCELLED.release()
     return b""
+
+
+def begun(request, context):
+    return b"yes" if BEGUN.acquire(timeout=20) else b"no"
 
 
 def cancelled(request, context):
@@ -68,6 +76,7 @@ def server():
         "Counts": grpc.unary_stream_rpc_method_handler(counts),
         "Answers": grpc.stream_stream_rpc_method_handler(answers),
         "Hangs": grpc.unary_unary_rpc_method_handler(hangs),
+        "Begun": grpc.unary_unary_rpc_method_handler(begun),
         "Cancelled": grpc.unary_unary_rpc_method_handler(cancelled),
     }
     serving = grpc.server(futures.ThreadPoolExecutor(32))
@@ -124,13 +133,14 @@ def client(address):
     print("bidirectional streaming")
     hang = channel.unary_unary(path("Hangs"))
     was_cancelled = channel.unary_unary(path("Cancelled"))
-    error = code_of(lambda: hang(b"", timeout=0.5))
-    equal(error.code(), grpc.StatusCode.DEADLINE_EXCEEDED)
+    has_begun = channel.unary_unary(path("Begun"))
+    call = hang.future(b"", timeout=2)
+    equal(has_begun(b"", timeout=25), b"yes")
+    equal(code_of(call.result).code(), grpc.StatusCode.DEADLINE_EXCEEDED)
     equal(was_cancelled(b"", timeout=25), b"yes")
     print("deadline")
     call = hang.future(b"", timeout=20)
-    # The call behind it is answered: so the one before is under way.
-    echo(b"", timeout=20)
+    equal(has_begun(b"", timeout=25), b"yes")
     call.cancel()
     equal(was_cancelled(b"", timeout=25), b"yes")
     print("cancellation")
