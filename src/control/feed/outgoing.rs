@@ -2,7 +2,8 @@
 //!
 //! Nothing is queued: when a subscriber has taken what was sent, the table of now is compared with the one that it has. So a
 //! slow one gets fewer and larger updates, and what is held for it is one piece of [`PIECE`] octets and the snapshots' shared
-//! parts. A service's line is written once and shared by all streams. Who comes back with a generation that is remembered gets what changed since, else the whole table.
+//! parts. A service's line is written once and shared by all streams. Who comes back with a generation that is remembered gets
+//! what changed since, else the whole table.
 
 use crate::control::feed::authorities::Authorities;
 use crate::control::feed::fleet::{Fleet, FleetError};
