@@ -16,7 +16,6 @@ mod cut;
 mod descriptors;
 mod drain;
 mod hop_by_hop;
-mod memory;
 mod overdue;
 mod partial;
 mod paths;

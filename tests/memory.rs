@@ -1,16 +1,22 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 //! Memory of the whole process (threat row 48): connections go before requests, requests before the process.
+//!
+//! A program of its own: what other tests of the same process hold would be in its budget.
 
-use crate::support::backend::{Backend, answering};
-use crate::support::eventually;
-use crate::support::http::Raw;
-use crate::support::proxy::Setup;
+#[path = "support/mod.rs"]
+mod support;
+
 use std::hint::black_box;
 use std::time::Duration;
+use support::backend::{Backend, answering};
+use support::eventually;
+use support::http::Raw;
+use support::proxy::Setup;
 use weir::sys::memory::Resident;
 
 const LIMIT: Duration = Duration::from_secs(10);
-/// Large beside what other tests of this process use meanwhile.
-const ROOM: u64 = 2 << 30;
+/// Large beside what the process uses for the test itself.
+const ROOM: u64 = 512 << 20;
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
 /// Holds so much more that the process has this share of the budget, in thousandths.
@@ -40,7 +46,7 @@ async fn near_the_budget_connections_are_reset_at_it_requests_are_refused_and_bo
     };
     assert_eq!(ask().await.0, 200);
 
-    // What others give back meanwhile is filled up again.
+    // What is given back meanwhile is filled up again.
     let held = std::cell::RefCell::new(Vec::new());
     let reset = async || {
         held.borrow_mut().push(fill(budget, 965));
