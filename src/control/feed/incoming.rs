@@ -9,9 +9,11 @@ use crate::control::events::{EventKind, Events};
 use crate::control::feed::held::{self, Held};
 use crate::control::feed::import::{difference, fit, leaving};
 use crate::control::feed::kept;
+use crate::control::feed::notices::{Waiting, waiting};
+use crate::control::feed::owner::{Whose, whose};
 use crate::control::feed::source::{Applied, Feeder, News};
 use crate::control::feed::status::Sources;
-use crate::control::feed::table::FedTable;
+use crate::control::feed::table::{FedService, FedTable};
 use crate::control::registry::{Handle, RegistryError};
 use crate::control::{PlaceOptions, SourceOptions};
 use crate::model::{NodeId, ServiceName};
@@ -22,7 +24,7 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 /// News that wait; sources wait with more.
@@ -201,13 +203,13 @@ impl Importer {
                     self.switch().await;
                 }
                 () = sleep_until(self.write_at.unwrap_or(never)), if self.write_at.is_some() => self.write().await,
-                notice = notices.recv() => match notice {
-                    Ok(name) => self.noticed(&[name]).await,
-                    Err(broadcast::error::RecvError::Closed) => return,
-                    Err(broadcast::error::RecvError::Lagged(_)) => {
-                        let all: Vec<_> = self.imported.services.keys().chain(&self.taken).cloned().collect();
-                        self.noticed(&all).await;
+                notice = notices.recv() => match waiting(notice, &mut notices) {
+                    Some(Waiting::These(names)) => self.noticed(names).await,
+                    Some(Waiting::Any) => {
+                        let all = self.imported.services.keys().chain(&self.taken).cloned().collect();
+                        self.noticed(all).await;
                     }
+                    None => return,
                 },
             }
         }
@@ -343,16 +345,17 @@ impl Importer {
 
     /// Brings a table into the registry; returns the generation that shows it, `None` when there is no registry any more.
     async fn import(&mut self, table: Arc<FedTable>, is_local: bool) -> Option<u64> {
-        let mut taken = HashSet::new();
-        for (name, service) in &table.services {
-            // What did not change is whose it was, unless somebody defined it meanwhile.
+        // What did not change is whose it was, unless somebody defined it meanwhile.
+        let is_known = |name: &ServiceName, service: &Arc<FedService>| {
             let known = self.imported.services.get(name).filter(|_| !self.taken.contains(name));
-            if !known.is_some_and(|known| Arc::ptr_eq(known, service)) && self.is_taken(name).await {
-                if !self.taken.contains(name) || self.imported.services.contains_key(name) {
-                    tracing::warn!(service = %name, "defined here too: the table's service of this name is left out");
-                }
-                taken.insert(name.clone());
-            }
+            known.is_some_and(|known| Arc::ptr_eq(known, service))
+        };
+        let asked = table.services.iter().filter(|(name, service)| !is_known(name, service));
+        let taken = self.anothers(asked.map(|(name, _)| name)).await;
+        for name in
+            taken.iter().filter(|name| !self.taken.contains(*name) || self.imported.services.contains_key(*name))
+        {
+            tracing::warn!(service = %name, "defined here too: the table's service of this name is left out");
         }
         self.taken = taken;
         let (fitted, left_out) = fit(&table, |name| self.taken.contains(name), is_local);
@@ -361,16 +364,14 @@ impl Importer {
         }
         self.is_whole = left_out == 0 && self.taken.is_empty();
         let mut change = difference(&self.imported, &fitted, &self.parts.node);
-        let mut undefine = Vec::new();
-        for name in std::mem::take(&mut change.undefine) {
-            // What somebody else defines by now stays, without the endpoints from here.
-            if self.taken.contains(&name) || self.is_taken(&name).await {
-                let old = self.imported.services.get(&name);
-                change.gone.extend(old.iter().flat_map(|old| &old.endpoints).map(|endpoint| endpoint.id.clone()));
-                self.dropped.extend(held::of_service(&self.parts.table.load(), &name, old.map(Arc::as_ref)));
-            } else {
-                undefine.push(name);
-            }
+        // What somebody else defines by now stays, without the endpoints from here.
+        let anothers = self.anothers(&change.undefine).await;
+        let is_theirs = |name: &ServiceName| self.taken.contains(name) || anothers.contains(name);
+        let (theirs, undefine): (Vec<_>, _) = std::mem::take(&mut change.undefine).into_iter().partition(is_theirs);
+        for name in theirs {
+            let old = self.imported.services.get(&name);
+            change.gone.extend(old.iter().flat_map(|old| &old.endpoints).map(|endpoint| endpoint.id.clone()));
+            self.dropped.extend(held::of_service(&self.parts.table.load(), &name, old.map(Arc::as_ref)));
         }
         change.undefine = undefine;
         self.imported = fitted;
@@ -384,27 +385,24 @@ impl Importer {
         }
     }
 
-    /// Returns whether a service is defined here by somebody else.
-    async fn is_taken(&self, name: &ServiceName) -> bool {
-        let own = self.imported.services.get(name);
-        let Some(listing) = self.parts.registry.service(name).await else { return false };
-        own.is_none_or(|own| own.spec != listing.spec)
+    /// Returns which of these services are defined here by somebody else.
+    async fn anothers(&self, names: impl IntoIterator<Item = &ServiceName>) -> HashSet<ServiceName> {
+        let found = whose(&self.parts.registry, &self.imported, names.into_iter().cloned().collect()).await;
+        found.into_iter().filter(|(_, whose)| *whose == Whose::Anothers).map(|(name, _)| name).collect()
     }
 
     /// Looks whose these services are, of which something changed here, and brings in what is in use once more where that is
     /// another's than before.
-    async fn noticed(&mut self, names: &[ServiceName]) {
-        let mut is_news = false;
-        for name in names {
-            let Some(own) = self.imported.services.get(name).map(|own| own.spec.clone()) else {
-                is_news |= self.taken.contains(name);
-                continue;
-            };
-            match self.parts.registry.service(name).await {
-                Some(listing) if listing.spec == own => continue,
-                Some(_) => drop(self.taken.insert(name.clone())),
+    async fn noticed(&mut self, names: HashSet<ServiceName>) {
+        let (own, other): (Vec<_>, Vec<_>) =
+            names.into_iter().partition(|name| self.imported.services.contains_key(name));
+        let mut is_news = other.iter().any(|name| self.taken.contains(name));
+        for (name, whose) in whose(&self.parts.registry, &self.imported, own).await {
+            match whose {
+                Whose::Own => continue,
+                Whose::Anothers => drop(self.taken.insert(name)),
                 // Somebody took it up and gave it up before that was seen.
-                None => drop(Arc::make_mut(&mut self.imported).services.remove(name)),
+                Whose::Nobodys => drop(Arc::make_mut(&mut self.imported).services.remove(&name)),
             }
             is_news = true;
         }

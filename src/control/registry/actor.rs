@@ -59,6 +59,7 @@ pub(super) enum Query {
     Instances(oneshot::Sender<Vec<Arc<Instance>>>),
     Instance(InstanceId, oneshot::Sender<Option<Arc<Instance>>>),
     Service(ServiceName, oneshot::Sender<Option<Listing>>),
+    Definitions(Vec<ServiceName>, oneshot::Sender<Vec<Option<Arc<ServiceSpec>>>>),
     Specs(oneshot::Sender<Vec<Arc<ServiceSpec>>>),
     /// Whether a registration would be accepted, and complete.
     Check(Box<Registration>, oneshot::Sender<Result<Registration, RegistryError>>),
@@ -138,6 +139,9 @@ impl Actor {
             Query::Instances(reply) => drop(reply.send(self.state.instances())),
             Query::Instance(id, reply) => drop(reply.send(self.state.instance(&id))),
             Query::Service(name, reply) => drop(reply.send(self.state.service(&name))),
+            Query::Definitions(names, reply) => {
+                drop(reply.send(names.iter().map(|name| self.state.spec(name)).collect()));
+            }
             Query::Specs(reply) => drop(reply.send(self.state.specs())),
             Query::Check(registration, reply) => drop(reply.send(self.state.check(*registration))),
         }

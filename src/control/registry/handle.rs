@@ -211,6 +211,11 @@ impl Handle {
         self.query(|reply| Query::Service(name.clone(), reply)).await.flatten()
     }
 
+    /// Returns the definition of each of these services, `None` where there is none; empty when the registry ended.
+    pub async fn definitions(&self, names: Vec<ServiceName>) -> Vec<Option<Arc<ServiceSpec>>> {
+        self.query(|reply| Query::Definitions(names, reply)).await.unwrap_or_default()
+    }
+
     /// Returns the definitions of all services; empty when the registry ended.
     pub async fn specs(&self) -> Vec<Arc<ServiceSpec>> {
         self.query(Query::Specs).await.unwrap_or_default()

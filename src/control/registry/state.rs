@@ -444,6 +444,11 @@ impl State {
         Some(Listing { spec: group.spec.clone(), instances })
     }
 
+    /// Returns the definition of a service.
+    pub(crate) fn spec(&self, name: &ServiceName) -> Option<Arc<ServiceSpec>> {
+        self.groups.get(name).map(|group| group.spec.clone())
+    }
+
     /// Returns the definitions of all services.
     pub(crate) fn specs(&self) -> Vec<Arc<ServiceSpec>> {
         self.groups.values().map(|group| group.spec.clone()).collect()
