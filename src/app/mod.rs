@@ -27,6 +27,7 @@ mod wire;
 pub use keeper::keep;
 pub use keyring::{Keyring, Prepared, check as check_certificates};
 pub use live::{AtEnd, Change, Live, Sockets};
+pub use wire::names_are_taken;
 
 pub use crate::control::plane::STORE_FILE;
 pub use crate::control::store::{OpenError as StoreFailure, Report as StoreReport, check as check_store};

@@ -27,7 +27,7 @@ use crate::control::plane::Control;
 use crate::dns;
 use crate::lifecycle::{self, Signal, Trigger};
 use crate::model::OnExit;
-use crate::net::Binder;
+use crate::net::{self, Binder};
 use crate::proxy::{self, Tls};
 use crate::spec::KeyPath;
 use crate::table::certificates::Report;
@@ -59,6 +59,12 @@ pub(super) struct Parts {
     /// Ends the admin API: later than the rest, or at once when another process has its sockets.
     pub(super) close_admin: Trigger,
     pub(super) metrics: Metrics,
+}
+
+/// Returns whether Weir did not start because somebody else answers at an address of its DNS server.
+pub fn names_are_taken(error: &anyhow::Error) -> bool {
+    let is_taken = |bind: &net::BindError| bind.source.kind() == std::io::ErrorKind::AddrInUse;
+    error.downcast_ref().is_some_and(|error| matches!(error, dns::ServerError::Bind(bind) if is_taken(bind)))
 }
 
 /// Makes and starts every part.

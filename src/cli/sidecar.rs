@@ -134,16 +134,22 @@ pub(super) fn sidecar(args: &SidecarArgs) -> Result<ExitCode> {
     // Written once; Weir refers to it until it ends.
     let text: &'static str = Box::leak(text.into_boxed_str());
     let source = Source::Text { name: "the sidecar's flags", text };
-    let beside = app::Beside { command };
-    match app::run_beside(&source, &Flags::default(), RunOptions::default(), beside) {
+    let companion = app::Beside { command };
+    match app::run_beside(&source, &Flags::default(), RunOptions::default(), companion) {
         Ok(Ended::Companion(code)) => Ok(ExitCode::from(code)),
         Ok(Ended::Drained) => Ok(ExitCode::SUCCESS),
         Ok(Ended::Forced) => Err(Failure::new(Code::Failure, "stopped before everything was drained").into()),
         Err(error) => match error.downcast_ref::<ConfigError>() {
             Some(refused) => Ok(check::complain(refused)),
+            None if app::names_are_taken(&error) => Err(error.context(elsewhere(&beside.dns))),
             None => Err(error),
         },
     }
+}
+
+/// Says what to do where somebody else answers names: on a machine with a Weir it is that one, which knows the same names.
+fn elsewhere(dns: &str) -> String {
+    format!("names cannot be answered at {dns}: name another address with --dns, or none with --dns off")
 }
 
 /// Returns the directory of the last table and the admin socket.

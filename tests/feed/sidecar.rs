@@ -322,5 +322,14 @@ async fn a_sidecar_answers_names_over_udp_and_tcp_as_the_scheduler_does() {
         assert_eq!(here, there, "{question:?}");
     }
     assert!(dig(dns, &["none.weir.internal", "A"]).await.is_empty());
+    // Another one beside it, or beside the Weir that it follows.
+    let (from, taken) = (origin.admin.to_string(), origin.dns.to_string());
+    let state = Folder::new("names-taken");
+    let state = state.0.to_str().unwrap();
+    let second = support::process::weir(&["sidecar", "--from", &from, "--state", state, "--dns", &taken]).await;
+    assert_eq!(second.code, 1);
+    for part in [&taken, "--dns off", "which weir (pid "] {
+        assert!(second.err.contains(part), "{second:?}");
+    }
     sidecar.end().await;
 }
