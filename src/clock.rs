@@ -49,9 +49,15 @@ pub fn unix_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Returns how long the process's threads have run on processors (`CLOCK_PROCESS_CPUTIME_ID`); about 300 ns.
+pub fn cpu() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::try_from(time).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{now, now_ms, to_ms};
+    use super::{cpu, now, now_ms, to_ms};
     use std::time::Duration;
 
     #[test]
@@ -67,5 +73,11 @@ mod tests {
         let before = now_ms();
         tokio::time::advance(Duration::from_secs(3600)).await;
         assert!(now_ms() - before >= 3_600_000);
+    }
+    #[test]
+    fn work_takes_time_of_a_processor() {
+        let before = cpu();
+        let worked = (0_u64..).find(|_| cpu() >= before + Duration::from_millis(2));
+        assert!(worked.is_some_and(|times| times > 0));
     }
 }

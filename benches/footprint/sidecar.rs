@@ -15,8 +15,8 @@ use weir::clock;
 const READY: Duration = Duration::from_secs(30);
 /// Requests before it is looked at.
 const REQUESTS: usize = 200;
-/// From the last request until it is looked at.
-const REST: Duration = Duration::from_secs(3);
+/// From the last request until it is looked at: what the start needed is given back after ten seconds.
+const REST: Duration = Duration::from_secs(12);
 
 /// Programs and their folder, which end together.
 struct Scene {

@@ -18,6 +18,7 @@ mod obtain;
 mod reload;
 mod shutdown;
 mod sources;
+mod spare;
 mod start;
 mod tickets;
 mod upgrade;

@@ -5,22 +5,18 @@
 
 use crate::app::asks::{Ask, Asks, End};
 use crate::app::live::AtEnd;
+use crate::app::spare;
 use crate::app::wire::Parts;
 use crate::app::{Beside, Ended, beside};
 use crate::control::configuration::Cause;
 use crate::lifecycle::Phase;
 use crate::net::Link;
 use crate::proxy::Workers;
-use crate::sys::memory::{self, Resident};
 use crate::telemetry::{CutCounts, Metrics};
 use std::time::Duration;
 
 /// After the drain's deadline, workers get so long to close what is left.
 const STOP_GRACE: Duration = Duration::from_secs(1);
-/// What the start began is over so long after it: a first table was taken in, what that needed is free.
-const SETTLED: Duration = Duration::from_secs(10);
-/// A process of fewer octets gives back once more then: with many, who asks for memory meanwhile would wait for it.
-const SMALL: u64 = 64 << 20;
 
 /// Serves until a signal, or until another process takes over, then drains; returns how it ended.
 ///
@@ -37,14 +33,8 @@ pub(super) async fn serve(
     }
     tell(link.as_ref(), "ready");
     // Reading configurations, opening the store and much else is needed no more, or seldom.
-    give_back();
-    tokio::spawn(async {
-        tokio::time::sleep(SETTLED).await;
-        let resident = Resident::open().and_then(|resident| resident.bytes());
-        if resident.is_ok_and(|bytes| bytes < SMALL) {
-            give_back();
-        }
-    });
+    spare::give_back();
+    tokio::spawn(spare::give_back_later());
     let (end, code) = match &beside.command {
         None => (until_the_end(&mut asks, &parts, link.as_ref()).await, None),
         Some(command) => beside::until_its_end(command, &mut asks, &mut parts, drain).await?,
@@ -54,14 +44,6 @@ pub(super) async fn serve(
     }
     let ended = finish(parts, asks, link, (end, drain)).await;
     Ok(code.map_or(ended, Ended::Companion))
-}
-
-/// Gives the kernel back what was needed until now and is not any more.
-fn give_back() {
-    memory::give_back_heap();
-    if let Err(error) = memory::give_back_text() {
-        tracing::debug!(%error, "the program's pages stay resident");
-    }
 }
 
 /// Ends everything in its order.

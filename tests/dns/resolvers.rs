@@ -9,7 +9,10 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// Until it answers, also on a machine that does much else.
+const STARTED: Duration = Duration::from_secs(30);
 
 /// Unbound with data of its own, offline; killed at the end.
 #[derive(Debug)]
@@ -61,7 +64,8 @@ impl Unbound {
 
     fn wait(&self) {
         let question = crate::server::question("up.test.", RecordType::A).to_vec().unwrap();
-        let up = (0..200).any(|_| {
+        let deadline = Instant::now() + STARTED;
+        let up = std::iter::from_fn(|| (Instant::now() < deadline).then_some(())).any(|()| {
             let answer = crate::server::exchange(self.address, &question, Duration::from_millis(100));
             if answer.is_none() {
                 std::thread::park_timeout(Duration::from_millis(25));
