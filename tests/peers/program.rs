@@ -161,10 +161,22 @@ impl World {
 
     /// Asserts that nothing was refused and nothing failed.
     pub(crate) async fn none_refused(&self) {
-        let text = crate::support::http::get(self.weir.admin, "/metrics").await.text();
-        let lines = text.lines().filter(|l| l.starts_with("weir_refused_total{") || l.starts_with("weir_panics_total"));
-        let refused: Vec<_> = lines.filter(|line| !line.ends_with(" 0")).collect();
+        let refused = self.counted(&["weir_refused_total{", "weir_panics_total"]).await;
         assert!(refused.is_empty(), "{refused:?}\n{}", self.weir.log());
+    }
+
+    /// What it counted as refused and failed, and its log: for messages.
+    pub(crate) async fn told(&self) -> String {
+        let names =
+            ["weir_refused_total{", "weir_upstream_", "weir_endpoint", "weir_requests_total{", "weir_panics_total"];
+        format!("{}\n{}", self.counted(&names).await.join("\n"), self.weir.log())
+    }
+
+    /// Returns the lines of metrics that begin with one of these and are not 0.
+    async fn counted(&self, names: &[&str]) -> Vec<String> {
+        let text = crate::support::http::get(self.weir.admin, "/metrics").await.text();
+        let lines = text.lines().filter(|line| names.iter().any(|name| line.starts_with(name)));
+        lines.filter(|line| !line.ends_with(" 0")).map(str::to_owned).collect()
     }
 }
 
