@@ -26,7 +26,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{sleep, timeout};
 
 /// First and longest pause before the next attempt, ± 50 %: below the time for which who says nothing is waited for.
@@ -122,8 +122,10 @@ impl Feeder {
         }
         let body = link.stream(&path).await?;
         let (speaks, epoch) = watch::channel(None);
+        let beat = Notify::new();
         let says = Says {
             epoch,
+            beat: &beat,
             place: place.clone(),
             name: self.name.clone(),
             session: session.to_owned(),
@@ -134,17 +136,17 @@ impl Feeder {
             leaving: self.leaving.clone(),
         };
         tokio::select! {
-            read = self.read(body, session, speaks) => read,
+            read = self.read(body, session, (speaks, &beat)) => read,
             said = says.run() => said,
         }
     }
 
-    /// Reads tables, and tells by `speaks` what generations are counted in here.
+    /// Reads tables, and tells by `speaks` what generations are counted in here, by `beat` of each heartbeat.
     async fn read(
         &mut self,
         mut body: Incoming,
         session: &str,
-        speaks: watch::Sender<Option<Arc<str>>>,
+        (speaks, beat): (watch::Sender<Option<Arc<str>>>, &Notify),
     ) -> Result<(), LinkError> {
         let mut assembly = Assembly::new(Some(session.to_owned()), self.known.clone(), Some(self.own.clone()));
         let (mut buffer, mut seen, limit) = (Vec::new(), 0, self.heartbeat * 3);
@@ -166,8 +168,10 @@ impl Feeder {
             while let Some(more) = memchr::memchr(b'\n', buffer.get(seen..).unwrap_or_default()) {
                 let step = assembly.line(buffer.get(at..seen + more).unwrap_or_default())?;
                 (at, seen) = (seen + more + 1, seen + more + 1);
-                if let Step::Hello { epoch } = &step {
-                    speaks.send_replace(Some(epoch.clone()));
+                match &step {
+                    Step::Hello { epoch } => drop(speaks.send_replace(Some(epoch.clone()))),
+                    Step::Heartbeat => beat.notify_one(),
+                    _ => {}
                 }
                 if !self.tell(step).await {
                     return Ok(());
@@ -241,9 +245,11 @@ async fn ending(leaving: &mut watch::Receiver<bool>) {
 }
 
 /// Says what is in use, on a connection of its own.
-struct Says {
+struct Says<'a> {
     /// What generations are counted in at the other end; `None`: it has not said it yet.
     epoch: watch::Receiver<Option<Arc<str>>>,
+    /// Heartbeats of the other end.
+    beat: &'a Notify,
     place: PlaceOptions,
     name: String,
     session: String,
@@ -262,11 +268,13 @@ struct Said {
     load: Option<Report>,
 }
 
-impl Says {
+impl Says<'_> {
     async fn run(mut self) -> Result<(), LinkError> {
         let mut link = self.place.open().await?;
         let (mut generation, mut said) = (0, None);
-        let (mut due_ms, mut rang) = (0, false);
+        let (mut due_ms, mut rang, mut beats) = (0, false, false);
+        // Somewhat before or after it is due it goes with a heartbeat, for which this Weir is awake anyhow.
+        let slack_ms = millis(self.heartbeat / 4);
         loop {
             let applied = self.applied.borrow_and_update().clone();
             let is_used = self.table.lagging(applied.local).is_empty();
@@ -279,7 +287,7 @@ impl Says {
             let busy: Vec<_> = uses.iter().filter(|one| one.in_flight).map(|one| one.instance.clone()).collect();
             let (now_ms, is_busy) = (clock::now_ms(), !busy.is_empty());
             let news = Some((generation, busy));
-            let is_due = now_ms >= due_ms || rang;
+            let is_due = now_ms >= due_ms || rang || (beats && now_ms + slack_ms >= due_ms);
             if generation > 0 && (said != news || is_due) {
                 let load = if is_due { self.reporter.report(&self.table.load(), applied.is_used) } else { None };
                 self.acknowledge(&mut link, Said { generation, uses, load }).await?;
@@ -288,10 +296,15 @@ impl Says {
                 }
                 said = news;
             }
-            let pause =
-                if is_busy { LOOK } else { Duration::from_millis(due_ms.saturating_sub(clock::now_ms()).max(1)) };
+            let until = Duration::from_millis((due_ms + slack_ms).saturating_sub(clock::now_ms()).max(1));
+            let pause = if is_busy { LOOK } else { until };
             let pause = if generation == 0 { self.heartbeat } else { pause };
+            beats = false;
             rang = tokio::select! {
+                () = self.beat.notified() => {
+                    beats = true;
+                    false
+                }
                 changed = self.applied.changed() => if changed.is_err() { return Ok(()) } else { false },
                 Ok(()) = self.epoch.changed() => false,
                 () = self.table.acknowledged(applied.local), if !is_used => false,

@@ -28,7 +28,7 @@ use std::process::{Child, ExitStatus};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Notify, broadcast, watch};
 
 /// Events that a slow receiver may be behind before it must list again.
 const EVENTS: usize = 256;
@@ -78,6 +78,8 @@ struct Shared {
     events: broadcast::Sender<RuntimeEvent>,
     /// Another Weir looks after what runs: it is only collected here.
     is_released: AtomicBool,
+    /// Something runs, whose output has to be looked at.
+    started: Arc<Notify>,
     /// Short lock, never across an await: starts, ends and signals of one node.
     state: Mutex<State>,
 }
@@ -131,9 +133,9 @@ impl Processes {
         let ports = Ports::new(&options.port_range, &mut Rng::from_os());
         let state = Mutex::new(State { ports, logs, running: BTreeMap::new() });
         let (events, _) = broadcast::channel(EVENTS);
-        let is_released = AtomicBool::new(false);
-        let shared = Arc::new(Shared { options, spawner, events, is_released, state });
-        tokio::spawn(rotate_logs(Arc::downgrade(&shared)));
+        let (is_released, started) = (AtomicBool::new(false), Arc::new(Notify::new()));
+        let shared = Arc::new(Shared { options, spawner, events, is_released, started: started.clone(), state });
+        tokio::spawn(rotate_logs(Arc::downgrade(&shared), started));
         Ok(Self { shared })
     }
 }
@@ -290,6 +292,7 @@ impl Shared {
         };
         let record = Record { running, pid, adopted, end_by: None, exit };
         self.lock().running.insert(id.clone(), record);
+        self.started.notify_one();
         let shared = Arc::downgrade(self);
         tokio::spawn(async move {
             watch.ended().await;
@@ -421,8 +424,8 @@ impl Drop for Reservation {
     }
 }
 
-/// Looks at the sizes of log files until the runtime is gone.
-async fn rotate_logs(shared: Weak<Shared>) {
+/// Looks at the sizes of log files while something runs, until the runtime is gone.
+async fn rotate_logs(shared: Weak<Shared>, started: Arc<Notify>) {
     let mut interval = tokio::time::interval(ROTATE_INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -434,6 +437,7 @@ async fn rotate_logs(shared: Weak<Shared>) {
         let folder = shared.options.logs.clone();
         drop(shared);
         if ids.is_empty() {
+            started.notified().await;
             continue;
         }
         let rotated = tokio::task::spawn_blocking(move || {
