@@ -15,7 +15,8 @@ impl Default for Limits {
 impl Default for Timeouts {
     fn default() -> Self {
         Self {
-            connect: Duration::from_secs(1),
+            // The kernel sends a SYN that was lost, or that found a full accept queue, once more after a second (RFC 6298 section 2).
+            connect: Duration::from_millis(1500),
             response: Duration::from_secs(30),
             idle: Duration::from_secs(60),
             tunnel_idle: Duration::from_secs(3600),

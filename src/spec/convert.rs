@@ -380,7 +380,7 @@ mod tests {
         assert_eq!((spec.limits.concurrency, spec.limits.queue), (None, 100));
         assert_eq!(
             (spec.timeouts.connect, spec.timeouts.tunnel_idle),
-            (Duration::from_secs(1), Duration::from_secs(3600))
+            (Duration::from_millis(1500), Duration::from_secs(3600))
         );
         assert_eq!((spec.outliers.gateway_errors, spec.outliers.server_errors), (3, 5));
         assert_eq!((spec.dns_ttl, spec.slow_start), (Duration::from_secs(5), Duration::ZERO));

@@ -207,7 +207,7 @@ pub struct Limits {
 #[serde(deny_unknown_fields)]
 #[schema(as = TimeoutsDefinition)]
 pub struct Timeouts {
-    /// TCP connection to an endpoint; default `1s`.
+    /// TCP connection to an endpoint; default `1500ms`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connect: Option<Duration>,
     /// From the request's last byte to the response's first byte; default `30s`.

@@ -13,8 +13,11 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
+
+/// Connections that may wait for accept, as for Weir's own listeners: a proxy opens many at once.
+const BACKLOG: u32 = 4096;
 
 /// Pause after a failed accept (out of descriptors), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
@@ -40,7 +43,7 @@ pub fn run(args: WhoamiArgs) -> anyhow::Result<ExitCode> {
     let ending = runtime.block_on(async {
         let variable = std::env::var("PORT").ok();
         let listen = args.listen.unwrap_or_else(|| Listen::from_port_variable(variable.as_deref()));
-        let listener = bind(listen).await?;
+        let listener = bind(listen)?;
         let instance = std::env::var("WEIR_INSTANCE").unwrap_or_else(|_| default_instance());
         let service = std::env::var("WEIR_SERVICE").unwrap_or_else(|_| "-".to_owned());
         if let Some(address) = args.udp {
@@ -76,15 +79,22 @@ fn default_instance() -> String {
     format!("{}-{}", if host.is_empty() { "whoami" } else { host }, std::process::id())
 }
 
-async fn bind(listen: Listen) -> anyhow::Result<TcpListener> {
+fn bind(listen: Listen) -> anyhow::Result<TcpListener> {
     let mut failure = None;
     for address in listen.candidates() {
-        match TcpListener::bind(address).await {
+        match bind_one(address) {
             Ok(listener) => return Ok(listener),
             Err(error) => failure = Some(anyhow::Error::new(error).context(format!("listen on {address}"))),
         }
     }
     Err(failure.unwrap_or_else(|| anyhow::anyhow!("no address to listen on")))
+}
+
+fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Serves until `stop` is ready, then finishes what is in flight; a crash ends at once.
