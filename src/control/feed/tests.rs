@@ -337,14 +337,21 @@ fn whether_a_first_replica_is_worth_waiting_for_is_told() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn the_process_before_an_upgrade_is_waited_for_until_it_leaves() {
+/// A follower in the middle of an upgrade: the old process uses an endpoint of elsewhere in subscription `s1`, the new one none in
+/// `s2`; with the generation that both acknowledged.
+fn upgrading() -> (World, u64) {
     let mut world = World::new();
     drop(world.fleet.join("edge", "old", "s1").unwrap());
     let generation = world.publish();
     world.fleet.acknowledge("edge", "s1", generation, &[World::uses(true)]).unwrap();
     drop(world.fleet.join("edge", "new", "s2").unwrap());
     world.fleet.acknowledge("edge", "s2", generation, &[]).unwrap();
+    (world, generation)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_process_before_an_upgrade_is_waited_for_until_it_leaves() {
+    let (mut world, _) = upgrading();
     assert_eq!((world.fleet.status().len(), world.elsewhere()), (2, 1), "the old one still uses it");
     assert_eq!(world.fleet.status().iter().filter(|one| one.leaving).count(), 1);
     let next = world.publish();
@@ -367,12 +374,7 @@ async fn the_process_before_an_upgrade_is_waited_for_until_it_leaves() {
 
 #[tokio::test(start_paused = true)]
 async fn both_processes_of_an_upgraded_follower_speak_for_themselves_after_they_were_cut_off() {
-    let mut world = World::new();
-    drop(world.fleet.join("edge", "old", "s1").unwrap());
-    let generation = world.publish();
-    world.fleet.acknowledge("edge", "s1", generation, &[World::uses(true)]).unwrap();
-    drop(world.fleet.join("edge", "new", "s2").unwrap());
-    world.fleet.acknowledge("edge", "s2", generation, &[]).unwrap();
+    let (world, generation) = upgrading();
     world.fleet.disconnected("edge", "s1");
     world.fleet.disconnected("edge", "s2");
     drop(world.fleet.join("edge", "new", "s3").unwrap());
