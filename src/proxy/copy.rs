@@ -1,14 +1,13 @@
 //! Octets both ways between two sockets: TCP streams and HTTP tunnels.
 //!
-//! Small pieces go through the worker's scratch buffer, one receive and one send. After some full reads a direction moves
-//! bulk by splice(2) until little comes at once. An idle stream owns no buffer and no pipe. The end of one side is passed
-//! on when everything before it was delivered; the other direction goes on.
+//! `proxy/direction.rs` moves them. An idle stream owns no buffer and no pipe. The end of one side is passed on when everything
+//! before it was delivered; the other direction goes on. A side that takes nothing any more has often said
+//! why: what it sent before is still delivered, as the kernel keeps that beyond a reset, and only then is the stream over.
 
 use crate::net::Stream;
+use crate::proxy::direction::{Direction, TURN_BYTES};
 use crate::proxy::observe::ORIGINAL;
 use crate::proxy::pick::Picked;
-use crate::proxy::pipe::{PIPE_BYTES, Pipe};
-use crate::proxy::scratch::{HEADROOM, poll_read};
 use crate::proxy::state::Worker;
 use crate::proxy::streams::Place;
 use crate::proxy::timer::{Deadline, ms};
@@ -16,20 +15,14 @@ use crate::telemetry::ServiceCounters;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use tokio::io::{AsyncWrite, Interest};
-use tokio::task::coop::has_budget_remaining;
-
-/// Octets moved before the other direction, and then other connections, get a turn.
-const TURN_BYTES: u64 = 256 * 1024;
-/// A read of so much is full: more is waiting.
-const FULL_BYTES: usize = 64 * 1024;
-/// After so many full reads in a row splice pays: it costs 7 % more than copying for small pieces and 55 % less for bulk.
-const FULL_READS: u8 = 3;
-/// Below this, copying is cheaper again.
-const SMALL_BYTES: usize = 16 * 1024;
+use tokio::io::AsyncWrite;
 
 /// Longest pause of a stream to an address of no service: the default of a service.
 const ORIGINAL_IDLE_MS: u64 = 3_600_000;
+
+/// A stream that broke waits for the acknowledgement of what it delivered as long as that comes on, with no longer pause than
+/// this: a reset discards what the kernel still holds.
+const LEAVE_MS: u64 = 5000;
 
 /// How a stream ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,6 +102,8 @@ pub(crate) struct Relay<'a> {
     downward: Direction,
     /// Octets that the last poll delivered, both ways.
     moved: usize,
+    /// It broke: how much the kernel held of what was delivered, and until when less of it is waited for.
+    leaving: Option<(usize, u64)>,
     end: Option<End>,
 }
 
@@ -123,7 +118,7 @@ impl<'a> Relay<'a> {
         watch.counters.streams_open.add(1);
         watch.rest();
         let (upward, downward) = (Direction::new(from_client), Direction::new(from_endpoint));
-        Self { watch, down, up, upward, downward, moved: 0, end: None }
+        Self { watch, down, up, upward, downward, moved: 0, leaving: None, end: None }
     }
 
     /// Moves what there is; ready when the stream has ended.
@@ -138,8 +133,14 @@ impl<'a> Relay<'a> {
     fn poll_both(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let Self { watch, down, up, upward, downward, moved, .. } = self;
         let worker = watch.worker;
-        let before = (upward.moved, downward.moved);
-        let polled = upward.poll(worker, down, up, cx).and_then(|()| downward.poll(worker, up, down, cx));
+        let before = (upward.moved, downward.moved, upward.dropped.max(downward.dropped));
+        downward.doubtful |= upward.poll(worker, down, up, cx);
+        let was_taken = !downward.receiver_lost;
+        upward.doubtful |= downward.poll(worker, up, down, cx);
+        if was_taken && downward.receiver_lost {
+            // What the client sent before may be all there.
+            downward.doubtful |= upward.poll(worker, down, up, cx);
+        }
         // Whatever ended the poll: what was delivered counts.
         let (received, sent) = (upward.moved - before.0, downward.moved - before.1);
         *moved = usize::try_from(received + sent).unwrap_or(usize::MAX);
@@ -148,22 +149,53 @@ impl<'a> Relay<'a> {
             watch.counters.sent_bytes.add(sent);
             watch.rest();
         }
-        if polled.is_err() {
-            return Poll::Ready(End::Broken);
-        }
         if upward.write_ended && downward.write_ended {
             return Poll::Ready(End::Closed);
         }
         if watch.place.is_due(worker.timers.now_ms()) {
             return Poll::Ready(End::Cut);
         }
-        if received.max(sent) > TURN_BYTES {
+        if received.max(sent).max(upward.dropped.max(downward.dropped) - before.2) > TURN_BYTES {
             // Other connections get their turn.
             cx.waker().wake_by_ref();
+        }
+        if upward.sender_lost || downward.sender_lost || (upward.is_over() && downward.is_over()) {
+            return self.poll_leave(cx);
         }
         match watch.deadline.poll_expired(cx) {
             true if worker.timers.now_ms() >= watch.until_ms => Poll::Ready(End::Session),
             true => Poll::Ready(End::Idle),
+            false => Poll::Pending,
+        }
+    }
+
+    /// Waits until who is still there has acknowledged what was delivered.
+    fn poll_leave(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let Self { watch, down, up, upward, downward, leaving, .. } = self;
+        let mut held = |to: &mut Stream, lost: bool| match lost {
+            true => 0,
+            false if to.buffers() && Pin::new(&mut *to).poll_flush(cx).is_pending() => to.queued().max(1),
+            false => to.queued(),
+        };
+        let queued = held(down, upward.sender_lost || downward.receiver_lost)
+            + held(up, downward.sender_lost || upward.receiver_lost);
+        let now_ms = watch.worker.timers.now_ms();
+        let (before, until_ms) = leaving.unwrap_or((usize::MAX, 0));
+        let until_ms = if queued < before { now_ms + LEAVE_MS.min(watch.idle_ms) } else { until_ms };
+        if queued == 0 || now_ms >= until_ms.min(watch.until_ms) {
+            return Poll::Ready(End::Broken);
+        }
+        *leaving = Some((queued, until_ms));
+        // Who is busy sending may read only after that: it is not held up.
+        for direction in [upward, downward] {
+            if !direction.is_over() {
+                direction.give_up();
+            }
+        }
+        // The kernel tells nobody of an acknowledgement: the next sweep looks again.
+        watch.deadline.set(1);
+        match watch.deadline.poll_expired(cx) {
+            true => Poll::Ready(End::Broken),
             false => Poll::Pending,
         }
     }
@@ -189,205 +221,13 @@ impl Drop for Relay<'_> {
             Some(End::Broken | End::Session | End::Idle) => {}
             Some(End::Cut) | None => self.watch.counters.streams_cut.add(1),
         }
-        self.down.abort_on_close();
-        self.up.abort_on_close();
-    }
-}
-
-/// Returns whether the kernel has reported nothing to read since the task's waker was left with the socket: it is still
-/// there then. Holds as long as a relay is polled by one task.
-fn is_quiet(from: &Stream) -> bool {
-    from.socket().is_some_and(|socket| socket.try_io(Interest::READABLE, || Ok(())).is_err())
-}
-
-/// One direction of a stream.
-struct Direction {
-    /// What the receiver has not taken yet, from `at` on.
-    pending: Vec<u8>,
-    at: usize,
-    /// Octets delivered in all.
-    moved: u64,
-    /// Whether bulk is moved by splice.
-    bulk: bool,
-    /// Held only while there is something in it.
-    pipe: Option<Pipe>,
-    /// Full reads in a row; while bulk is moved, whether the last splice brought little.
-    full_reads: u8,
-    /// Whether the last poll left the task's waker with the sender's socket, and nothing else is waited for.
-    waits: bool,
-    read_ended: bool,
-    write_ended: bool,
-}
-
-impl Direction {
-    fn new(pending: Vec<u8>) -> Self {
-        let (bulk, pipe, full_reads) = (false, None, 0);
-        Self { pending, at: 0, moved: 0, bulk, pipe, full_reads, waits: false, read_ended: false, write_ended: false }
-    }
-
-    /// Returns whether its receiver has yet to take something.
-    fn holds(&self) -> bool {
-        self.at < self.pending.len() || self.pipe.is_some()
-    }
-
-    /// Moves what is there until nothing is or the turn is over.
-    ///
-    /// # Errors
-    /// When a side is broken.
-    fn poll(&mut self, worker: &Worker, from: &mut Stream, to: &mut Stream, cx: &mut Context<'_>) -> Result<(), ()> {
-        if std::mem::take(&mut self.waits) && is_quiet(from) {
-            self.waits = true;
-            return Ok(());
-        }
-        let before = self.moved;
-        while self.moved - before <= TURN_BYTES && !self.write_ended {
-            let step = match self.bulk {
-                true => self.poll_splice(worker, from, to, cx),
-                false => self.poll_copy(worker, from, to, cx),
-            };
-            if step?.is_pending() {
-                break;
+        // Who was sent the other's end has all of it.
+        let broken = self.end == Some(End::Broken);
+        for (side, direction) in [(&mut *self.down, &self.downward), (&mut *self.up, &self.upward)] {
+            if !(broken && direction.write_ended) {
+                side.abort_on_close();
             }
         }
-        if to.buffers() && matches!(Pin::new(to).poll_flush(cx), Poll::Ready(Err(_))) {
-            return Err(());
-        }
-        Ok(())
-    }
-
-    /// One receive and one send through the scratch buffer, after what was kept; pending when a side must be waited for.
-    fn poll_copy(
-        &mut self,
-        worker: &Worker,
-        from: &mut Stream,
-        to: &mut Stream,
-        cx: &mut Context<'_>,
-    ) -> Result<Poll<()>, ()> {
-        if self.poll_pending(to, cx)?.is_pending() {
-            return Ok(Poll::Pending);
-        }
-        if self.read_ended {
-            return self.poll_shutdown(to, cx);
-        }
-        let read = worker.with_scratch(|scratch| {
-            let room = scratch.input.get_mut(HEADROOM..).unwrap_or_default();
-            let most = to.room().min(room.len());
-            match poll_read(from, cx, room.get_mut(..most).unwrap_or_default()) {
-                Poll::Ready(Ok(n)) => self.pass(to, room.get(..n).unwrap_or_default(), cx).map(|()| Poll::Ready(n)),
-                Poll::Ready(Err(_)) => Err(()),
-                Poll::Pending => Ok(Poll::Pending),
-            }
-        })?;
-        match read {
-            Poll::Pending => {
-                // Without a budget the runtime has not kept the waker.
-                self.waits = from.socket().is_some() && has_budget_remaining();
-                return Ok(Poll::Pending);
-            }
-            Poll::Ready(0) => self.read_ended = true,
-            Poll::Ready(n) if n < FULL_BYTES => self.full_reads = 0,
-            Poll::Ready(_) if self.full_reads < FULL_READS => self.full_reads += 1,
-            Poll::Ready(_) if self.pending.is_empty() && from.socket().is_some() && to.socket().is_some() => {
-                self.bulk = true;
-                self.full_reads = 0;
-            }
-            Poll::Ready(_) => {}
-        }
-        Ok(Poll::Ready(()))
-    }
-
-    /// Writes what came at once; only what the receiver does not take is kept.
-    fn pass(&mut self, to: &mut Stream, octets: &[u8], cx: &mut Context<'_>) -> Result<(), ()> {
-        if octets.is_empty() {
-            return Ok(());
-        }
-        let written = match Pin::new(to).poll_write(cx, octets) {
-            Poll::Ready(Ok(n)) if n > 0 => n,
-            Poll::Ready(_) => return Err(()),
-            Poll::Pending => 0,
-        };
-        self.moved += written as u64;
-        self.pending.extend_from_slice(octets.get(written..).unwrap_or_default());
-        Ok(())
-    }
-
-    /// Writes what was kept; pending while some is left.
-    fn poll_pending(&mut self, to: &mut Stream, cx: &mut Context<'_>) -> Result<Poll<()>, ()> {
-        while let Some(rest) = self.pending.get(self.at..).filter(|rest| !rest.is_empty()) {
-            match Pin::new(&mut *to).poll_write(cx, rest) {
-                Poll::Ready(Ok(n)) if n > 0 => {
-                    self.at += n;
-                    self.moved += n as u64;
-                }
-                Poll::Ready(_) => return Err(()),
-                Poll::Pending => return Ok(Poll::Pending),
-            }
-        }
-        if self.pending.capacity() > 0 {
-            self.pending = Vec::new();
-        }
-        self.at = 0;
-        Ok(Poll::Ready(()))
-    }
-
-    /// Half-closes the receiver once its sender has ended and everything was delivered.
-    fn poll_shutdown(&mut self, to: &mut Stream, cx: &mut Context<'_>) -> Result<Poll<()>, ()> {
-        match Pin::new(to).poll_shutdown(cx) {
-            Poll::Ready(Ok(())) => {
-                self.write_ended = true;
-                Ok(Poll::Ready(()))
-            }
-            Poll::Ready(Err(_)) => Err(()),
-            Poll::Pending => Ok(Poll::Pending),
-        }
-    }
-
-    /// One splice from the sender into a pipe, or from the pipe to the receiver. Both wait for readiness first, so that no
-    /// call is made in vain twice.
-    fn poll_splice(
-        &mut self,
-        worker: &Worker,
-        from: &Stream,
-        to: &Stream,
-        cx: &mut Context<'_>,
-    ) -> Result<Poll<()>, ()> {
-        let (Some(from), Some(to)) = (from.socket(), to.socket()) else { return Err(()) };
-        let drains = self.pipe.is_some();
-        match if drains { to.poll_write_ready(cx) } else { from.poll_read_ready(cx) } {
-            Poll::Ready(Ok(())) => {}
-            Poll::Ready(Err(_)) => return Err(()),
-            Poll::Pending => return Ok(Poll::Pending),
-        }
-        let Some(mut pipe) = self.pipe.take().or_else(|| worker.pipes.take()) else {
-            // Enough streams move bulk already: this one copies.
-            self.bulk = false;
-            return Ok(Poll::Ready(()));
-        };
-        let moved = match drains {
-            true => to.try_io(Interest::WRITABLE, || pipe.drain_to(to)),
-            false => from.try_io(Interest::READABLE, || pipe.fill_from(from, PIPE_BYTES)),
-        };
-        match (moved, drains) {
-            (Ok(0), true) => return Err(()),
-            (Ok(n), true) => {
-                self.moved += n as u64;
-                // Little came last: copying is cheaper from here on.
-                self.bulk = pipe.fill() > 0 || self.full_reads == 0;
-            }
-            (Ok(0), false) => {
-                self.read_ended = true;
-                self.bulk = false;
-            }
-            (Ok(n), false) => self.full_reads = u8::from(n < SMALL_BYTES),
-            // The readiness is cleared: the next round waits for it.
-            (Err(error), _) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            (Err(_), _) => return Err(()),
-        }
-        if !self.bulk {
-            self.full_reads = 0;
-        }
-        self.pipe = Some(pipe).filter(|pipe| pipe.fill() > 0);
-        Ok(Poll::Ready(()))
     }
 }
 

@@ -91,14 +91,16 @@ fn what_is_delivered_before_a_poll_has_to_wait_is_counted_by_that_poll() {
 }
 
 #[test]
-fn what_is_delivered_before_a_side_breaks_is_counted() {
+fn what_a_side_sent_before_it_took_nothing_any_more_is_delivered_and_counted() {
     let worker = worker();
     let deadline = worker.timers.register();
     let mut cx = Context::from_waker(Waker::noop());
-    let mut down = Side::that(&[Some(6)], &[]);
-    let mut up = Side::that(&[Some(3), Some(0)], &[b"answer"]);
+    let mut down = Side::that(&[Some(2), None, Some(4)], &[b"more"]);
+    let mut up = Side::that(&[Some(3), Some(0)], &[b"answer", b""]);
     let watch = Watch::original(&worker, &deadline);
     let mut relay = Relay::new(watch, (&mut down, &mut up), (b"0123456789".to_vec(), Vec::new()));
+    assert!(relay.poll(&mut cx).is_pending());
+    assert_eq!((counted(&relay), relay.carried()), ((3, 2), (2, 3)));
     assert_eq!(relay.poll(&mut cx), Poll::Ready(End::Broken));
-    assert_eq!((counted(&relay), relay.carried()), ((3, 0), (0, 3)));
+    assert_eq!((counted(&relay), relay.carried(), relay.moved()), ((3, 6), (6, 3), 4));
 }

@@ -15,6 +15,7 @@ mod connect;
 mod connection;
 mod copy;
 mod datagram;
+mod direction;
 mod entry;
 mod error;
 #[cfg(test)]

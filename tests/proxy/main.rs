@@ -13,6 +13,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod broken;
 mod endpoints;
 mod forwarding;
 mod held;
