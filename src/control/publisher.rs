@@ -148,7 +148,7 @@ impl Publisher {
             let answer = outcome.map(|done| {
                 let stats = match &done {
                     Done::Withdrawn(service, id) => draining(snapshot, service, id),
-                    Done::Applied | Done::Registered(_) | Done::Renewed(_) => None,
+                    Done::Applied | Done::Registered(_) | Done::Renewed(_) | Done::TakenIn { .. } => None,
                 };
                 Answer { generation, done, stats }
             });

@@ -1,9 +1,9 @@
 //! What one table changes of another, as a contribution to the registry. Pure.
 
 use crate::control::feed::table::{FedEndpoint, FedService, FedTable};
-use crate::control::registry::{Adopted, Contribution, Registration};
+use crate::control::registry::{Adopted, Clash, Contribution, Registration};
 use crate::model::{InstanceId, NodeId, ServiceName, Source, Verdict};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 /// A withdrawn endpoint that may still be used.
@@ -11,7 +11,7 @@ pub(super) type Leaving = (ServiceName, InstanceId);
 
 /// Returns what makes a registry that holds `before` hold `after`.
 pub(super) fn difference(before: &FedTable, after: &FedTable, node: &NodeId) -> Contribution {
-    let mut change = Contribution::default();
+    let mut change = Contribution { only: Some(Source::Feed), ..Contribution::default() };
     for name in before.services.keys().filter(|name| !after.services.contains_key(*name)) {
         change.undefine.push(name.clone());
     }
@@ -106,4 +106,19 @@ pub(super) fn fit(table: &FedTable, is_taken: impl Fn(&ServiceName) -> bool, is_
         services.insert(name.clone(), service);
     }
     (Arc::new(FedTable { services, ..table.clone() }), left_out)
+}
+
+/// Takes the endpoints out of a table whose ids others have here.
+pub(super) fn leave_out(table: &mut Arc<FedTable>, clashes: &[Clash]) {
+    if clashes.is_empty() {
+        return;
+    }
+    let (services, ids): (HashSet<_>, HashSet<_>) =
+        clashes.iter().map(|clash| (&clash.service, (&clash.service, &clash.id))).unzip();
+    let table = Arc::make_mut(table);
+    for name in services {
+        if let Some(service) = table.services.get_mut(name) {
+            Arc::make_mut(service).endpoints.retain(|endpoint| !ids.contains(&(name, &endpoint.id)));
+        }
+    }
 }

@@ -7,14 +7,14 @@
 use crate::clock;
 use crate::control::events::{EventKind, Events};
 use crate::control::feed::held::{self, Held};
-use crate::control::feed::import::{difference, fit, leaving};
+use crate::control::feed::import::{difference, fit, leave_out, leaving};
 use crate::control::feed::kept;
 use crate::control::feed::notices::{Waiting, waiting};
 use crate::control::feed::owner::{Whose, whose};
 use crate::control::feed::source::{Applied, Feeder, News};
 use crate::control::feed::status::Sources;
 use crate::control::feed::table::{FedService, FedTable};
-use crate::control::registry::{Handle, RegistryError};
+use crate::control::registry::{Clash, Handle};
 use crate::control::{PlaceOptions, SourceOptions};
 use crate::model::{NodeId, ServiceName};
 use crate::rng::Rng;
@@ -86,6 +86,8 @@ struct Importer {
     imported: Arc<FedTable>,
     /// Services that are somebody else's here.
     taken: HashSet<ServiceName>,
+    /// Endpoints that are left out: others here have their ids.
+    clashes: HashSet<Clash>,
     /// Endpoints that went with such a service and may still be used.
     dropped: Vec<Held>,
     /// Whether the registry has all of the source's table.
@@ -99,7 +101,7 @@ struct Importer {
 /// Starts to follow the sources on the current runtime, as `name_at_sources`. The kept table is in use when this returns.
 pub async fn start(options: &SourceOptions, name_at_sources: &str, parts: Parts) -> Sources {
     let (news, inbox) = mpsc::channel(QUEUE);
-    let kept = kept_table(&parts.state).await;
+    let kept = kept::last(&parts.state).await;
     let shown = Sources::new(kept.is_some());
     let count = options.places.len() + usize::from(options.file.is_some());
     let heartbeat = if count > 1 { HEARTBEAT.1 } else { HEARTBEAT.0 };
@@ -149,25 +151,6 @@ fn later(pause: Duration) -> Instant {
     Instant::from_std(clock::now() + pause)
 }
 
-/// Returns the file of the last table.
-fn place_of(state: &std::path::Path) -> PathBuf {
-    state.join("table.jsonl")
-}
-
-async fn kept_table(state: &std::path::Path) -> Option<Arc<FedTable>> {
-    let path = place_of(state);
-    let read = tokio::task::spawn_blocking(move || kept::read(&path)).await;
-    match read {
-        Ok(Ok(table)) => Some(table),
-        Ok(Err(kept::FileError::Read(error))) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Ok(Err(error)) => {
-            tracing::warn!(%error, "the last table that was kept cannot be used");
-            None
-        }
-        Err(_) => None,
-    }
-}
-
 /// Returns the source to use: the first that lives and has a table; while none lives, the one in use.
 fn choose(used: Option<usize>, sources: &[(bool, bool)]) -> Option<usize> {
     sources.iter().position(|(live, has_table)| *live && *has_table).or(used)
@@ -182,6 +165,7 @@ impl Importer {
             used: None,
             imported: Arc::default(),
             taken: HashSet::new(),
+            clashes: HashSet::new(),
             dropped: Vec::new(),
             is_whole: true,
             switch_at: None,
@@ -206,8 +190,9 @@ impl Importer {
                 notice = notices.recv() => match waiting(notice, &mut notices) {
                     Some(Waiting::These(names)) => self.noticed(names).await,
                     Some(Waiting::Any) => {
-                        let all = self.imported.services.keys().chain(&self.taken).cloned().collect();
-                        self.noticed(all).await;
+                        let holders = self.clashes.iter().map(|clash| &clash.holder);
+                        let all = self.imported.services.keys().chain(&self.taken).chain(holders);
+                        self.noticed(all.cloned().collect()).await;
                     }
                     None => return,
                 },
@@ -375,14 +360,27 @@ impl Importer {
         }
         change.undefine = undefine;
         self.imported = fitted;
-        match self.parts.registry.contribute(change).await {
-            Ok(generation) => Some(generation),
-            Err(RegistryError::Closed) => None,
-            Err(error) => {
-                tracing::warn!(%error, "not all of the table fits here");
-                Some(self.generation())
-            }
+        let taken = self.parts.registry.take_in(change).await.ok()?;
+        if let Some(error) = taken.refused {
+            tracing::warn!(%error, "not all of the table fits here");
         }
+        self.leave_out(taken.clashes);
+        Some(taken.generation)
+    }
+
+    /// Notes which endpoints others here have the ids of; the registry did not take them. Each change asks for them again.
+    fn leave_out(&mut self, clashes: Vec<Clash>) {
+        leave_out(&mut self.imported, &clashes);
+        self.is_whole &= clashes.is_empty();
+        let clashes: HashSet<Clash> = clashes.into_iter().collect();
+        // One that registered at both is known here all the same.
+        for clash in clashes.iter().filter(|clash| !clash.is_same && !self.clashes.contains(*clash)) {
+            tracing::warn!(
+                instance = %clash.id, service = %clash.service, registered_in = %clash.holder,
+                "an instance registered here has this id: the table's endpoint is left out; register one of them by another id"
+            );
+        }
+        self.clashes = clashes;
     }
 
     /// Returns which of these services are defined here by somebody else.
@@ -394,9 +392,10 @@ impl Importer {
     /// Looks whose these services are, of which something changed here, and brings in what is in use once more where that is
     /// another's than before.
     async fn noticed(&mut self, names: HashSet<ServiceName>) {
+        let may_be_free = self.clashes.iter().any(|clash| names.contains(&clash.holder));
         let (own, other): (Vec<_>, Vec<_>) =
             names.into_iter().partition(|name| self.imported.services.contains_key(name));
-        let mut is_news = other.iter().any(|name| self.taken.contains(name));
+        let mut is_news = may_be_free || other.iter().any(|name| self.taken.contains(name));
         for (name, whose) in whose(&self.parts.registry, &self.imported, own).await {
             match whose {
                 Whose::Own => continue,
@@ -413,7 +412,7 @@ impl Importer {
 
     async fn write(&mut self) {
         self.write_at = None;
-        let (path, mut table) = (place_of(&self.parts.state), self.imported.clone());
+        let (path, mut table) = (kept::place_of(&self.parts.state), self.imported.clone());
         if !self.is_whole {
             // What changes of it says nothing of what was left out, which may be taken in after a restart: then all must come.
             Arc::make_mut(&mut table).epoch = Arc::default();
@@ -430,68 +429,5 @@ impl Importer {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{GRACE, Importer, Parts, Source, Sources, choose};
-    use crate::control::events::Events;
-    use crate::control::feed::source::{Applied, News};
-    use crate::control::feed::{FedEndpoint, FedService, FedTable, LinkError};
-    use crate::control::registry::fixture::spec;
-    use crate::control::{Options, publisher};
-    use crate::model::{InstanceId, NodeId};
-    use crate::rng::Rng;
-    use crate::table::{Snapshot, channel, names::Names};
-    use crate::telemetry::Metrics;
-    use std::sync::Arc;
-    use tokio::sync::watch;
-
-    /// A table with one endpoint of `web`.
-    fn table(id: &str, port: u16) -> News {
-        let (id, address) = (InstanceId::parse(id).unwrap(), "127.0.0.1".parse().unwrap());
-        let (ports, weight, traits) = (vec![port], 1, None);
-        let endpoint = FedEndpoint { id, address, ports, weight, traits, unhealthy: false, draining: false };
-        let spec = Arc::new(spec("web", None));
-        let services = [(spec.name.clone(), Arc::new(FedService { spec, endpoints: vec![endpoint] }))].into();
-        News::Table(Arc::new(FedTable { epoch: "e".into(), generation: 1, services, ..FedTable::default() }))
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn of_a_source_that_was_left_everything_is_held_until_each_worker_knows() {
-        let (writer, shared) = channel(Snapshot::empty(Names::default()));
-        let (events, metrics, node) = (Events::default(), Metrics::new(), NodeId::parse("n").unwrap());
-        let registry = publisher::spawn(&Options::default(), events.clone(), writer, Rng::from_seed(1));
-        let parts = Parts { registry, table: shared.clone(), metrics, events, node, state: std::env::temp_dir() };
-        let mut importer = Importer::new(parts, Sources::default());
-        let (applied, first) = watch::channel(Applied::default());
-        for applied in [applied, watch::channel(Applied::default()).0] {
-            importer.sources.push(Source { is_local: true, table: None, live: false, applied });
-            importer.shown.add(String::new());
-        }
-        importer.take(0, table("a", 1)).await;
-        let mut worker = shared.reader("worker-0");
-        importer.take(1, table("b", 2)).await;
-        importer.take(0, News::Lost(LinkError::Unreachable("it died".to_owned()))).await;
-        tokio::time::sleep(GRACE).await;
-        importer.switch_at = None;
-        // The worker is busy for longer than is waited for it, and uses what it had.
-        importer.switch().await;
-        let left = first.borrow().clone();
-        assert_eq!((importer.used, left.is_used, shared.lagging(left.local).len()), (Some(1), false, 1));
-        let request = left.held.iter().map(|held| held.begin()).next().expect("it is held though nothing is there yet");
-        worker.load();
-        importer.standby(0);
-        assert_eq!((shared.lagging(left.local).len(), first.borrow().held.len()), (0, 1));
-        drop(request);
-        importer.standby(0);
-        assert!(first.borrow().held.is_empty());
-    }
-
-    #[test]
-    fn the_first_that_lives_is_used_and_what_is_used_stays_while_none_does() {
-        let (live, dead, new) = ((true, true), (false, true), (true, false));
-        assert_eq!(choose(None, &[new, dead]), None);
-        assert_eq!(choose(None, &[new, live]), Some(1));
-        assert_eq!(choose(Some(1), &[live, live]), Some(0));
-        assert_eq!(choose(Some(0), &[dead, live]), Some(1));
-        assert_eq!(choose(Some(0), &[dead, dead]), Some(0));
-    }
-}
+#[path = "incoming_tests.rs"]
+mod tests;

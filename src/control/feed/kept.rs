@@ -8,7 +8,7 @@ use crate::control::feed::wire::{Begin, End, FORMAT, Hello, Line};
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Why a file gave no table.
@@ -20,6 +20,26 @@ pub(super) enum FileError {
     /// What is in it is no whole table.
     #[error(transparent)]
     Refused(#[from] Refusal),
+}
+
+/// Returns the file of the last table.
+pub(super) fn place_of(state: &Path) -> PathBuf {
+    state.join("table.jsonl")
+}
+
+/// Reads the last table; `None`, and a warning, where it cannot be used.
+pub(super) async fn last(state: &Path) -> Option<Arc<FedTable>> {
+    let path = place_of(state);
+    let read = tokio::task::spawn_blocking(move || read(&path)).await;
+    match read {
+        Ok(Ok(table)) => Some(table),
+        Ok(Err(FileError::Read(error))) if error.kind() == io::ErrorKind::NotFound => None,
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the last table that was kept cannot be used");
+            None
+        }
+        Err(_) => None,
+    }
 }
 
 /// Reads the table of a file.

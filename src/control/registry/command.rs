@@ -79,6 +79,8 @@ pub struct Adopted {
 /// Changes that become visible in one publish: what a configuration contributes.
 #[derive(Debug, Clone, Default)]
 pub struct Contribution {
+    /// Where it is named, what others contributed is left as it is, whatever ids they have.
+    pub only: Option<Source>,
     /// Services to remove, with all their instances.
     pub undefine: Vec<ServiceName>,
     /// Services to define or change.
@@ -103,6 +105,30 @@ pub struct Contribution {
     pub fed_routes: Option<Arc<[RouteSpec]>>,
     /// New listeners, when they changed.
     pub listeners: Option<Arc<[ListenerSpec]>>,
+}
+
+/// An instance of a contribution that is left out: another that was registered before has its id.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Clash {
+    /// The id.
+    pub id: InstanceId,
+    /// The service that it was contributed to.
+    pub service: ServiceName,
+    /// The service of the other.
+    pub holder: ServiceName,
+    /// Whether the other is a copy of the same service at the same place.
+    pub is_same: bool,
+}
+
+/// What came of a contribution that changes only what one source contributed.
+#[derive(Debug)]
+pub struct TakenIn {
+    /// The generation that shows it.
+    pub generation: u64,
+    /// Who was left out.
+    pub clashes: Vec<Clash>,
+    /// The first other refusal.
+    pub refused: Option<RegistryError>,
 }
 
 /// Why the registry refused.
@@ -176,6 +202,8 @@ pub(crate) enum Done {
     Renewed(Duration),
     /// The instance drains.
     Withdrawn(ServiceName, InstanceId),
+    /// What came of a contribution of one source.
+    TakenIn { clashes: Vec<Clash>, refused: Option<RegistryError> },
 }
 
 /// An event before its generation is known.

@@ -3,7 +3,7 @@
 use crate::balance::EndpointStats;
 use crate::control::registry::actor::{Answer, Message, Query};
 use crate::control::registry::durable::{Drain, Durable};
-use crate::control::registry::{Adopted, Command, Contribution, Done, Registration, RegistryError};
+use crate::control::registry::{Adopted, Command, Contribution, Done, Registration, RegistryError, TakenIn};
 use crate::control::store::Store;
 use crate::model::{Instance, InstanceId, ServiceName, ServiceSpec, Source, Transition};
 use std::sync::Arc;
@@ -54,6 +54,18 @@ impl Handle {
     /// The first refusal; the other parts are carried out all the same. [`RegistryError::Closed`] when the registry ended.
     pub async fn contribute(&self, contribution: Contribution) -> Result<u64, RegistryError> {
         Ok(self.command(Command::contribute(contribution)).await?.generation)
+    }
+
+    /// Carries out the changes of one source ([`Contribution::only`]) in one publish; nothing of others changes.
+    ///
+    /// # Errors
+    /// [`RegistryError::Closed`] when the registry ended.
+    pub async fn take_in(&self, contribution: Contribution) -> Result<TakenIn, RegistryError> {
+        let Answer { generation, done, .. } = self.command(Command::contribute(contribution)).await?;
+        match done {
+            Done::TakenIn { clashes, refused } => Ok(TakenIn { generation, clashes, refused }),
+            _ => Ok(TakenIn { generation, clashes: Vec::new(), refused: None }),
+        }
     }
 
     /// Defines a service or changes its definition; returns the generation that shows it.

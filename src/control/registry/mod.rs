@@ -9,6 +9,7 @@
 mod actor;
 mod admission;
 mod command;
+mod contribute;
 mod durable;
 mod effects;
 mod entry;
@@ -22,7 +23,7 @@ pub(crate) mod fixture;
 #[cfg(test)]
 mod tests;
 
-pub use command::{Adopted, Contribution, Registration, RegistryError};
+pub use command::{Adopted, Clash, Contribution, Registration, RegistryError, TakenIn};
 pub use handle::{Handle, Listing, Withdrawn};
 
 pub(crate) use actor::{Actor, Answer, Step, Waiter, channel};

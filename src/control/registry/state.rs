@@ -10,9 +10,7 @@ use crate::control::registry::effects::amend;
 use crate::control::registry::entry::{Departure, Entry};
 use crate::control::registry::routes::RouteSources;
 use crate::control::registry::timers::Timers;
-use crate::control::registry::{
-    Adopted, Command, Contribution, Done, Draft, Effects, Listing, NO_LONGER_LISTED, Registration, RegistryError,
-};
+use crate::control::registry::{Command, Done, Draft, Effects, Listing, Registration, RegistryError};
 use crate::model::{Instance, InstanceId, InstanceState, ServiceName, ServiceSpec, Source, Transition, Verdict};
 use crate::rng::Rng;
 use crate::table::Change;
@@ -27,7 +25,7 @@ const MAX_DEPARTED: usize = 64;
 const MAX_INSTANCES: usize = 200_000;
 
 /// Why an instance of another Weir's table is what it is.
-const TOLD: &str = "as the table says that lists it";
+pub(super) const TOLD: &str = "as the table says that lists it";
 
 /// How long things live.
 #[derive(Debug, Clone, Copy)]
@@ -55,12 +53,12 @@ pub(crate) struct State {
     timers: Timers,
     last_seq: u64,
     rules: Rules,
-    routes: RouteSources,
+    pub(super) routes: RouteSources,
     /// For the ids of registrations that name none.
     rng: Rng,
 }
 
-type Outcome = Result<Done, RegistryError>;
+pub(super) type Outcome = Result<Done, RegistryError>;
 
 impl State {
     /// Makes an empty registry.
@@ -95,45 +93,7 @@ impl State {
         (outcome, effects)
     }
 
-    fn contribute(&mut self, contribution: Contribution, now_ms: u64, effects: &mut Effects) -> Outcome {
-        let mut first_error = None;
-        let mut note = |result: Outcome| {
-            if let Err(error) = result {
-                first_error.get_or_insert(error);
-            }
-        };
-        for id in contribution.gone {
-            note(self.gone(&id, "no longer listed", now_ms, effects));
-        }
-        for id in contribution.withdraw {
-            note(self.withdraw(&id, NO_LONGER_LISTED, effects));
-        }
-        for name in contribution.undefine {
-            note(self.undefine(&name, effects));
-        }
-        for spec in contribution.define {
-            self.define(spec, effects);
-        }
-        for registration in contribution.register {
-            note(self.register(registration, None, now_ms, effects));
-        }
-        for adopted in contribution.adopt {
-            note(self.adopt(adopted, now_ms, effects));
-        }
-        for id in contribution.restore {
-            note(self.restore(&id, effects));
-        }
-        for (id, to) in contribution.judge {
-            let from = self.instance(&id).map_or(Verdict::Unknown, |instance| instance.verdict);
-            note(self.report(&id, Transition { from, to }, TOLD, now_ms, effects));
-        }
-        effects.touched.extend(contribution.touch.into_iter().filter(|name| self.groups.contains_key(name)));
-        effects.routes = self.routes.take_up(contribution.routes, contribution.fed_routes);
-        effects.listeners = contribution.listeners;
-        first_error.map_or(Ok(Done::Applied), Err)
-    }
-
-    fn define(&mut self, spec: Arc<ServiceSpec>, effects: &mut Effects) {
+    pub(super) fn define(&mut self, spec: Arc<ServiceSpec>, effects: &mut Effects) {
         let name = spec.name.clone();
         let message = match self.groups.get_mut(&name) {
             Some(group) if group.spec == spec => return,
@@ -160,7 +120,7 @@ impl State {
         effects.noticed.push(name);
     }
 
-    fn undefine(&mut self, name: &ServiceName, effects: &mut Effects) -> Outcome {
+    pub(super) fn undefine(&mut self, name: &ServiceName, effects: &mut Effects) -> Outcome {
         let group = self.groups.remove(name).ok_or_else(|| RegistryError::UnknownService(name.clone()))?;
         for entry in group.entries.values() {
             self.index.remove(&entry.instance().id);
@@ -190,19 +150,8 @@ impl State {
         }
     }
 
-    /// Registers what an earlier Weir knew, as it was.
-    fn adopt(&mut self, adopted: Adopted, now_ms: u64, effects: &mut Effects) -> Outcome {
-        let Adopted { registration, ready, drained } = adopted;
-        let done = self.register(registration, ready.then_some(InstanceState::Ready), now_ms, effects)?;
-        if let (true, Done::Registered(instance)) = (drained, &done) {
-            let reason = if instance.source == Source::Feed { TOLD } else { "drained by hand" };
-            self.withdraw(&instance.id.clone(), reason, effects)?;
-        }
-        Ok(done)
-    }
-
     /// Registers an instance; `first` is the state that it starts in when that is known.
-    fn register(
+    pub(super) fn register(
         &mut self,
         registration: Registration,
         first: Option<InstanceState>,
@@ -281,7 +230,7 @@ impl State {
         Ok(Done::Renewed(length))
     }
 
-    fn gone(&mut self, id: &InstanceId, reason: &str, now_ms: u64, effects: &mut Effects) -> Outcome {
+    pub(super) fn gone(&mut self, id: &InstanceId, reason: &str, now_ms: u64, effects: &mut Effects) -> Outcome {
         let until_ms = now_ms.saturating_add(millis(self.rules.gone_listed));
         let (_, entry) = find(&mut self.groups, &self.index, id)?;
         let before = entry.standing();
@@ -314,7 +263,7 @@ impl State {
         }
     }
 
-    fn withdraw(&mut self, id: &InstanceId, reason: &str, effects: &mut Effects) -> Outcome {
+    pub(super) fn withdraw(&mut self, id: &InstanceId, reason: &str, effects: &mut Effects) -> Outcome {
         let (_, entry) = find_living(&mut self.groups, &self.index, id)?;
         let service = entry.instance().service.clone();
         if entry.instance().state != InstanceState::Draining {
@@ -326,7 +275,7 @@ impl State {
         Ok(Done::Withdrawn(service, id.clone()))
     }
 
-    fn restore(&mut self, id: &InstanceId, effects: &mut Effects) -> Outcome {
+    pub(super) fn restore(&mut self, id: &InstanceId, effects: &mut Effects) -> Outcome {
         let (_, entry) = find_living(&mut self.groups, &self.index, id)?;
         if entry.instance().state == InstanceState::Draining {
             let before = entry.standing();
@@ -341,7 +290,7 @@ impl State {
         Ok(Done::Applied)
     }
 
-    fn report(
+    pub(super) fn report(
         &mut self,
         id: &InstanceId,
         transition: Transition,
@@ -433,8 +382,13 @@ impl State {
 
     /// Returns one instance, also when it is gone but still listed.
     pub(crate) fn instance(&self, id: &InstanceId) -> Option<Arc<Instance>> {
+        Some(self.entry(id)?.instance().clone())
+    }
+
+    /// The same with its lease and how it left.
+    pub(super) fn entry(&self, id: &InstanceId) -> Option<&Entry> {
         let (name, seq) = self.index.get(id)?;
-        Some(self.groups.get(name)?.entries.get(seq)?.instance().clone())
+        self.groups.get(name)?.entries.get(seq)
     }
 
     /// Returns a service and its instances, gone ones included.
