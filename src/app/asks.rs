@@ -1,13 +1,20 @@
 //! What this process is asked to do, by signals and by the keeper.
 //!
 //! The keeper passes signals on as messages. A signal may also reach both of us at once (Ctrl-C goes to the whole group of
-//! a terminal), so the second TERM or INT, which stops at once, is counted for each of the two ways by itself.
+//! a terminal), so the second TERM or INT, which stops at once, is counted for each of the two ways by itself. Two within [`SAME`] are one:
+//! `timeout` signals the process that it started, and at once the group that this is in too.
 
+use crate::clock;
 use crate::net::Order;
 use crate::telemetry::CutCounts;
 use anyhow::Context;
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+
+/// TERM or INT that comes so soon after the one before is the same: nobody types as fast, and a key that is held down begins to
+/// repeat later.
+pub(super) const SAME: Duration = Duration::from_millis(100);
 
 /// What is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,17 +62,29 @@ pub(super) struct Asks {
 /// Counts what asks for the end.
 #[derive(Debug, Default)]
 struct Endings {
-    by_signal: u32,
-    by_keeper: u32,
+    by_signal: Way,
+    by_keeper: Way,
+}
+
+/// What came by one way.
+#[derive(Debug, Default)]
+struct Way {
+    count: u32,
+    /// When the last one came that counted.
+    last: Option<Instant>,
 }
 
 impl Endings {
-    /// Returns what one more means; `None`: the same again by the other way.
-    fn count(&mut self, by_keeper: bool) -> Option<Ask> {
-        let first = self.by_signal + self.by_keeper == 0;
-        let count = if by_keeper { &mut self.by_keeper } else { &mut self.by_signal };
-        *count += 1;
-        match (*count, first) {
+    /// Returns what one more means; `None`: the same again, by the other way or at once.
+    fn count(&mut self, by_keeper: bool, now: Instant) -> Option<Ask> {
+        let first = self.by_signal.count + self.by_keeper.count == 0;
+        let way = if by_keeper { &mut self.by_keeper } else { &mut self.by_signal };
+        if way.last.is_some_and(|last| now.saturating_duration_since(last) < SAME) {
+            return None;
+        }
+        way.last = Some(now);
+        way.count += 1;
+        match (way.count, first) {
             (1, true) => Some(Ask::Drain),
             (1, false) => None,
             _ => Some(Ask::Stop),
@@ -101,14 +120,14 @@ impl Asks {
         loop {
             let [first, second] = &mut self.user;
             let ask = tokio::select! {
-                _ = self.terminate.recv() => self.endings.count(false),
-                _ = self.interrupt.recv() => self.endings.count(false),
+                _ = self.terminate.recv() => self.endings.count(false, clock::now()),
+                _ = self.interrupt.recv() => self.endings.count(false, clock::now()),
                 _ = self.quit.recv() => Some(Ask::Stop),
                 _ = self.hangup.recv() => Some(Ask::Reload),
                 _ = first.recv() => Some(Ask::Reopen),
                 _ = second.recv() => Some(Ask::Upgrade),
                 order = ordered(&mut self.keeper) => match order {
-                    Order::Terminate => self.endings.count(true),
+                    Order::Terminate => self.endings.count(true, clock::now()),
                     Order::Quit => Some(Ask::Stop),
                     Order::Reload => Some(Ask::Reload),
                     Order::Reopen => Some(Ask::Reopen),
@@ -154,15 +173,27 @@ async fn ordered(keeper: &mut Option<mpsc::Receiver<Order>>) -> Order {
 
 #[cfg(test)]
 mod tests {
-    use super::{Ask, Endings};
+    use super::{Ask, Endings, SAME};
+    use crate::clock;
 
-    #[test]
-    fn one_signal_that_comes_both_ways_drains_and_a_second_by_either_stops() {
+    #[tokio::test]
+    async fn one_signal_that_comes_both_ways_drains_and_a_second_by_either_stops() {
+        let (now, later) = (clock::now(), clock::now() + SAME);
         let mut endings = Endings::default();
-        assert_eq!(endings.count(false), Some(Ask::Drain));
-        assert_eq!(endings.count(true), None);
-        assert_eq!(endings.count(true), Some(Ask::Stop));
+        assert_eq!(endings.count(false, now), Some(Ask::Drain));
+        assert_eq!(endings.count(true, now), None);
+        assert_eq!(endings.count(true, later), Some(Ask::Stop));
         let mut endings = Endings::default();
-        assert_eq!((endings.count(true), endings.count(true)), (Some(Ask::Drain), Some(Ask::Stop)));
+        assert_eq!((endings.count(true, now), endings.count(true, later)), (Some(Ask::Drain), Some(Ask::Stop)));
+    }
+
+    #[tokio::test]
+    async fn what_comes_at_once_after_one_is_the_same_and_what_goes_on_is_not() {
+        let now = clock::now();
+        let mut endings = Endings::default();
+        assert_eq!(endings.count(false, now), Some(Ask::Drain));
+        let pause = SAME * 2 / 3;
+        assert_eq!(endings.count(false, now + pause), None);
+        assert_eq!(endings.count(false, now + pause * 2), Some(Ask::Stop), "it is measured from the one that counted");
     }
 }

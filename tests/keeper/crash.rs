@@ -143,7 +143,7 @@ async fn after_both_were_killed_another_takes_over() {
 async fn it_ends_as_one_whoever_is_asked_and_two_signals_at_once_are_one() {
     let _loaded = loaded().await;
     let backend = Whoami::start().await;
-    for both in [false, true] {
+    for how in ["serving", "group", "timeout"] {
         let mut weir = Weir::start("ends", &services(backend.address)).await;
         support::eventually("the endpoint is ready", LIMIT, || async { answers(weir.http).await.then_some(()) }).await;
         let mut busy = Raw::connect(weir.http).await.unwrap();
@@ -153,13 +153,20 @@ async fn it_ends_as_one_whoever_is_asked_and_two_signals_at_once_are_one() {
             (endpoints["endpoints"][0]["in_flight"] == 1).then_some(())
         })
         .await;
-        family::send(weir.serving(), "INT");
-        if both {
+        let both = [weir.serving(), weir.pid()];
+        match how {
+            "serving" => family::send(both[0], "INT"),
             // As from a terminal: the whole group gets it.
-            family::send(weir.pid(), "INT");
+            "group" => both.iter().for_each(|pid| family::send(*pid, "INT")),
+            // As by `timeout`: its child, then the group that this is in. Two of one kind might come as one.
+            _ => {
+                let [serving, keeper] = both;
+                let script = format!("kill -TERM {keeper}; kill -INT {serving} {keeper}; kill -TERM {serving}");
+                assert!(std::process::Command::new("sh").args(["-c", &script]).status().unwrap().success());
+            }
         }
         let answer = busy.answer().await;
-        assert_eq!((answer.status, answer.closes()), (200, true), "it was a drain\n{}", weir.log());
+        assert_eq!((answer.status, answer.closes()), (200, true), "{how}: it was a drain\n{}", weir.log());
         let status = support::within("weir ends", LIMIT, weir.child.wait()).await.unwrap();
         assert_eq!(status.code(), Some(0), "{}", weir.log());
         assert!(!weir.folder.0.join("state/weir.sock").exists());

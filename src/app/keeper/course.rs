@@ -4,6 +4,7 @@
 //! ready the two change places and the old one is `leaving` until its last connection ends. When the candidate fails, a
 //! fresh process of the old binary is the next candidate. A process that dies unasked is started again.
 
+use crate::app::asks::SAME;
 use crate::net::Order;
 use std::time::{Duration, Instant};
 
@@ -106,6 +107,8 @@ pub(super) struct Course {
     served: bool,
     /// The end was asked for.
     ending: bool,
+    /// When the last TERM or INT came that was passed on.
+    terminated: Option<Instant>,
     quit_at: Option<Instant>,
     /// The status of the process whose end is ours.
     status: u8,
@@ -124,6 +127,7 @@ impl Course {
             upgrade: Upgrade::default(),
             served: false,
             ending: false,
+            terminated: None,
             quit_at: None,
             status: 0,
             failures: 0,
@@ -308,6 +312,12 @@ impl Course {
 
     /// The end was asked for by a signal: [`Order::Terminate`] or [`Order::Quit`].
     pub(super) fn end(&mut self, order: Order, now: Instant) -> Vec<Step> {
+        if order == Order::Terminate {
+            if self.terminated.is_some_and(|at| now.saturating_duration_since(at) < SAME) {
+                return Vec::new();
+            }
+            self.terminated = Some(now);
+        }
         self.ending = true;
         self.restart_at = None;
         if order == Order::Quit {
@@ -378,7 +388,7 @@ impl Course {
 
 #[cfg(test)]
 mod tests {
-    use super::{Binary, Course, Exit, READY_LIMIT, STAND_DOWN_LIMIT, Step};
+    use super::{Binary, Course, Exit, READY_LIMIT, SAME, STAND_DOWN_LIMIT, Step};
     use crate::clock;
     use crate::net::Order;
     use std::time::Duration;
@@ -424,6 +434,12 @@ mod tests {
         let (mut course, now) = serving();
         assert_eq!(course.end(Order::Terminate, now), [Step::Tell(10, Order::Terminate)]);
         assert_eq!(done(course.exited(10, Exit::Status(1), now)), [Step::End(1)]);
+        let (mut course, now) = serving();
+        let tell = [Step::Tell(10, Order::Terminate)];
+        let ends =
+            [Duration::ZERO, Duration::from_millis(1), SAME].map(|after| course.end(Order::Terminate, now + after));
+        assert_eq!(ends, [tell.to_vec(), Vec::new(), tell.to_vec()], "two at once are one");
+        assert_eq!(course.end(Order::Quit, now + SAME), [Step::Tell(10, Order::Quit)]);
         let (mut course, now) = serving();
         course.ends(10);
         assert_eq!(done(course.exited(10, Exit::Status(0), now)), [Step::End(0)]);
