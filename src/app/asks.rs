@@ -57,6 +57,8 @@ pub(super) struct Asks {
     user: [Signal; 2],
     keeper: Option<mpsc::Receiver<Order>>,
     endings: Endings,
+    /// The signal that asked for the end last.
+    number: i32,
 }
 
 /// Counts what asks for the end.
@@ -107,6 +109,7 @@ impl Asks {
             user: [listen(SignalKind::user_defined1())?, listen(SignalKind::user_defined2())?],
             keeper,
             endings: Endings::default(),
+            number: libc::SIGTERM,
         })
     }
 
@@ -115,14 +118,28 @@ impl Asks {
         self.keeper
     }
 
+    /// Returns the exit code of who ends by the signal that asked for the end, as a shell says it.
+    pub(super) fn code(&self) -> u8 {
+        u8::try_from(128 + self.number).unwrap_or(u8::MAX)
+    }
+
     /// Waits for the next one.
     pub(super) async fn next(&mut self) -> Ask {
         loop {
             let [first, second] = &mut self.user;
             let ask = tokio::select! {
-                _ = self.terminate.recv() => self.endings.count(false, clock::now()),
-                _ = self.interrupt.recv() => self.endings.count(false, clock::now()),
-                _ = self.quit.recv() => Some(Ask::Stop),
+                _ = self.terminate.recv() => {
+                    self.number = libc::SIGTERM;
+                    self.endings.count(false, clock::now())
+                }
+                _ = self.interrupt.recv() => {
+                    self.number = libc::SIGINT;
+                    self.endings.count(false, clock::now())
+                }
+                _ = self.quit.recv() => {
+                    self.number = libc::SIGQUIT;
+                    Some(Ask::Stop)
+                }
                 _ = self.hangup.recv() => Some(Ask::Reload),
                 _ = first.recv() => Some(Ask::Reopen),
                 _ = second.recv() => Some(Ask::Upgrade),

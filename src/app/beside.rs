@@ -1,7 +1,7 @@
 //! How Weir and the program beside it end together: whoever ends first, the other follows in order.
 //!
 //! Asked to end, Weir first sees off what it has announced, so that nobody sends the program anything new; then the program is
-//! told, with its upstreams still there; Weir drains when it has ended.
+//! told, with its upstreams still there; Weir drains when it has ended. Nobody uses one that has ended: then nothing is waited for.
 
 use crate::app::asks::{Ask, Asks, End};
 use crate::app::companion::Companion;
@@ -23,7 +23,11 @@ pub(super) async fn until_its_end(
     let table = parts.following.table().clone();
     let mut companion = tokio::select! {
         started = Companion::start(command, &table) => started?,
-        _ = asks.ending() => return Ok((End::Drain, None)),
+        ask = asks.ending() => {
+            // A program that never ran is no success: a job that was stopped before it began is to run again.
+            let end = if ask == Ask::Stop { End::Stop } else { End::Drain };
+            return Ok((end, Some(asks.code())));
+        }
     };
     let mut end = End::Drain;
     loop {
@@ -46,6 +50,7 @@ pub(super) async fn until_its_end(
         }
     }
     tokio::select! {
+        code = companion.ended() => return Ok((End::Drain, Some(code))),
         () = parts.following.withdraw(drain) => {}
         () = asks.hurry() => {}
     }

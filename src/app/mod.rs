@@ -106,7 +106,7 @@ pub enum Ended {
     Drained,
     /// The deadline passed or a second signal came: something was cut off.
     Forced,
-    /// The program beside it ended, with this exit code.
+    /// The program beside it ended, with this exit code; or a signal came before it was started.
     Companion(u8),
 }
 
@@ -177,7 +177,11 @@ fn attempt(
         let mut asks = Asks::new(orders.take())?;
         let parts = tokio::select! {
             parts = wire::build(loaded, origin, options, binder) => parts,
-            _ = asks.ending() => return Ok(Ended::Drained),
+            // What runs beside it has not run.
+            _ = asks.ending() => {
+                let code = asks.code();
+                return Ok(beside.command.as_ref().map_or(Ended::Drained, |_| Ended::Companion(code)));
+            }
         };
         match parts {
             Ok(parts) => {

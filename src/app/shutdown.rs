@@ -40,7 +40,9 @@ pub(super) async fn serve(
         Some(command) => beside::until_its_end(command, &mut asks, &mut parts, drain).await?,
     };
     if end != End::Leave {
-        parts.following.withdraw(if end == End::Drain { drain } else { Duration::ZERO }).await;
+        // Nobody uses a program that has ended.
+        let waits = end == End::Drain && code.is_none();
+        parts.following.withdraw(if waits { drain } else { Duration::ZERO }).await;
     }
     let ended = finish(parts, asks, link, (end, drain)).await;
     Ok(code.map_or(ended, Ended::Companion))

@@ -41,10 +41,11 @@ impl Following {
         self.sources.clone()
     }
 
-    /// Sees off what was announced, within `drain`.
+    /// Sees off what was announced, within `drain`. Cancel-safe: called again it goes on, with another time.
     pub(super) async fn withdraw(&mut self, drain: Duration) {
-        if let Some(mut announcing) = self.announcing.take() {
+        if let Some(announcing) = &mut self.announcing {
             announcing.withdraw(drain).await;
+            self.announcing = None;
         }
     }
 

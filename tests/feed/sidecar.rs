@@ -251,6 +251,63 @@ async fn a_program_starts_when_its_upstreams_are_there_and_its_signals_and_code_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_that_ends_while_its_users_are_waited_for_ends_the_wait() {
+    let _beside = beside().await;
+    let text = "[[service]]\nname = \"web\"\ndns_ttl = \"0s\"\n\n[[route]]\nname = \"web\"\nservice = \"web\"\n";
+    let origin = Weir::start("ended-origin", text).await;
+    let app = free_address();
+    let mut workload = Command::new(WEIR)
+        .args(["whoami", "--listen", &app.to_string()])
+        .stdout(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let service = format!("web={app}/health");
+    let file = origin.folder.0.join("end").display().to_string();
+    let script = format!("echo begun; while [ ! -e {file} ]; do sleep 0.05; done; exit 4");
+    let mut beside = Sidecar::start("ended", &origin, &["exec", "--service", &service, "--", "sh", "-c", &script]);
+    has(&origin, 1).await;
+    support::eventually("it has begun", SETTLED, || async { beside.out().contains("begun").then_some(()) }).await;
+    let http = origin.http;
+    let slow = tokio::spawn(async move {
+        let mut raw = Raw::connect(http).await.unwrap();
+        raw.exchange("GET /delay/15000 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.status
+    });
+    support::eventually("it is in flight", SETTLED, || async {
+        origin.instances().await.iter().any(|one| one["in_flight"] == 1).then_some(())
+    })
+    .await;
+    kill(beside.pid(), "TERM").await;
+    support::eventually("it is withdrawn", SETTLED, || async {
+        origin.instances().await.iter().any(|one| one["state"] == "draining").then_some(())
+    })
+    .await;
+    std::fs::write(&file, "").unwrap();
+    assert_eq!(beside.ends().await, 4, "{}", beside.log());
+    assert!(!slow.is_finished(), "nothing was waited for");
+    assert!(beside.log().contains("deregistered"), "{}", beside.log());
+    has(&origin, 0).await;
+    slow.abort();
+    workload.kill().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_that_a_signal_keeps_from_starting_is_no_success() {
+    let _beside = beside().await;
+    let origin = Weir::start("unstarted-origin", "").await;
+    for (signal, code) in [("TERM", 128 + 15), ("INT", 128 + 2), ("QUIT", 128 + 3)] {
+        let upstream = format!("db={}", free_address());
+        let mut beside = Sidecar::start("unstarted", &origin, &["exec", "--upstream", &upstream, "--", "true"]);
+        support::eventually("it waits", SETTLED, || async {
+            beside.log().contains("waits until they are reachable").then_some(())
+        })
+        .await;
+        kill(beside.pid(), signal).await;
+        assert_eq!(beside.ends().await, code, "{signal}: {}", beside.log());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_program_does_not_outlive_a_sidecar_that_is_killed() {
     let origin = Weir::start("killed-origin", "").await;
     let script = "echo $$; while :; do sleep 0.05; done";

@@ -53,7 +53,7 @@ impl Announcing {
         Self { end, tasks }
     }
 
-    /// Deregisters everything and waits until nobody uses it any more, at most `drain`.
+    /// Deregisters everything and waits until nobody uses it any more, at most `drain`; called again, at most that from then on.
     pub async fn withdraw(&mut self, drain: Duration) {
         let drain_ms = u64::try_from(drain.as_millis()).unwrap_or(u64::MAX);
         self.end.send_replace(Some(drain_ms));
@@ -107,14 +107,13 @@ impl Announcer {
                 () = ending(&mut end) => break,
             }
         }
-        let drain_ms = end.borrow().unwrap_or_default();
         if registered {
-            self.leave(drain_ms).await;
+            self.leave(&mut end).await;
         }
     }
 
     /// Deregisters after a drain, and keeps the lease meanwhile.
-    async fn leave(&mut self, drain_ms: u64) {
+    async fn leave(&mut self, end: &mut watch::Receiver<Option<u64>>) {
         let mut renewing =
             Self { link: None, place: self.place.clone(), options: self.options.clone(), id: self.id.clone() };
         let renewals = async {
@@ -124,9 +123,15 @@ impl Announcer {
                 let _ = renewing.renew().await;
             }
         };
-        let outcome = tokio::select! {
-            outcome = self.deregister(drain_ms) => outcome,
-            () = renewals => Ok(()),
+        tokio::pin!(renewals);
+        let outcome = loop {
+            let drain_ms = end.borrow_and_update().unwrap_or_default();
+            tokio::select! {
+                outcome = self.deregister(drain_ms) => break outcome,
+                () = &mut renewals => break Ok(()),
+                // Another time to wait: it is asked for on another connection.
+                Ok(()) = end.changed() => {}
+            }
         };
         let (id, at) = (&self.id, &self.place.address);
         match outcome {
