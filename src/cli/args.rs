@@ -87,6 +87,26 @@ pub(super) enum Command {
     Version,
 }
 
+impl Command {
+    /// Returns what to do instead of giving `--addr`, where no running Weir is asked.
+    pub(super) fn without_addr(&self) -> Option<&'static str> {
+        match self {
+            Self::Resolve(args) if !args.asks_weir() => Some(
+                "`weir resolve` asks a DNS server: name it by --server (--addr is for --from, --listener and --explain)",
+            ),
+            Self::Run(_) | Self::Demo(_) => {
+                Some("where Weir listens is in its configuration: [[listener]], [dns], [admin]")
+            }
+            Self::Sidecar(_) => Some("name the Weir to follow by --from"),
+            Self::Whoami(_) => Some("name where to listen by --listen"),
+            Self::Check(_) | Self::Schema | Self::Store(_) | Self::Doctor(_) | Self::Completion(_) | Self::Version => {
+                Some("this command asks no running Weir: leave it out")
+            }
+            _ => None,
+        }
+    }
+}
+
 /// `weir run`.
 #[derive(Debug, clap::Args)]
 pub(super) struct RunArgs {

@@ -8,7 +8,7 @@ pub(super) struct Global {
     /// Where the running Weir is asked: `unix:PATH`, `HOST:PORT` or `http://HOST:PORT`.
     ///
     /// When absent, these are tried in turn: the socket in the state directory, the socket of a demo in this
-    /// directory, 127.0.0.1:9600.
+    /// directory, 127.0.0.1:9600. A command that asks no running Weir refuses it.
     #[arg(long, global = true, env = "WEIR_ADDR", value_name = "ADDRESS", hide_env_values = true)]
     pub(super) addr: Option<String>,
     /// How lists are printed.

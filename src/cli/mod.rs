@@ -30,7 +30,9 @@ pub mod whoami;
 
 use anyhow::{Context, Result};
 use args::{Args, Command};
-use clap::{CommandFactory, Parser};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{CommandFactory, FromArgMatches};
 use global::Global;
 use std::borrow::Cow;
 use std::future::Future;
@@ -40,7 +42,7 @@ use std::process::ExitCode;
 /// Reads the command line, runs the command and returns its exit code.
 pub fn main() -> ExitCode {
     // Wrong usage ends here with clap's own message, a suggestion and status 2.
-    let Args { global, command } = Args::parse();
+    let Args { global, command } = arguments();
     let (what, done) = dispatch(&global, command);
     let error = match done {
         Ok(code) => return code,
@@ -53,6 +55,18 @@ pub fn main() -> ExitCode {
     // Nobody is left to tell when standard error is closed.
     let _ = writeln!(io::stderr().lock(), "weir: {lead}{chain}");
     ExitCode::from(failure::code_of(&error) as u8)
+}
+
+fn arguments() -> Args {
+    let matches = Args::command().get_matches();
+    let args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut Args::command()).exit());
+    // The variable is for whoever it concerns; what is written is meant for this one.
+    let is_written = matches.value_source("addr") == Some(ValueSource::CommandLine);
+    if let Some(instead) = args.command.without_addr().filter(|_| is_written) {
+        let message = format!("the argument '--addr <ADDRESS>' cannot be used here: {instead}");
+        Args::command().error(ErrorKind::ArgumentConflict, message).exit();
+    }
+    args
 }
 
 /// Runs a command; the text completes "failed to …".

@@ -31,7 +31,7 @@ pub(super) struct ResolveArgs {
     /// Record type. When absent: PTR for an address, SRV for a name that starts with `_`, else A.
     #[arg(value_name = "TYPE", value_parser = record_type)]
     kind: Option<RecordType>,
-    /// The DNS server that is asked.
+    /// The DNS server that is asked; `--addr` is for `--from`, `--listener` and `--explain`.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8600")]
     server: SocketAddr,
     /// The zone that a short name is below.
@@ -52,6 +52,11 @@ impl ResolveArgs {
     /// Returns what is looked up, as written.
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether the running Weir is asked, instead of a DNS server.
+    pub(super) fn asks_weir(&self) -> bool {
+        self.explain || self.from.is_some() || self.listener.is_some()
     }
 }
 
@@ -83,7 +88,7 @@ fn record_type(text: &str) -> Result<RecordType, DecodeError> {
 /// Looks a name up and prints what the server answers.
 pub(super) async fn resolve(global: &Global, args: &ResolveArgs) -> Result<()> {
     let (name, kind) = question(args)?;
-    if args.explain || args.from.is_some() || args.listener.is_some() {
+    if args.asks_weir() {
         return told(global, args, &name, kind).await;
     }
     let found = resolver(args.server)?.lookup(name.clone(), kind).await.map_err(|error| explain(&error, args, kind))?;

@@ -55,6 +55,30 @@ async fn nobody_there_is_6_with_what_to_do() {
 }
 
 #[tokio::test]
+async fn an_address_of_the_api_is_refused_with_what_to_write_where_it_is_not_asked() {
+    for (args, instead) in [
+        (&["resolve", "web"][..], "--server"),
+        (&["run"], "[[listener]]"),
+        (&["sidecar"], "--from"),
+        (&["whoami"], "--listen"),
+        (&["check"], "leave it out"),
+        (&["version"], "leave it out"),
+    ] {
+        for args in
+            [[&["--addr", "127.0.0.1:1"], args].concat(), [&args[..1], &["--addr", "127.0.0.1:1"], &args[1..]].concat()]
+        {
+            let (code, out, error) = seen(run(weir(&args)).await);
+            assert_eq!((code, out.as_str()), (2, ""), "{args:?}: {error}");
+            assert!(error.contains("--addr") && error.contains(instead), "{args:?}: {error}");
+        }
+    }
+    // The variable is there for all, and those who explain an answer ask the API.
+    assert_eq!(seen(run(weir(&["version"])).await).0, 0);
+    let (code, _, error) = seen(run(weir(&["resolve", "web", "--explain", "--addr", "127.0.0.1:1"])).await);
+    assert_eq!(code, 6, "{error}");
+}
+
+#[tokio::test]
 async fn without_an_address_the_state_directory_is_tried_first() {
     let api = start("cli-places").await;
     let state = api.directory.join("state");

@@ -2,7 +2,7 @@
 //! each other by short names through Weir, and others through whom Weir asks; also while Weir does not answer.
 
 use crate::engine::{Engine, IMAGE};
-use crate::support::process::{Folder, WEIR, Weir, free_address};
+use crate::support::process::{Folder, WEIR, Weir, free_address, weir as weir_cli};
 use crate::world::SETTLED;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -294,13 +294,13 @@ async fn containers_find_each_other_and_the_world_by_short_names() {
     let told = engine.inspect(&web, "{{.HostConfig.Dns}} {{.HostConfig.DnsSearch}} {{.HostConfig.DnsOptions}}");
     let gateway = &places[1].gateway;
     assert_eq!(told, format!("[{gateway} {SECOND}] [default.weir.internal weir.internal] [ndots:1]"));
-    examined(&engine, &weir, &web, &places[0]).await;
+    examined(&engine, &web, &places[0]).await;
     stopped(&engine, &weir, &places, &second);
 }
 
 /// What `weir doctor dns` says of containers: of one that Weir runs, also about a name that the engine answers, and of one
 /// with two resolvers.
-async fn examined(engine: &Engine, weir: &Weir, web: &str, place: &Place) {
+async fn examined(engine: &Engine, web: &str, place: &Place) {
     let host = engine.host();
     engine.docker(&["run", "-d", "--network", "weir-test", "--name", "db", IMAGE]);
     let names = ["--dns", &place.gateway, "--dns", SECOND, "--dns-search", "weir.internal"];
@@ -311,7 +311,7 @@ async fn examined(engine: &Engine, weir: &Weir, web: &str, place: &Place) {
         (web, "db", "db is answered by Docker's own resolver, with a TTL of 600 s"),
         ("two", "web", "musl asks all at once"),
     ] {
-        let found = weir.cli(&["doctor", "dns", container, name, "--docker", &host]).await;
+        let found = weir_cli(&["doctor", "dns", container, name, "--docker", &host]).await;
         assert!(found.code == 0 && found.out.contains(advice), "{container} {name}: {found:?}");
         let row = found.out.lines().any(|row| row.starts_with("web.weir.internal ") && row.contains("198.19."));
         assert!(row || name == "db", "{found:?}");
