@@ -154,12 +154,19 @@ async fn a_body_that_differs_from_its_length_or_is_reset_never_ends_cleanly() {
         let trailers = frame(HEADERS, WHOLE, stream, &block(&[(":status", "200"), ("x-sum", "evil")]));
         [head, frame(DATA, 0, stream, b"four"), trailers].concat()
     };
+    // The head leaves its status in the endpoint's table, and the trailers have nothing but its place.
+    let remembered_in_trailers = move |stream| {
+        let head = frame(HEADERS, END_HEADERS, stream, &[&[0x48, 3][..], b"201", &[0x40, 1, b'x', 1, b'1']].concat());
+        let trailers = [&[0xbf][..], &block(&[("x-sum", "evil")])].concat();
+        [head, frame(DATA, 0, stream, b"four"), frame(HEADERS, WHOLE, stream, &trailers)].concat()
+    };
     let path_in_trailers = move |stream| {
         let head = frame(HEADERS, END_HEADERS, stream, &block(&[(":status", "200")]));
         [head, frame(DATA, 0, stream, b"four"), frame(HEADERS, WHOLE, stream, &block(&[(":path", "/evil")]))].concat()
     };
     let endpoints = [
         ("a status in trailers", saying(status_in_trailers).await),
+        ("a status that is only remembered in trailers", saying(remembered_in_trailers).await),
         ("a path in trailers", saying(path_in_trailers).await),
         ("too little", saying(short).await),
         ("too much", saying(long).await),

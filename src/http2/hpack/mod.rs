@@ -11,7 +11,7 @@ mod tests;
 
 pub use decode::Decoder;
 pub use encode::Encoder;
-pub use names::{Pseudo, pseudo};
+pub use names::{Names, Pseudo};
 
 /// A block that cannot be decoded: the connection is lost, as nobody knows the table any more (RFC 9113 §4.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

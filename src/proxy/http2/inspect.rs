@@ -4,7 +4,7 @@
 //! Frames are only walked over, and heads looked at where they came, before the codec takes them. What is no frame is left to it.
 
 use crate::http2::frame::{self, CONTINUATION, END_HEADERS, END_STREAM, HEADERS, Head, MAX_PAYLOAD};
-use crate::http2::hpack::{Pseudo, pseudo};
+use crate::http2::hpack::{Names, Pseudo};
 
 /// Octets of one block that are looked at; the codec takes less.
 const MAX_BLOCK: usize = 512 * 1024;
@@ -28,6 +28,7 @@ pub(super) struct Inspector {
     /// A block that comes in pieces, and whether it is its stream's last.
     block: Vec<u8>,
     last: bool,
+    names: Names,
     /// Nothing can be told any more: the codec ends the connection.
     lost: bool,
 }
@@ -90,11 +91,13 @@ impl Inspector {
         if !head.has(END_HEADERS) {
             self.block.extend_from_slice(fragment);
         } else if self.block.is_empty() {
-            self.tell(head.stream, pseudo(fragment), found);
+            let seen = self.names.see(fragment);
+            self.tell(head.stream, seen, found);
         } else {
             let mut block = std::mem::take(&mut self.block);
             block.extend_from_slice(fragment);
-            self.tell(head.stream, pseudo(&block), found);
+            let seen = self.names.see(&block);
+            self.tell(head.stream, seen, found);
         }
         frame::HEAD + head.length
     }
