@@ -17,6 +17,7 @@ mod support;
 mod crash;
 mod last_good;
 mod live;
+mod moving;
 mod renew;
 mod upgrade;
 
