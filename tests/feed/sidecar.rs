@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
 
 /// A sidecar, ended with the test.
 pub(crate) struct Sidecar {
@@ -141,6 +142,27 @@ async fn replacements_fail_no_new_connection(replacements: usize) {
     assert_eq!(retries(&sidecar.metrics().await), 0, "none was led to a replica that was stopped already");
 }
 
+/// Starts a workload.
+fn whoami(app: SocketAddr) -> Child {
+    let listen = app.to_string();
+    Command::new(WEIR).args(["whoami", "--listen", &listen]).stdout(Stdio::null()).kill_on_drop(true).spawn().unwrap()
+}
+
+/// Asks for an answer that takes so many milliseconds; returns when the request is counted.
+async fn in_flight(origin: &Weir, delay_ms: u32) -> JoinHandle<u16> {
+    let http = origin.http;
+    let slow = tokio::spawn(async move {
+        let mut raw = Raw::connect(http).await.unwrap();
+        let request = format!("GET /delay/{delay_ms} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        raw.exchange(request).await.status
+    });
+    support::eventually("it is in flight", SETTLED, || async {
+        origin.instances().await.iter().any(|one| one["in_flight"] == 1).then_some(())
+    })
+    .await;
+    slow
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_program_with_a_port_in_its_code_survives_replacements() {
     replacements_fail_no_new_connection(2).await;
@@ -164,24 +186,11 @@ async fn a_workload_is_registered_while_it_answers_and_drained_at_the_end() {
     let mut sidecar = Sidecar::start("beside", &origin, &["--service", &format!("web={app}/health")]);
     subscriber(&origin, "beside", "following").await;
     assert!(origin.instances().await.is_empty(), "nothing answers yet");
-    let mut workload = Command::new(WEIR)
-        .args(["whoami", "--listen", &app.to_string()])
-        .stdout(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
+    let mut workload = whoami(app);
     has(&origin, 1).await;
     assert!(ask(origin.http).await.is_ok());
     // A request is in flight when the end comes: it is waited for.
-    let http = origin.http;
-    let slow = tokio::spawn(async move {
-        let mut raw = Raw::connect(http).await.unwrap();
-        raw.exchange("GET /delay/6000 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.status
-    });
-    support::eventually("it is in flight", SETTLED, || async {
-        origin.instances().await.iter().any(|one| one["in_flight"] == 1).then_some(())
-    })
-    .await;
+    let slow = in_flight(&origin, 6000).await;
     kill(sidecar.child.id().unwrap(), "TERM").await;
     assert_eq!(sidecar.ends().await, 0, "{}", sidecar.log());
     assert_eq!(slow.await.unwrap(), 200);
@@ -256,27 +265,14 @@ async fn a_program_that_ends_while_its_users_are_waited_for_ends_the_wait() {
     let text = "[[service]]\nname = \"web\"\ndns_ttl = \"0s\"\n\n[[route]]\nname = \"web\"\nservice = \"web\"\n";
     let origin = Weir::start("ended-origin", text).await;
     let app = free_address();
-    let mut workload = Command::new(WEIR)
-        .args(["whoami", "--listen", &app.to_string()])
-        .stdout(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
+    let mut workload = whoami(app);
     let service = format!("web={app}/health");
     let file = origin.folder.0.join("end").display().to_string();
     let script = format!("echo begun; while [ ! -e {file} ]; do sleep 0.05; done; exit 4");
     let mut beside = Sidecar::start("ended", &origin, &["exec", "--service", &service, "--", "sh", "-c", &script]);
     has(&origin, 1).await;
     support::eventually("it has begun", SETTLED, || async { beside.out().contains("begun").then_some(()) }).await;
-    let http = origin.http;
-    let slow = tokio::spawn(async move {
-        let mut raw = Raw::connect(http).await.unwrap();
-        raw.exchange("GET /delay/15000 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.status
-    });
-    support::eventually("it is in flight", SETTLED, || async {
-        origin.instances().await.iter().any(|one| one["in_flight"] == 1).then_some(())
-    })
-    .await;
+    let slow = in_flight(&origin, 15_000).await;
     kill(beside.pid(), "TERM").await;
     support::eventually("it is withdrawn", SETTLED, || async {
         origin.instances().await.iter().any(|one| one["state"] == "draining").then_some(())
