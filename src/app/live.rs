@@ -18,6 +18,9 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 /// Datagrams are waited for by the reactor; this is never reached.
 const UDP_WAIT: Duration = Duration::from_secs(1);
 
+/// Before a listener closes, handshakes that are under way have so long to end: a round trip to another continent.
+const HANDSHAKES: Duration = Duration::from_millis(200);
+
 /// The listeners and workers of this process; a cheap handle.
 #[derive(Debug, Clone)]
 pub struct Live {
@@ -56,8 +59,10 @@ struct Listening {
 /// What becomes of the keeper's sockets when this process ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AtEnd {
-    /// Nobody listens any more.
+    /// Nobody listens any more; who is about to have a connection gets it.
     Close,
+    /// Nobody listens any more, at once.
+    Cut,
     /// Another process goes on with them.
     Leave,
 }
@@ -306,9 +311,12 @@ impl Live {
     /// the keeper holds them for another process.
     pub async fn end(&self, sockets: AtEnd) -> Option<Workers> {
         let mut inner = self.inner.lock().await;
+        if sockets == AtEnd::Close {
+            turn_away(&inner.sockets.open).await;
+        }
         for listening in std::mem::take(&mut inner.sockets.open) {
             match sockets {
-                AtEnd::Close => inner.sockets.close(listening),
+                AtEnd::Close | AtEnd::Cut => inner.sockets.close(listening),
                 AtEnd::Leave => drop(listening),
             }
         }
@@ -325,7 +333,25 @@ fn prepare(inner: OwnedMutexGuard<Inner>, listeners: &[ListenerSpec], workers: u
     Ok(Change { inner, open, next_id, workers })
 }
 
+/// Has listeners that are about to close take no further connection, and waits for those that are about to be made.
+async fn turn_away(gone: &[Listening]) {
+    let doors = || gone.iter().flat_map(|gone| &gone.sockets).filter(|(_, door)| matches!(**door, Door::Tcp(_)));
+    for (_, door) in doors() {
+        if let Err(error) = door.turn_away() {
+            tracing::debug!(%error, "connections that are made while a listener closes may be reset");
+        }
+    }
+    if doors().next().is_some() {
+        tokio::time::sleep(HANDSHAKES).await;
+    }
+}
+
 impl Listening {
+    /// Returns whether the other has the same address.
+    fn is_at(&self, other: &Self) -> bool {
+        self.spec.address == other.spec.address && self.spec.protocol.is_udp() == other.spec.protocol.is_udp()
+    }
+
     /// Returns it once more, with the same sockets.
     fn share(&self) -> Self {
         let sockets = self.sockets.clone();
@@ -349,17 +375,15 @@ impl Change {
         let listeners: Arc<[Arc<ListenerSpec>]> = open.iter().map(|listening| listening.spec.clone()).collect();
         let Inner { sockets, workers: Some(workers) } = &mut *inner else { anyhow::bail!("this Weir is ending") };
         // Before the workers close what was removed: whoever empties a queue must hold the socket last.
-        let release = || {
+        let release = async || {
             let before = std::mem::replace(&mut sockets.open, open);
             sockets.next_id = next_id;
-            for old in before {
-                let same = |new: &Listening| {
-                    new.spec.address == old.spec.address && new.spec.protocol.is_udp() == old.spec.protocol.is_udp()
-                };
-                if !sockets.open.iter().any(same) {
-                    tracing::info!(listener = %old.spec.name, address = %old.spec.address, "listening no more");
-                    sockets.close(old);
-                }
+            let stays = |old: &Listening| sockets.open.iter().any(|new| new.is_at(old));
+            let (_, gone) = before.into_iter().partition::<Vec<_>, _>(stays);
+            turn_away(&gone).await;
+            for old in gone {
+                tracing::info!(listener = %old.spec.name, address = %old.spec.address, "listening no more");
+                sockets.close(old);
             }
         };
         workers.lend(sets, listeners, release).await.context("failed to start a worker")?;

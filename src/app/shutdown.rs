@@ -60,7 +60,12 @@ async fn finish(parts: Parts, mut asks: Asks, link: Option<Link>, (end, drain): 
         tell(link.as_ref(), "ending");
         tracing::info!(deadline = ?drain, "draining; a second signal stops at once");
     }
-    let workers = live.end(if end == End::Leave { AtEnd::Leave } else { AtEnd::Close }).await;
+    let at_end = match end {
+        End::Leave => AtEnd::Leave,
+        End::Drain => AtEnd::Close,
+        End::Stop => AtEnd::Cut,
+    };
+    let workers = live.end(at_end).await;
     trigger.raise(phase);
     let mut joined = tokio::task::spawn_blocking(move || workers.map(Workers::join));
     let (drained, hurry) = tokio::select! {

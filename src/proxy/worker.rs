@@ -74,7 +74,7 @@ impl Workers {
         &mut self,
         mut sets: Vec<Vec<Lent>>,
         listeners: Arc<[Arc<ListenerSpec>]>,
-        release: impl FnOnce(),
+        release: impl AsyncFnOnce(),
     ) -> io::Result<()> {
         self.retired.retain(|thread| !thread.is_finished());
         let fresh = sets.split_off(sets.len().min(self.running.len()));
@@ -88,7 +88,7 @@ impl Workers {
                 }
             }
         }
-        release();
+        release().await;
         let leaving = self.running.split_off(sets.len().min(self.running.len()));
         let mut answers = Vec::with_capacity(self.running.len() + leaving.len());
         for (worker, sockets) in self.running.iter().zip(sets) {

@@ -3,7 +3,7 @@
 use crate::support::http::Raw;
 use crate::support::process::free_address;
 use crate::support::proxy::Proxy;
-use crate::support::traffic::{Kind, Plan, Traffic};
+use crate::support::traffic::{Kind, Plan, Report, Traffic};
 use crate::{Whoami, loaded, passes, support};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -133,6 +133,34 @@ async fn connections_of_a_removed_listener_end_with_their_next_response_and_othe
     world.live.set_listeners(&world.with(&second)).await.unwrap();
     assert_eq!(Raw::connect(second.address).await.unwrap().exchange(ask).await.status, 200);
     world.end().await;
+}
+
+/// A connection that was made is served, also one that was made in the last moment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_connects_while_a_listener_goes_is_answered_or_refused() {
+    let _loaded = loaded().await;
+    let world = World::start().await;
+    world.live.set_workers(2).await.unwrap();
+    let fresh_only = |at, first_tag| Plan { rate: 20_000.0, keepalive: 0, fresh: 64, first_tag, ..Plan::new(at) };
+    let whole = |report: Report| {
+        println!("{}", report.line());
+        assert!(report.passed > 0);
+        assert_eq!(report.failed(), report.of(Kind::Refused), "{:?}", report.failures);
+    };
+    for round in 0..5 {
+        let second = listener("two", free_address());
+        world.live.set_listeners(&world.with(&second)).await.unwrap();
+        let traffic = Traffic::start(fresh_only(second.address, round << 40));
+        passes(&traffic, 200).await;
+        world.live.set_listeners(&world.with(&second)[..1]).await.unwrap();
+        whole(traffic.stop().await);
+    }
+    let traffic = Traffic::start(fresh_only(world.listener.address, 1 << 50));
+    passes(&traffic, 200).await;
+    let workers = world.live.end(AtEnd::Close).await;
+    world.trigger.raise(Phase::Draining);
+    tokio::task::spawn_blocking(move || workers.map(Workers::join)).await.unwrap();
+    whole(traffic.stop().await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
