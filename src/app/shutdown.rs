@@ -4,12 +4,12 @@
 //! from them any more, workloads stop or are left to the next start (`workloads_on_exit`). A second signal, or the deadline, ends what is left at once.
 
 use crate::app::asks::{Ask, Asks, End};
-use crate::app::live::AtEnd;
+use crate::app::live::{AtEnd, Live};
 use crate::app::spare;
 use crate::app::wire::Parts;
 use crate::app::{Beside, Ended, beside};
 use crate::control::configuration::Cause;
-use crate::lifecycle::Phase;
+use crate::lifecycle::{Phase, Trigger};
 use crate::net::Link;
 use crate::proxy::Workers;
 use crate::telemetry::{CutCounts, Metrics};
@@ -35,23 +35,28 @@ pub(super) async fn serve(
     // Reading configurations, opening the store and much else is needed no more, or seldom.
     spare::give_back();
     tokio::spawn(spare::give_back_later());
-    let (end, code) = match &beside.command {
+    let (mut end, code) = match &beside.command {
         None => (until_the_end(&mut asks, &parts, link.as_ref()).await, None),
         Some(command) => beside::until_its_end(command, &mut asks, &mut parts, drain).await?,
     };
+    let mut hurried = false;
     if end != End::Leave {
         // Nobody uses a program that has ended.
         let waits = end == End::Drain && code.is_none();
-        parts.following.withdraw(if waits { drain } else { Duration::ZERO }).await;
+        tokio::select! {
+            () = parts.following.withdraw(if waits { drain } else { Duration::ZERO }) => {}
+            () = asks.hurry() => {
+                (end, hurried) = (End::Stop, true);
+            }
+        }
     }
     let ended = finish(parts, asks, link, (end, drain)).await;
-    Ok(code.map_or(ended, Ended::Companion))
+    Ok(code.map_or(if hurried { Ended::Forced } else { ended }, Ended::Companion))
 }
 
 /// Ends everything in its order.
 async fn finish(parts: Parts, mut asks: Asks, link: Option<Link>, (end, drain): (End, Duration)) -> Ended {
     let Parts { route, trigger, live, control, dns, admin, close_admin, metrics, following, .. } = parts;
-    let phase = if end == End::Stop { Phase::Stopping } else { Phase::Draining };
     if end == End::Leave {
         tracing::info!(deadline = ?drain, "another process serves: ending with the last connection");
         close_admin.raise(Phase::Stopping);
@@ -60,26 +65,7 @@ async fn finish(parts: Parts, mut asks: Asks, link: Option<Link>, (end, drain): 
         tell(link.as_ref(), "ending");
         tracing::info!(deadline = ?drain, "draining; a second signal stops at once");
     }
-    let at_end = match end {
-        End::Leave => AtEnd::Leave,
-        End::Drain => AtEnd::Close,
-        End::Stop => AtEnd::Cut,
-    };
-    let workers = live.end(at_end).await;
-    trigger.raise(phase);
-    let mut joined = tokio::task::spawn_blocking(move || workers.map(Workers::join));
-    let (drained, hurry) = tokio::select! {
-        _ = &mut joined => (true, phase == Phase::Stopping),
-        () = tokio::time::sleep(drain), if phase == Phase::Draining => (false, false),
-        () = asks.hurry() => (false, true),
-    };
-    if !drained {
-        tracing::warn!("stopping before everything was drained");
-        trigger.raise(Phase::Stopping);
-        if tokio::time::timeout(STOP_GRACE, joined).await.is_err() {
-            tracing::error!("workers did not stop in time");
-        }
-    }
+    let (drained, hurry) = end_workers(&live, &trigger, &mut asks, (end, drain)).await;
     report(&metrics, link.as_ref());
     match route {
         Some(route) if end == End::Leave => route.leave(),
@@ -107,6 +93,36 @@ async fn finish(parts: Parts, mut asks: Asks, link: Option<Link>, (end, drain): 
     }
     drop(control);
     if drained { Ended::Drained } else { Ended::Forced }
+}
+
+/// Closes the listeners and waits for the workers; returns whether they ended by themselves, and whether nothing more is to
+/// be waited for.
+async fn end_workers(live: &Live, trigger: &Trigger, asks: &mut Asks, (end, drain): (End, Duration)) -> (bool, bool) {
+    let at_end = match end {
+        End::Leave => AtEnd::Leave,
+        End::Drain => AtEnd::Close,
+        End::Stop => AtEnd::Cut,
+    };
+    // A second signal is looked for all the time: when it came tells what it means.
+    let (workers, forced) = tokio::select! {
+        workers = live.end(at_end) => (workers, false),
+        () = asks.hurry() => (live.end(AtEnd::Cut).await, true),
+    };
+    let stops = forced || end == End::Stop;
+    trigger.raise(if stops { Phase::Stopping } else { Phase::Draining });
+    let mut joined = tokio::task::spawn_blocking(move || workers.map(Workers::join));
+    let late = tokio::select! {
+        _ = &mut joined, if !forced => return (true, stops),
+        () = tokio::time::sleep(drain), if !stops => false,
+        () = asks.hurry(), if !forced => true,
+        () = std::future::ready(()), if forced => true,
+    };
+    tracing::warn!("stopping before everything was drained");
+    trigger.raise(Phase::Stopping);
+    if tokio::time::timeout(STOP_GRACE, joined).await.is_err() {
+        tracing::error!("workers did not stop in time");
+    }
+    (false, late)
 }
 
 /// Does what is asked until the end is.

@@ -288,6 +288,40 @@ async fn a_program_that_ends_while_its_users_are_waited_for_ends_the_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_signal_ends_the_wait_for_users_and_two_at_once_are_one() {
+    let _beside = beside().await;
+    let text = "[[service]]\nname = \"web\"\ndns_ttl = \"0s\"\n\n[[route]]\nname = \"web\"\nservice = \"web\"\n";
+    let origin = Weir::start("hurried-origin", text).await;
+    let app = free_address();
+    let mut workload = whoami(app);
+    let mut sidecar = Sidecar::start("hurried", &origin, &["--service", &format!("web={app}/health")]);
+    has(&origin, 1).await;
+    let slow = in_flight(&origin, 15_000).await;
+    // As by `timeout`.
+    let pid = sidecar.pid();
+    let twice = format!("kill -TERM {pid}; kill -INT {pid}");
+    assert!(std::process::Command::new("sh").args(["-c", &twice]).status().unwrap().success());
+    support::eventually("it is withdrawn", SETTLED, || async {
+        origin.instances().await.iter().any(|one| one["state"] == "draining").then_some(())
+    })
+    .await;
+    assert!(sidecar.child.try_wait().unwrap().is_none(), "two at once are one\n{}", sidecar.log());
+    let asked = async {
+        loop {
+            kill(pid, "TERM").await;
+            if let Ok(status) = tokio::time::timeout(Duration::from_millis(300), sidecar.child.wait()).await {
+                return status.unwrap().code();
+            }
+        }
+    };
+    let code = support::within("the sidecar ends", SETTLED, asked).await;
+    assert_eq!(code, Some(1), "{}", sidecar.log());
+    assert!(!slow.is_finished(), "nothing was waited for");
+    slow.abort();
+    workload.kill().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_program_that_a_signal_keeps_from_starting_is_no_success() {
     let _beside = beside().await;
     let origin = Weir::start("unstarted-origin", "").await;
