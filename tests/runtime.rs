@@ -266,10 +266,14 @@ async fn another_runtime_takes_up_what_runs_recorded_or_only_intended_and_tells_
     for name in ["web-recorded", "web-intended", "web-stranger"] {
         started.push(first.start(request(name, &["sh", "-c", "sleep 600 & wait"])).await.unwrap());
     }
-    // What has not become its program yet has no environment to be known by.
+    // What has not become its program yet has no environment to be known by; the kernel shows the program a moment before
+    // its environment.
     let program = |one: &Started| fs::read_link(format!("/proc/{}/exe", pid(one))).unwrap();
+    let environment = |one: &Started| fs::read(format!("/proc/{}/environ", pid(one))).unwrap();
+    let is_known =
+        |one: &Started| environment(one).split(|octet| *octet == 0).any(|v| v.starts_with(b"WEIR_INSTANCE="));
     let weir = fs::canonicalize(env!("CARGO_BIN_EXE_weir")).unwrap();
-    until("all run their program", || started.iter().all(|one| program(one) != weir)).await;
+    until("all run their program", || started.iter().all(|one| program(one) != weir && is_known(one))).await;
     drop(first);
     let second = heir(&bench.folder);
     let records = [
