@@ -55,14 +55,15 @@ pub(super) async fn serve(
 }
 
 /// Ends everything in its order.
-async fn finish(parts: Parts, mut asks: Asks, link: Option<Link>, (end, drain): (End, Duration)) -> Ended {
+async fn finish(parts: Parts, mut asks: Asks, link: Option<Link>, (mut end, drain): (End, Duration)) -> Ended {
     let Parts { route, trigger, live, control, dns, admin, close_admin, metrics, following, .. } = parts;
+    if end != End::Leave && !is_end_of_all(link.clone()).await {
+        end = End::Leave;
+    }
     if end == End::Leave {
         tracing::info!(deadline = ?drain, "another process serves: ending with the last connection");
         close_admin.raise(Phase::Stopping);
     } else {
-        // From now on the end of this process is the end of Weir.
-        tell(link.as_ref(), "ending");
         tracing::info!(deadline = ?drain, "draining; a second signal stops at once");
     }
     let (drained, hurry) = end_workers(&live, &trigger, &mut asks, (end, drain)).await;
@@ -106,7 +107,10 @@ async fn end_workers(live: &Live, trigger: &Trigger, asks: &mut Asks, (end, drai
     // A second signal is looked for all the time: when it came tells what it means.
     let (workers, forced) = tokio::select! {
         workers = live.end(at_end) => (workers, false),
-        () = asks.hurry() => (live.end(AtEnd::Cut).await, true),
+        () = asks.hurry() => {
+            let at_end = if end == End::Leave { AtEnd::Leave } else { AtEnd::Cut };
+            (live.end(at_end).await, true)
+        }
     };
     let stops = forced || end == End::Stop;
     trigger.raise(if stops { Phase::Stopping } else { Phase::Draining });
@@ -156,6 +160,23 @@ async fn until_the_end(asks: &mut Asks, parts: &Parts, link: Option<&Link>) -> E
             }
         }
     }
+}
+
+/// Asks the keeper whether the end of this process is the end of Weir; if so, it is from now on. Else another goes on with
+/// its sockets, which must not be closed.
+async fn is_end_of_all(link: Option<Link>) -> bool {
+    let Some(link) = link else { return true };
+    let asked = tokio::task::spawn_blocking(move || {
+        let answer = link.ask("end", b"")?;
+        match answer.words().as_slice() {
+            ["refused", "left", ..] => Ok(false),
+            ["ok", ..] => Ok(true),
+            // A keeper of an earlier version.
+            _ => link.tell("ending").map(|()| true),
+        }
+    });
+    // Without a keeper nobody else goes on.
+    asked.await.map_or(true, |answer: std::io::Result<bool>| answer.unwrap_or(true))
 }
 
 /// Returns what the processes before this one cut off; an older keeper counts nothing.

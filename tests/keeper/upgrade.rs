@@ -98,6 +98,38 @@ async fn twenty_upgrades_fail_no_request() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_that_is_asked_for_during_an_upgrade_is_the_end_of_all() {
+    let _loaded = loaded().await;
+    let backend = Whoami::start().await;
+    for (is_early, by_keeper) in [(true, true), (false, true), (false, false)] {
+        let mut weir = Weir::start_keeping("ended-upgrade", &services(backend.address)).await;
+        let (keeper, old) = (weir.pid(), weir.serving());
+        family::send(keeper, "USR2");
+        let is_there = || match is_early {
+            true => weir.log().contains("giving up the store"),
+            false => family::serving(keeper).len() == 2,
+        };
+        support::eventually("the upgrade is under way", LIMIT, || async { is_there().then_some(()) }).await;
+        family::send(if by_keeper { keeper } else { old }, "TERM");
+        if !by_keeper {
+            // Where the new one served already, only the old one was told, and ends.
+            support::eventually("the old one ends", LIMIT, || async {
+                let pids = family::serving(keeper);
+                (!pids.contains(&old)).then_some(())
+            })
+            .await;
+            if weir.log().contains("upgraded:") {
+                assert!(crate::crash::answers(weir.http).await, "{}", weir.log());
+                family::send(keeper, "TERM");
+            }
+        }
+        let status = support::within("weir ends", LIMIT, weir.child.wait()).await.unwrap();
+        assert!(status.success(), "{status}\n{}", weir.log());
+        assert!(Raw::connect(weir.http).await.is_err());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_binary_that_does_not_serve_is_given_up_and_the_old_one_serves_on() {
     let _loaded = loaded().await;
     let backend = Whoami::start().await;

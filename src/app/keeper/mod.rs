@@ -227,18 +227,14 @@ impl Keeper {
                 self.holdings.sweep(pid);
                 return self.course.ready(pid, now);
             }
-            "ending" => self.course.ends(pid),
-            "state" => {
-                let upgrade = self.course.upgrade();
-                let how = match (upgrade.is_running, &upgrade.failure) {
-                    (true, _) => "running",
-                    (false, Some(_)) => "failed",
-                    (false, None) => "done",
-                };
-                let line = format!("state {} {} {how}", std::process::id(), upgrade.number);
-                let text = upgrade.failure.clone().unwrap_or_default();
-                let _ = message::send(&kept.link, &line, text.as_bytes(), &[]);
+            "end" => {
+                let steps = self.course.ends(pid);
+                let _ = message::send(&kept.link, if steps.is_some() { "ok" } else { "refused left" }, b"", &[]);
+                return steps.unwrap_or_default();
             }
+            // Of an earlier version, which does not wait.
+            "ending" => return self.course.ends(pid).unwrap_or_default(),
+            "state" => self.tell_state(&kept.link),
             "binary" => {
                 use std::os::unix::ffi::OsStrExt;
                 let _ = message::send(&kept.link, "ok", self.path.as_os_str().as_bytes(), &[]);
@@ -258,6 +254,19 @@ impl Keeper {
             }
         }
         Vec::new()
+    }
+
+    /// Answers how the last upgrade went.
+    fn tell_state(&self, link: impl AsFd) {
+        let upgrade = self.course.upgrade();
+        let how = match (upgrade.is_running, &upgrade.failure) {
+            (true, _) => "running",
+            (false, Some(_)) => "failed",
+            (false, None) => "done",
+        };
+        let line = format!("state {} {} {how}", std::process::id(), upgrade.number);
+        let text = upgrade.failure.clone().unwrap_or_default();
+        let _ = message::send(link, &line, text.as_bytes(), &[]);
     }
 
     fn upgrade(&mut self, pid: u32, message: &Message, now: Instant) -> Vec<Step> {
