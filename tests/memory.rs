@@ -41,7 +41,7 @@ async fn near_the_budget_connections_are_reset_at_it_requests_are_refused_and_bo
     let shed = || proxy.metric("weir_connections_shed_total");
     let comes_in = async || {
         let mut raw = Raw::connect(proxy.address).await.ok()?;
-        raw.send(GET).await;
+        raw.try_send(GET).await?;
         raw.try_answer(false).await.ok().filter(|answer| answer.status == 200)
     };
     assert_eq!(ask().await.0, 200);

@@ -114,7 +114,7 @@ impl Node {
 
     async fn status(&self, path: &str) -> Option<u16> {
         let mut raw = Raw::connect(self.admin).await.ok()?;
-        raw.send(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).await;
+        raw.try_send(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).await?;
         raw.try_answer(false).await.ok().map(|answer| answer.status)
     }
 
@@ -211,11 +211,13 @@ impl Node {
         let Ok(mut raw) = Raw::connect(self.admin).await else { return (0, Value::Null) };
         let body = body.map(|body| body.to_string()).unwrap_or_default();
         let length = body.len();
-        raw.send(&format!(
+        let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n\
-             Content-Length: {length}\r\n\r\n{body}"
-        ))
-        .await;
+             Content-Length: {length}\r\n\r\n"
+        );
+        if raw.try_send(head + &body).await.is_none() {
+            return (0, Value::Null);
+        }
         match raw.try_answer(method == "HEAD").await {
             Ok(answer) => (answer.status, serde_json::from_slice(&answer.body).unwrap_or(Value::Null)),
             Err(_) => (0, Value::Null),
@@ -295,8 +297,10 @@ impl Drop for Node {
 /// One request on a connection of its own; returns the status, 0 when there was no answer.
 pub(crate) async fn get(address: SocketAddr) -> u16 {
     let Ok(mut raw) = Raw::connect(address).await else { return 0 };
-    raw.send("GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
-    raw.try_answer(false).await.map_or(0, |answer| answer.status)
+    match raw.try_send("GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await {
+        Some(()) => raw.try_answer(false).await.map_or(0, |answer| answer.status),
+        None => 0,
+    }
 }
 
 async fn signal(signal: &str, pids: &[u32]) {

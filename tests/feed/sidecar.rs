@@ -78,6 +78,20 @@ impl Sidecar {
         assert_eq!(self.ends().await, 0, "{}", self.log());
     }
 
+    /// Asks it to end again and again, at a person's pace, until it has; returns the exit code.
+    async fn ends_when_asked_again(&mut self) -> Option<i32> {
+        let pid = self.pid();
+        let asked = async {
+            loop {
+                kill(pid, "TERM").await;
+                if let Ok(status) = tokio::time::timeout(Duration::from_millis(300), self.child.wait()).await {
+                    return status.unwrap().code();
+                }
+            }
+        };
+        support::within("the sidecar ends", SETTLED, asked).await
+    }
+
     /// Waits for its end; returns the exit code.
     async fn ends(&mut self) -> i32 {
         let status = support::within("the sidecar ends", SETTLED, self.child.wait()).await.unwrap();
@@ -246,17 +260,7 @@ async fn a_program_starts_when_its_upstreams_are_there_and_its_signals_and_code_
     let script = "trap '' QUIT TERM; echo deaf; while :; do sleep 0.05; done";
     let mut deaf = Sidecar::start("deaf", &origin, &["exec", "--", "sh", "-c", script]);
     support::eventually("it is there", SETTLED, || async { deaf.out().contains("deaf").then_some(()) }).await;
-    let pid = deaf.child.id().unwrap();
-    let asked = async {
-        loop {
-            kill(pid, "TERM").await;
-            if let Ok(status) = tokio::time::timeout(Duration::from_millis(300), deaf.child.wait()).await {
-                return status.unwrap().code();
-            }
-        }
-    };
-    let code = support::within("the sidecar ends", SETTLED, asked).await;
-    assert_eq!(code, Some(128 + 9), "{}", deaf.log());
+    assert_eq!(deaf.ends_when_asked_again().await, Some(128 + 9), "{}", deaf.log());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -306,16 +310,7 @@ async fn a_second_signal_ends_the_wait_for_users_and_two_at_once_are_one() {
     })
     .await;
     assert!(sidecar.child.try_wait().unwrap().is_none(), "two at once are one\n{}", sidecar.log());
-    let asked = async {
-        loop {
-            kill(pid, "TERM").await;
-            if let Ok(status) = tokio::time::timeout(Duration::from_millis(300), sidecar.child.wait()).await {
-                return status.unwrap().code();
-            }
-        }
-    };
-    let code = support::within("the sidecar ends", SETTLED, asked).await;
-    assert_eq!(code, Some(1), "{}", sidecar.log());
+    assert_eq!(sidecar.ends_when_asked_again().await, Some(1), "{}", sidecar.log());
     assert!(!slow.is_finished(), "nothing was waited for");
     slow.abort();
     workload.kill().await.unwrap();

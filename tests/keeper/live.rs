@@ -121,7 +121,7 @@ async fn connections_of_a_removed_listener_end_with_their_next_response_and_othe
     for raw in [&mut stays, &mut busy, &mut idle] {
         assert!(!raw.exchange(ask).await.closes());
     }
-    busy.send("GET /delay/300 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    busy.send("GET /delay/3000 HTTP/1.1\r\nHost: a\r\n\r\n").await;
     support::eventually("the request is in flight", LIMIT, || async { (world.proxy.in_flight() == 1).then_some(()) })
         .await;
     world.live.set_listeners(&world.with(&second)[..1]).await.unwrap();

@@ -25,7 +25,7 @@ async fn renewed(weir: &Weir, old: u32, cause: &str) -> u32 {
     support::eventually("another process serves", LIMIT, || async {
         let serving = weir.serving();
         let mut raw = Raw::connect(weir.admin).await.ok()?;
-        raw.send("GET /v1/configuration HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
+        raw.try_send("GET /v1/configuration HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
         let answer = raw.try_answer(false).await.ok()?;
         let now: serde_json::Value = serde_json::from_slice(&answer.body).ok()?;
         (serving != old && serving != 0 && now["failure"].is_null() && now["cause"] == cause).then_some(serving)

@@ -80,6 +80,11 @@ impl Raw {
         self.stream.write_all(bytes.as_ref()).await.unwrap();
     }
 
+    /// Sends to a peer that may end the connection at any time: `None` when it has.
+    pub async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> Option<()> {
+        self.stream.write_all(bytes.as_ref()).await.ok()
+    }
+
     /// Sends bytes one by one, each in its own segment as far as the kernel lets it.
     pub async fn send_slowly(&mut self, bytes: impl AsRef<[u8]>) {
         for byte in bytes.as_ref() {
